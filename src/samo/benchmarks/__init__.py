@@ -4,6 +4,7 @@ from ._batches import TaskBatches, TensorBatches
 from ._benchmark import Benchmark, Defaults, Metric, Split
 from ._registry import available, create, get
 from .digits import Digits, DigitsDomains
+from .multimnist import MultiFashion, MultiFashionMNIST, MultiMNIST
 
 __all__ = [
     "Benchmark",
@@ -11,6 +12,9 @@ __all__ = [
     "Digits",
     "DigitsDomains",
     "Metric",
+    "MultiFashion",
+    "MultiFashionMNIST",
+    "MultiMNIST",
     "Split",
     "TaskBatches",
     "TensorBatches",

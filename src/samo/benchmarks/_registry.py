@@ -9,8 +9,15 @@ from typing import Any
 from ._benchmark import Benchmark
 from ._names import unknown
 from .digits import Digits, DigitsDomains
+from .multimnist import MultiFashion, MultiFashionMNIST, MultiMNIST
 
-_BENCHMARKS: dict[str, type[Benchmark]] = {"digits": Digits, "digits-domains": DigitsDomains}
+_BENCHMARKS: dict[str, type[Benchmark]] = {
+    "digits": Digits,
+    "digits-domains": DigitsDomains,
+    "multimnist": MultiMNIST,
+    "multifashion": MultiFashion,
+    "multifashion-mnist": MultiFashionMNIST,
+}
 
 
 def available() -> list[str]:
@@ -20,7 +27,7 @@ def available() -> list[str]:
         Their names, for `create`.
 
     Example:
-        >>> available()
+        >>> available()[:2]
         ['digits', 'digits-domains']
     """
     return list(_BENCHMARKS)

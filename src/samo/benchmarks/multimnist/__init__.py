@@ -1,0 +1,5 @@
+"""Two overlapping pictures in one image, from files of MNIST and Fashion-MNIST."""
+
+from ._benchmark import MultiFashion, MultiFashionMNIST, MultiMNIST, OverlaidPairs
+
+__all__ = ["MultiFashion", "MultiFashionMNIST", "MultiMNIST", "OverlaidPairs"]
