@@ -3,11 +3,14 @@
 from ._batches import TaskBatches, TensorBatches
 from ._benchmark import Benchmark, Defaults, Metric, Split
 from ._registry import available, create, get
+from .celeba import CelebA
 from .digits import Digits, DigitsDomains
 from .multimnist import MultiFashion, MultiFashionMNIST, MultiMNIST
+from .office_home import OfficeHome
 
 __all__ = [
     "Benchmark",
+    "CelebA",
     "Defaults",
     "Digits",
     "DigitsDomains",
@@ -15,6 +18,7 @@ __all__ = [
     "MultiFashion",
     "MultiFashionMNIST",
     "MultiMNIST",
+    "OfficeHome",
     "Split",
     "TaskBatches",
     "TensorBatches",

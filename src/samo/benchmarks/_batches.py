@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, islice, repeat
 from typing import Any
 
 import torch
@@ -47,22 +48,31 @@ class TaskBatches:
     """Batches of problems where each task has its own input: one loader a task, side by side.
 
     An epoch goes once through each loader. A task whose loader has run out is left out of the
-    batches that remain.
+    batches that remain, or begins again.
 
     Args:
         loaders: The loader of each task.
+        again: Whether loaders that have run out begin again, until the longest has run out too.
 
     Example:
         >>> [sorted(batch) for batch in TaskBatches({"a": [1, 2], "b": [3]})]
         [['a', 'b'], ['a']]
+        >>> list(TaskBatches({"a": [1, 2], "b": [3]}, again=True))
+        [{'a': 1, 'b': 3}, {'a': 2, 'b': 3}]
     """
 
     loaders: Mapping[str, Any]
+    again: bool = False
 
     def __len__(self) -> int:
         return max(len(loader) for loader in self.loaders.values())
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        if self.again:
+            endless = (chain.from_iterable(repeat(loader)) for loader in self.loaders.values())
+            for items in islice(zip(*endless, strict=True), len(self)):
+                yield dict(zip(self.loaders, items, strict=True))
+            return
         iterators = {task: iter(loader) for task, loader in self.loaders.items()}
         end = object()
         while batch := {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import NoReturn
 
 
 def data_folder(path: str | Path, layout: str) -> Path:
@@ -31,17 +32,17 @@ def data_folder(path: str | Path, layout: str) -> Path:
     raise kind(f"{folder} {fault}. It should look like this:\n{shown(layout)}")
 
 
-def missing(path: Path, layout: str) -> FileNotFoundError:
-    """Words the error about a part of the data that is not there.
+def not_there(path: Path, layout: str) -> NoReturn:
+    """Raises the error about a part of the data that is missing.
 
     Args:
-        path: What is not there.
+        path: What is missing.
         layout: How the directory should look, one entry a line.
 
-    Returns:
-        The error, to be raised.
+    Raises:
+        FileNotFoundError: In any case.
     """
-    return FileNotFoundError(f"{path} does not exist. The layout should be:\n{shown(layout)}")
+    raise FileNotFoundError(f"{path} does not exist. The layout should be:\n{shown(layout)}")
 
 
 def shown(layout: str) -> str:

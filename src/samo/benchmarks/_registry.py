@@ -8,8 +8,10 @@ from typing import Any
 
 from ._benchmark import Benchmark
 from ._names import unknown
+from .celeba import CelebA
 from .digits import Digits, DigitsDomains
 from .multimnist import MultiFashion, MultiFashionMNIST, MultiMNIST
+from .office_home import OfficeHome
 
 _BENCHMARKS: dict[str, type[Benchmark]] = {
     "digits": Digits,
@@ -17,6 +19,8 @@ _BENCHMARKS: dict[str, type[Benchmark]] = {
     "multimnist": MultiMNIST,
     "multifashion": MultiFashion,
     "multifashion-mnist": MultiFashionMNIST,
+    "celeba": CelebA,
+    "office-home": OfficeHome,
 }
 
 

@@ -10,8 +10,9 @@ from torch import Generator, Tensor, nn
 
 from .._batches import TaskBatches, TensorBatches
 from .._benchmark import Benchmark, Defaults, Split
-from ._data import SIDE, base_digits, divide
-from ._model import SharedTrunk, accuracy, cross_entropy
+from .._classification import accuracy
+from ._data import CLASSES, SIDE, base_digits, divide
+from ._model import SharedTrunk, cross_entropy
 
 
 @final
@@ -51,7 +52,7 @@ class DigitsDomains(Benchmark):
         self.width = width
         self.noise = noise
         self.seed = seed
-        self.metrics = {task: {"accuracy": accuracy()} for task in self.tasks}
+        self.metrics = {task: {"accuracy": accuracy(CLASSES)} for task in self.tasks}
         generator = Generator().manual_seed(seed)
         parts = divide(seed, groups=len(self.tasks))
         self._data: dict[str, dict[Split, tuple[Tensor, Tensor]]] = {

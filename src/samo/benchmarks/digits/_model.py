@@ -1,18 +1,12 @@
-"""The model of both digits benchmarks, their loss and their metric."""
+"""The model of both digits benchmarks, and their loss."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._benchmark import Metric
 from ._data import CLASSES
-
-if TYPE_CHECKING:
-    import torchmetrics
 
 
 class SharedTrunk(nn.Module):
@@ -39,18 +33,6 @@ class SharedTrunk(nn.Module):
         """Evaluates the trunk once and the heads that are asked for."""
         features = self.trunk(x)
         return {task: self.heads[task](features) for task in tasks}
-
-
-def accuracy() -> Metric:
-    """The share of correct classes, in percent."""
-
-    def make() -> torchmetrics.Metric:
-        # Imported here because it takes seconds, which only training needs to spend.
-        from torchmetrics.classification import MulticlassAccuracy
-
-        return MulticlassAccuracy(num_classes=CLASSES, average="micro")
-
-    return Metric(make, higher_is_better=True, scale=100.0, unit="%")
 
 
 def cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:

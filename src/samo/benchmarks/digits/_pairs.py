@@ -10,8 +10,9 @@ from torch import Generator, Tensor, nn
 
 from .._batches import TensorBatches
 from .._benchmark import Benchmark, Defaults, Split
-from ._data import SIDE, base_digits, divide
-from ._model import SharedTrunk, accuracy, cross_entropy
+from .._classification import accuracy
+from ._data import CLASSES, SIDE, base_digits, divide
+from ._model import SharedTrunk, cross_entropy
 
 
 @final
@@ -58,7 +59,7 @@ class Digits(Benchmark):
         self.canvas = canvas
         self.width = width
         self.seed = seed
-        self.metrics = {task: {"accuracy": accuracy()} for task in self.tasks}
+        self.metrics = {task: {"accuracy": accuracy(CLASSES)} for task in self.tasks}
         generator = Generator().manual_seed(seed)
         sizes: dict[Split, int] = {"train": pairs, "validation": 1000, "test": 1000}
         self._data = {

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from .._batches import TensorBatches
 from .._benchmark import Benchmark, Defaults, Split
 from .._classification import accuracy
-from .._folders import data_folder, missing
+from .._folders import data_folder, not_there
 from .._names import unknown
 from ..networks import LeNet, ResNet18
 from ._idx import CLASSES, LAYOUT, read_labelled
@@ -161,7 +161,7 @@ class OverlaidPairs(Benchmark):
         layout = self._layout()
         folder = _folder(data_folder(self.data, layout), source, alone=len(set(self.sources)) == 1)
         if folder is None:
-            raise missing(Path(self.data) / source, layout)
+            not_there(Path(self.data) / source, layout)
         training = read_labelled(folder, "train")
         parts = divided(training, _VALIDATION_SHARE, self.seed)
         if not len(parts["validation"][0]):

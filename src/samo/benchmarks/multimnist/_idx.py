@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._folders import missing
+from .._folders import not_there
 
 SIDE = 28
 CLASSES = 10
@@ -106,10 +106,10 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
 def _found(path: Path, layout: str) -> Path:
     """The file, or the same with ``.gz``."""
-    for candidate in (path, path.with_name(f"{path.name}.gz")):
-        if candidate.is_file():
-            return candidate
-    raise missing(path.with_name(f"{path.name}[.gz]"), layout)
+    gzipped = path.with_name(f"{path.name}.gz")
+    if not path.is_file() and not gzipped.is_file():
+        not_there(path.with_name(f"{path.name}[.gz]"), layout)
+    return path if path.is_file() else gzipped
 
 
 def _uncompressed(path: Path) -> bytes:

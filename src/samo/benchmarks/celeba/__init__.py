@@ -1,0 +1,5 @@
+"""CelebA: 40 attributes of a face."""
+
+from ._benchmark import CelebA
+
+__all__ = ["CelebA"]

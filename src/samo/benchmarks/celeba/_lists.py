@@ -1,0 +1,149 @@
+"""The text files of CelebA: attributes, and which image belongs to which split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .._benchmark import Split
+from .._folders import not_there
+
+IMAGES = "Img/img_align_celeba"
+ATTRIBUTES = "Anno/list_attr_celeba.txt"
+PARTITION = "Eval/list_eval_partition.txt"
+LAYOUT = f"{IMAGES}/*.jpg\n{ATTRIBUTES}\n{PARTITION}"
+
+_LABELS = {"1": 1, "-1": 0}
+_SPLITS: dict[str, Split] = {"0": "train", "1": "validation", "2": "test"}
+
+
+@dataclass(frozen=True)
+class Lists:
+    """What the text files say.
+
+    Attributes:
+        names: The file names of the images.
+        attributes: The names of the attributes.
+        labels: 0 or 1, uint8, shape ``[images, attributes]``.
+        rows: The images of each split.
+    """
+
+    names: list[str]
+    attributes: tuple[str, ...]
+    labels: Tensor
+    rows: dict[Split, Tensor]
+
+
+def read_lists(data: Path) -> Lists:
+    """Reads both files, and looks whether all images are there.
+
+    Args:
+        data: The directory of CelebA.
+
+    Returns:
+        What they say.
+
+    Raises:
+        FileNotFoundError: If a file or an image is missing.
+        ValueError: If a file is not what it should be, or the two do not fit together.
+    """
+    names, attributes, labels = _attributes(data / ATTRIBUTES)
+    rows = _partition(data / PARTITION, names, data / ATTRIBUTES)
+    folder = data / IMAGES
+    if not folder.is_dir():
+        not_there(folder, LAYOUT)
+    present = {entry.name for entry in folder.iterdir()}
+    absent = [name for name in names if name not in present]
+    if absent:
+        raise FileNotFoundError(
+            f"{folder} lacks {len(absent)} of the {len(names)} images that {data / ATTRIBUTES} "
+            f"lists: {', '.join(absent[:3])}{' ..' if len(absent) > 3 else ''}"
+        )
+    return Lists(names, attributes, labels, rows)
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file, without empty ones at its end."""
+    try:
+        return path.read_text(encoding="utf-8").rstrip().splitlines()
+    except FileNotFoundError:
+        not_there(path, LAYOUT)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file: {error}.") from error
+
+
+def _attributes(path: Path) -> tuple[list[str], tuple[str, ...], Tensor]:
+    """The number of images, a line of attribute names, a line of 1 and -1 for each image."""
+    lines = _lines(path)
+    count, header = (lines[i] if i < len(lines) else "" for i in range(2))
+    if not count.strip().isdecimal():
+        raise ValueError(f"{path}, line 1: must be the number of images; found {count!r}.")
+    attributes = tuple(header.split())
+    if not attributes or len(set(attributes)) < len(attributes):
+        raise ValueError(
+            f"{path}, line 2: must be the names of the attributes, each once; found {header!r}."
+        )
+    if len(lines) - 2 != int(count):
+        raise ValueError(
+            f"{path}: line 1 says {int(count)} images, but {len(lines) - 2} lines of labels follow."
+        )
+    names, labels = [], []
+    for number, line in enumerate(lines[2:], start=3):
+        name, *values = line.split() or [""]
+        if len(values) != len(attributes):
+            raise ValueError(
+                f"{path}, line {number}: must be an image and {len(attributes)} labels; found "
+                f"{len(values)} labels."
+            )
+        try:
+            labels.append(bytes([_LABELS[value] for value in values]))
+        except KeyError as error:
+            attribute = attributes[values.index(error.args[0])]
+            raise ValueError(
+                f"{path}, line {number}: labels must be 1 or -1; found {error.args[0]!r} for "
+                f"{attribute}."
+            ) from None
+        names.append(name)
+    _check_once(path, names, first_line=3)
+    flat = torch.frombuffer(bytearray(b"".join(labels)), dtype=torch.uint8)
+    return names, attributes, flat.view(len(names), len(attributes))
+
+
+def _partition(path: Path, names: Sequence[str], source: Path) -> dict[Split, Tensor]:
+    """A line for each image: its name, and 0 for train, 1 for validation or 2 for test."""
+    row = {name: index for index, name in enumerate(names)}
+    found: list[str] = []
+    rows: dict[Split, list[int]] = {split: [] for split in _SPLITS.values()}
+    for number, line in enumerate(_lines(path), start=1):
+        parts = line.split()
+        if len(parts) != 2 or parts[1] not in _SPLITS:
+            raise ValueError(
+                f"{path}, line {number}: must be an image and 0, 1 or 2; found {line!r}."
+            )
+        name, split = parts
+        if name not in row:
+            raise ValueError(f"{path}, line {number}: {source} does not list {name!r}.")
+        found.append(name)
+        rows[_SPLITS[split]].append(row[name])
+    _check_once(path, found, first_line=1)
+    if left_out := row.keys() - set(found):
+        raise ValueError(
+            f"{path} leaves out {len(left_out)} of the {len(names)} images of {source}: "
+            f"{', '.join(sorted(left_out)[:3])}{' ..' if len(left_out) > 3 else ''}"
+        )
+    for number, split in enumerate(_SPLITS.values()):
+        if not rows[split]:
+            raise ValueError(f"{path} has no images for {split} ({number}).")
+    return {split: torch.tensor(chosen) for split, chosen in rows.items()}
+
+
+def _check_once(path: Path, names: Sequence[str], first_line: int) -> None:
+    seen: set[str] = set()
+    for number, name in enumerate(names, start=first_line):
+        if name in seen:
+            raise ValueError(f"{path}, line {number}: {name} is listed for the second time.")
+        seen.add(name)

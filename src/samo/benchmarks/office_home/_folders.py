@@ -1,0 +1,111 @@
+"""The folders of Office-Home, and how its images are divided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._benchmark import Split
+from .._folders import not_there
+
+DOMAINS = ("Art", "Clipart", "Product", "Real World")
+LAYOUT = "\n".join(f"{domain}/<class>/*.jpg" for domain in DOMAINS)
+
+_SUFFIXES = {".jpg", ".jpeg", ".png"}
+# The rest is for the test.
+_SHARES = (0.6, 0.2)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The images of a domain.
+
+    Attributes:
+        files: The image files.
+        labels: Their classes, numbered in alphabetical order, shape ``[N]``.
+        classes: The names of the classes.
+    """
+
+    files: list[Path]
+    labels: Tensor
+    classes: tuple[str, ...]
+
+
+def read_domains(data: Path) -> dict[str, Domain]:
+    """Lists the images of all domains.
+
+    Args:
+        data: The directory of Office-Home.
+
+    Returns:
+        The domains by name.
+
+    Raises:
+        FileNotFoundError: If a domain is missing.
+        ValueError: If the domains do not have the same classes, or a class has no images.
+    """
+    domains = {name: _domain(data, name) for name in DOMAINS}
+    first = domains[DOMAINS[0]].classes
+    for name, domain in domains.items():
+        if domain.classes != first:
+            lacking, more = set(first) - set(domain.classes), set(domain.classes) - set(first)
+            faults = (
+                f"{name} {verb} {', '.join(sorted(classes))}"
+                for verb, classes in (("lacks", lacking), ("has besides", more))
+                if classes
+            )
+            raise ValueError(
+                f"{data}: all domains must have the same classes, but compared with {DOMAINS[0]} "
+                f"{' and '.join(faults)}."
+            )
+    return domains
+
+
+def divide(domain: Domain, seed: int) -> Mapping[Split, Tensor]:
+    """Divides the images of a domain 60/20/20, each class in these proportions.
+
+    Args:
+        domain: The domain.
+        seed: The seed of the division.
+
+    Returns:
+        The images of each split.
+    """
+    random = np.random.default_rng(seed)
+    parts: dict[Split, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
+    labels = domain.labels.numpy()
+    for label in range(len(domain.classes)):
+        members = random.permutation(np.flatnonzero(labels == label))
+        ends = np.cumsum([round(share * len(members)) for share in _SHARES])
+        for split, chunk in zip(parts, np.split(members, ends), strict=True):
+            parts[split].append(chunk)
+    return {split: torch.from_numpy(np.concatenate(chunks)) for split, chunks in parts.items()}
+
+
+def _domain(data: Path, name: str) -> Domain:
+    # The authors of the published experiments have "Real_World".
+    places = [data / name, data / name.replace(" ", "_")]
+    folder = next((place for place in places if place.is_dir()), None)
+    if folder is None:
+        not_there(places[0], LAYOUT)
+    classes = tuple(sorted(entry.name for entry in _visible(folder) if entry.is_dir()))
+    if not classes:
+        raise ValueError(f"{folder} has no classes: it should have a folder of images for each.")
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, of in enumerate(classes):
+        found = [f for f in _visible(folder / of) if f.suffix.lower() in _SUFFIXES]
+        if not found:
+            raise ValueError(f"{folder / of} has no images (jpg or png).")
+        files += found
+        labels += [label] * len(found)
+    return Domain(files, torch.tensor(labels), classes)
+
+
+def _visible(folder: Path) -> Sequence[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
