@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
