@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from ._errors import DataError
+
 # Decoded at a time: what an interrupt waits for, and what is held in memory.
 _CHUNK = 512
 # Fewer are decoded in seconds.
@@ -40,8 +42,7 @@ def decoded(files: Sequence[Path], side: int, cache: Path, name: str) -> Tensor:
         uint8, shape ``[len(files), 3, side, side]``, memory-mapped.
 
     Raises:
-        OSError: If an image is missing, or the cache cannot be written.
-        ValueError: If an image cannot be decoded, or the cache has been damaged.
+        DataError: If an image cannot be decoded, or the cache cannot be written or is damaged.
     """
     # Not needed by benchmarks without images.
     from filelock import FileLock
@@ -61,7 +62,7 @@ def decoded(files: Sequence[Path], side: int, cache: Path, name: str) -> Tensor:
                 if not path.exists():  # another process may have been at it
                     _write(path, files, shape)
         except OSError as error:
-            raise OSError(
+            raise DataError(
                 f"{path} cannot be written ({error}). It takes {np.prod(shape) / 1e9:.1f} GB; "
                 f"`cache` names another directory for it."
             ) from error
@@ -97,7 +98,7 @@ def _decode(file: Path, side: int) -> bytes:
             small = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
     # Pillow raises SyntaxError for some broken files.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file}: cannot be decoded as an image ({error}).") from error
+        raise DataError(f"{file}: cannot be decoded as an image ({error}).") from error
     return np.asarray(small).transpose(2, 0, 1).tobytes()
 
 
@@ -113,7 +114,7 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
     except (ValueError, EOFError) as error:
         fault = str(error)
     if fault:
-        raise ValueError(f"{path} has been damaged: {fault}. Delete it, to have it made again.")
+        raise DataError(f"{path} has been damaged: {fault}. Delete it, to have it made again.")
     return torch.from_numpy(pixels)
 
 

@@ -39,8 +39,8 @@ class CelebA(Benchmark):
         width: The channels of the network's first convolution.
 
     Raises:
-        OSError: If a file is missing, or the cache cannot be written.
-        ValueError: If an argument is out of its range, or a file is not what it should be.
+        DataError: If a file is missing or not what it should be, or the cache cannot be written.
+        ValueError: If an argument is out of its range.
     """
 
     defaults: ClassVar[Defaults] = Defaults(

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from .._benchmark import Split
+from .._errors import DataError
 from .._folders import not_there
 
 IMAGES = "Img/img_align_celeba"
 ATTRIBUTES = "Anno/list_attr_celeba.txt"
 PARTITION = "Eval/list_eval_partition.txt"
-LAYOUT = f"{IMAGES}/*.jpg\n{ATTRIBUTES}\n{PARTITION}"
+LAYOUT = (f"{IMAGES}/*.jpg", ATTRIBUTES, PARTITION)
 
 _LABELS = {"1": 1, "-1": 0}
 _SPLITS: dict[str, Split] = {"0": "train", "1": "validation", "2": "test"}
@@ -48,8 +49,8 @@ def read_lists(data: Path) -> Lists:
         What they say.
 
     Raises:
-        FileNotFoundError: If a file or an image is missing.
-        ValueError: If a file is not what it should be, or the two do not fit together.
+        DataError: If a file or an image is missing, a file is not what it should be, or the two do
+            not fit together.
     """
     names, attributes, labels = _attributes(data / ATTRIBUTES)
     rows = _partition(data / PARTITION, names, data / ATTRIBUTES)
@@ -59,7 +60,7 @@ def read_lists(data: Path) -> Lists:
     present = {entry.name for entry in folder.iterdir()}
     absent = [name for name in names if name not in present]
     if absent:
-        raise FileNotFoundError(
+        raise DataError(
             f"{folder} lacks {len(absent)} of the {len(names)} images that {data / ATTRIBUTES} "
             f"lists: {', '.join(absent[:3])}{' ..' if len(absent) > 3 else ''}"
         )
@@ -73,7 +74,7 @@ def _lines(path: Path) -> list[str]:
     except FileNotFoundError:
         not_there(path, LAYOUT)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file: {error}.") from error
+        raise DataError(f"{path} is not a text file: {error}.") from error
 
 
 def _attributes(path: Path) -> tuple[list[str], tuple[str, ...], Tensor]:
@@ -81,21 +82,21 @@ def _attributes(path: Path) -> tuple[list[str], tuple[str, ...], Tensor]:
     lines = _lines(path)
     count, header = (lines[i] if i < len(lines) else "" for i in range(2))
     if not count.strip().isdecimal():
-        raise ValueError(f"{path}, line 1: must be the number of images; found {count!r}.")
+        raise DataError(f"{path}, line 1: must be the number of images; found {count!r}.")
     attributes = tuple(header.split())
     if not attributes or len(set(attributes)) < len(attributes):
-        raise ValueError(
+        raise DataError(
             f"{path}, line 2: must be the names of the attributes, each once; found {header!r}."
         )
     if len(lines) - 2 != int(count):
-        raise ValueError(
+        raise DataError(
             f"{path}: line 1 says {int(count)} images, but {len(lines) - 2} lines of labels follow."
         )
     names, labels = [], []
     for number, line in enumerate(lines[2:], start=3):
         name, *values = line.split() or [""]
         if len(values) != len(attributes):
-            raise ValueError(
+            raise DataError(
                 f"{path}, line {number}: must be an image and {len(attributes)} labels; found "
                 f"{len(values)} labels."
             )
@@ -103,7 +104,7 @@ def _attributes(path: Path) -> tuple[list[str], tuple[str, ...], Tensor]:
             labels.append(bytes([_LABELS[value] for value in values]))
         except KeyError as error:
             attribute = attributes[values.index(error.args[0])]
-            raise ValueError(
+            raise DataError(
                 f"{path}, line {number}: labels must be 1 or -1; found {error.args[0]!r} for "
                 f"{attribute}."
             ) from None
@@ -121,23 +122,23 @@ def _partition(path: Path, names: Sequence[str], source: Path) -> dict[Split, Te
     for number, line in enumerate(_lines(path), start=1):
         parts = line.split()
         if len(parts) != 2 or parts[1] not in _SPLITS:
-            raise ValueError(
+            raise DataError(
                 f"{path}, line {number}: must be an image and 0, 1 or 2; found {line!r}."
             )
         name, split = parts
         if name not in row:
-            raise ValueError(f"{path}, line {number}: {source} does not list {name!r}.")
+            raise DataError(f"{path}, line {number}: {source} does not list {name!r}.")
         found.append(name)
         rows[_SPLITS[split]].append(row[name])
     _check_once(path, found, first_line=1)
     if left_out := row.keys() - set(found):
-        raise ValueError(
+        raise DataError(
             f"{path} leaves out {len(left_out)} of the {len(names)} images of {source}: "
             f"{', '.join(sorted(left_out)[:3])}{' ..' if len(left_out) > 3 else ''}"
         )
     for number, split in enumerate(_SPLITS.values()):
         if not rows[split]:
-            raise ValueError(f"{path} has no images for {split} ({number}).")
+            raise DataError(f"{path} has no images for {split} ({number}).")
     return {split: torch.tensor(chosen) for split, chosen in rows.items()}
 
 
@@ -145,5 +146,5 @@ def _check_once(path: Path, names: Sequence[str], first_line: int) -> None:
     seen: set[str] = set()
     for number, name in enumerate(names, start=first_line):
         if name in seen:
-            raise ValueError(f"{path}, line {number}: {name} is listed for the second time.")
+            raise DataError(f"{path}, line {number}: {name} is listed for the second time.")
         seen.add(name)

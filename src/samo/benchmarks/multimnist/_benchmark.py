@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from .._batches import TensorBatches
 from .._benchmark import Benchmark, Defaults, Split
 from .._classification import accuracy
+from .._errors import DataError
 from .._folders import data_folder, not_there
 from .._names import unknown
 from ..networks import LeNet, ResNet18
@@ -52,8 +53,8 @@ class OverlaidPairs(Benchmark):
         seed: The seed of the data. It is not the seed of a run: all runs see the same data.
 
     Raises:
-        FileNotFoundError: If a directory or a file is missing.
-        ValueError: If an argument is out of its range, or a file is not what it should be.
+        DataError: If a directory or a file is missing, or a file is not what it should be.
+        ValueError: If an argument is out of its range.
     """
 
     defaults: ClassVar[Defaults] = Defaults(
@@ -165,13 +166,12 @@ class OverlaidPairs(Benchmark):
         training = read_labelled(folder, "train")
         parts = divided(training, _VALIDATION_SHARE, self.seed)
         if not len(parts["validation"][0]):
-            raise ValueError(f"{folder}: {len(training[0])} training images are too few to divide.")
+            raise DataError(f"{folder}: {len(training[0])} training images are too few to divide.")
         return {**parts, "test": read_labelled(folder, "t10k")}
 
-    def _layout(self) -> str:
-        """The directory's layout, for errors."""
-        sources = dict.fromkeys(self.sources)
-        return "\n".join(f"{source}/{file}" for source in sources for file in LAYOUT.split())
+    def _layout(self) -> list[str]:
+        """What the directory should hold, for errors."""
+        return [f"{source}/{file}" for source in dict.fromkeys(self.sources) for file in LAYOUT]
 
 
 def _folder(data: Path, source: Source, *, alone: bool) -> Path | None:
@@ -192,9 +192,7 @@ class MultiMNIST(OverlaidPairs):
         >>> MultiMNIST(data="~/no/such/folder")
         Traceback (most recent call last):
             ...
-        FileNotFoundError: ...folder does not exist. It should look like this:
-          mnist/train-images-idx3-ubyte[.gz]
-        ...
+        samo.benchmarks._errors.DataError: there is no directory ... It should hold mnist/...
     """
 
     sources = ("mnist", "mnist")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._errors import DataError
 from .._folders import not_there
 
 SIDE = 28
@@ -21,45 +22,41 @@ _UINT8 = 8
 _IMAGES = "{part}-images-idx3-ubyte"
 _LABELS = "{part}-labels-idx1-ubyte"
 
-LAYOUT = "\n".join(
+LAYOUT = tuple(
     f"{name.format(part=part)}[.gz]" for part in ("train", "t10k") for name in (_IMAGES, _LABELS)
 )
 
 
-def read_labelled(
-    folder: Path, part: str, layout: str = LAYOUT
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def read_labelled(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Reads the images of one part, and their labels.
 
     Args:
         folder: Where the files lie.
         part: ``"train"`` or ``"t10k"``.
-        layout: How the user's directory should look, for the error about a missing file.
 
     Returns:
         Images, shape ``[N, 28, 28]``, and labels, 0 to 9, shape ``[N]``.
 
     Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If a file is not what it should be, or the two do not fit together.
+        DataError: If a file is missing or not what it should be, or the two do not fit together.
     """
-    images_file = _found(folder / _IMAGES.format(part=part), layout)
-    labels_file = _found(folder / _LABELS.format(part=part), layout)
+    images_file = _found(folder / _IMAGES.format(part=part))
+    labels_file = _found(folder / _LABELS.format(part=part))
     images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
     if images.shape[1:] != (SIDE, SIDE):
         size = " × ".join(map(str, images.shape[1:]))
-        raise ValueError(f"{images_file}: images must have {SIDE} × {SIDE} pixels; found {size}.")
+        raise DataError(f"{images_file}: images must have {SIDE} × {SIDE} pixels; found {size}.")
     if not len(images):
-        raise ValueError(f"{images_file} holds no images.")
+        raise DataError(f"{images_file} holds no images.")
     if len(images) != len(labels):
-        raise ValueError(
+        raise DataError(
             f"{images_file} holds {len(images)} images, but {labels_file} holds {len(labels)} "
             f"labels."
         )
     wrong = np.flatnonzero(labels >= CLASSES)
     if len(wrong):
         first = int(wrong[0])
-        raise ValueError(
+        raise DataError(
             f"{labels_file}: labels must be in 0..{CLASSES - 1}; found {labels[first]} at index "
             f"{first}."
         )
@@ -80,35 +77,35 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         The values.
 
     Raises:
-        ValueError: If it is another kind of file, truncated, or longer than it says.
+        DataError: If it is another kind of file, truncated, or longer than it says.
     """
     content = _uncompressed(path)
     magic, sizes = content[:4], content[4 : 4 + 4 * dimensions]
     expected = bytes([0, 0, _UINT8, dimensions])
     if magic != expected:
-        raise ValueError(
+        raise DataError(
             f"{path}: not an idx file of unsigned bytes with {dimensions} dimension(s): it should "
             f"begin with {_hex(expected)}; it begins with {_hex(magic) or 'nothing'}."
         )
     if len(sizes) < 4 * dimensions:
-        raise ValueError(f"{path}: truncated: it ends within its header.")
+        raise DataError(f"{path}: truncated: it ends within its header.")
     shape = tuple(np.frombuffer(sizes, dtype=">u4").tolist())
     values = memoryview(content)[4 + 4 * dimensions :]
     n = math.prod(shape)
     if len(values) != n:
         fault = "truncated" if len(values) < n else "too long"
-        raise ValueError(
+        raise DataError(
             f"{path}: {fault}: its header says {' × '.join(map(str, shape))} = {n} bytes; "
             f"{len(values)} follow."
         )
     return np.frombuffer(values, dtype=np.uint8).reshape(shape)
 
 
-def _found(path: Path, layout: str) -> Path:
+def _found(path: Path) -> Path:
     """The file, or the same with ``.gz``."""
     gzipped = path.with_name(f"{path.name}.gz")
     if not path.is_file() and not gzipped.is_file():
-        not_there(path.with_name(f"{path.name}[.gz]"), layout)
+        not_there(path.with_name(f"{path.name}[.gz]"), LAYOUT)
     return path if path.is_file() else gzipped
 
 
@@ -119,7 +116,7 @@ def _uncompressed(path: Path) -> bytes:
     try:
         return gzip.decompress(content)
     except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path}: the gzip file is truncated or damaged ({error}).") from error
+        raise DataError(f"{path}: the gzip file is truncated or damaged ({error}).") from error
 
 
 def _hex(data: Any) -> str:

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from .._batches import TaskBatches
 from .._benchmark import Benchmark, Defaults, Split
 from .._classification import accuracy
+from .._errors import DataError
 from .._folders import data_folder
 from .._images import ImageBatches, decoded
 from ..networks import OfficeHomeResNet18
@@ -51,8 +52,9 @@ class OfficeHome(Benchmark):
         seed: The seed of the division. It is not the seed of a run: all runs see the same data.
 
     Raises:
-        OSError: If a file or directory is missing, or the cache cannot be written.
-        ValueError: If an argument is out of its range, or the data is not what it should be.
+        DataError: If a file or directory is missing or not what it should be, or the cache cannot
+            be written.
+        ValueError: If an argument is out of its range.
     """
 
     defaults: ClassVar[Defaults] = Defaults(
@@ -79,7 +81,7 @@ class OfficeHome(Benchmark):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}; found {value}.")
         if weights is not None and not Path(weights).is_file():
-            raise FileNotFoundError(f"weights: there is no file {weights}.")
+            raise DataError(f"weights: there is no file {weights}.")
         self.data = data
         self.weights = weights
         self.augment = augment
@@ -92,7 +94,7 @@ class OfficeHome(Benchmark):
         for task, rows in self._rows.items():
             for split, chosen in rows.items():
                 if not len(chosen):
-                    raise ValueError(f"{folder}: {task} has too few images: none for {split}.")
+                    raise DataError(f"{folder}: {task} has too few images: none for {split}.")
         n_classes = len(self._domains[DOMAINS[0]].classes)
         self.metrics = {task: {"accuracy": accuracy(n_classes)} for task in self.tasks}
         self._classes = n_classes

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from .._benchmark import Split
+from .._errors import DataError
 from .._folders import not_there
 
 DOMAINS = ("Art", "Clipart", "Product", "Real World")
-LAYOUT = "\n".join(f"{domain}/<class>/*.jpg" for domain in DOMAINS)
+LAYOUT = tuple(f"{domain}/<class>/*.jpg" for domain in DOMAINS)
 
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 # The rest is for the test.
@@ -46,8 +47,8 @@ def read_domains(data: Path) -> dict[str, Domain]:
         The domains by name.
 
     Raises:
-        FileNotFoundError: If a domain is missing.
-        ValueError: If the domains do not have the same classes, or a class has no images.
+        DataError: If a domain is missing, the domains do not have the same classes, or a class has
+            no images.
     """
     domains = {name: _domain(data, name) for name in DOMAINS}
     first = domains[DOMAINS[0]].classes
@@ -59,7 +60,7 @@ def read_domains(data: Path) -> dict[str, Domain]:
                 for verb, classes in (("lacks", lacking), ("has besides", more))
                 if classes
             )
-            raise ValueError(
+            raise DataError(
                 f"{data}: all domains must have the same classes, but compared with {DOMAINS[0]} "
                 f"{' and '.join(faults)}."
             )
@@ -95,13 +96,13 @@ def _domain(data: Path, name: str) -> Domain:
         not_there(places[0], LAYOUT)
     classes = tuple(sorted(entry.name for entry in _visible(folder) if entry.is_dir()))
     if not classes:
-        raise ValueError(f"{folder} has no classes: it should have a folder of images for each.")
+        raise DataError(f"{folder} has no classes: it should have a folder of images for each.")
     files: list[Path] = []
     labels: list[int] = []
     for label, of in enumerate(classes):
         found = [f for f in _visible(folder / of) if f.suffix.lower() in _SUFFIXES]
         if not found:
-            raise ValueError(f"{folder / of} has no images (jpg or png).")
+            raise DataError(f"{folder / of} has no images (jpg or png).")
         files += found
         labels += [label] * len(found)
     return Domain(files, torch.tensor(labels), classes)
