@@ -234,7 +234,7 @@ def test_the_partition_of_mtan_found_and_declared() -> None:
         engine = samo.ERM(network, list(CITYSCAPES), aggregator="ls", own=own)
         x = torch.rand(2, 3, 32, 32)
         engine.backward(lambda tasks: {t: y.square().mean() for t, y in network(x, tasks).items()})
-        return sum(p.numel() for p in engine.partition.shared)
+        return sum(p.numel() for p in engine._setting.partition.shared)
 
     network = SegNetMTAN(CITYSCAPES, width=1)
     assert shared(heads=True) == size(network) - size(network.heads)
@@ -333,6 +333,11 @@ def test_weights_of_torchvision(weights: dict[str, Tensor], legacy: bool, tmp_pa
     assert shared.weight.std().item() == pytest.approx(0.005, rel=0.02)
 
 
+def cut_short(weights: Mapping[str, Tensor], file: Path) -> None:
+    torch.save(weights, file)
+    file.write_bytes(file.read_bytes()[:-99])
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -353,14 +358,17 @@ def test_weights_of_torchvision(weights: dict[str, Tensor], legacy: bool, tmp_pa
             "and 199 more faults.",
         ),
         (lambda w, f: torch.save([1, 2], f), "must hold a state_dict: a dictionary of tensors"),
-        (lambda w, f: torch.save({"model": w}, f), "must hold a state_dict: a dictionary of tensors"),
+        (
+            lambda w, f: torch.save({"model": w}, f),
+            "must hold a state_dict: a dictionary of tensors",
+        ),
         (lambda w, f: f.write_bytes(b"not weights"), "cannot be read as weights"),
         (lambda w, f: f.write_bytes(b""), "cannot be read as weights"),
         (
             lambda w, f: f.write_bytes(pickle.dumps(Path("a pickle"), protocol=2)),
             "cannot be read as weights: Weights only load failed",
         ),
-        (lambda w, f: (torch.save(w, f), f.write_bytes(f.read_bytes()[:-99])), "cannot be read"),
+        (cut_short, "cannot be read as weights"),
     ],
 )
 def test_bad_weight_files(
