@@ -7,6 +7,7 @@ the literature counts as shared. Published widths are the defaults; small ones a
 
 from ._celeba import CelebACNN
 from ._lenet import LeNet
+from ._message_passing import CompleteGraphs, MessagePassing
 from ._mtan import SegNetMTAN
 from ._resnet import OfficeHomeResNet18, ResNet18
 from ._segnet import SegNet
@@ -14,7 +15,9 @@ from ._shared_trunk import SharedTrunk
 
 __all__ = [
     "CelebACNN",
+    "CompleteGraphs",
     "LeNet",
+    "MessagePassing",
     "OfficeHomeResNet18",
     "ResNet18",
     "SegNet",
