@@ -4,6 +4,7 @@ from ._batches import TaskBatches, TensorBatches
 from ._benchmark import Benchmark, Defaults, Metric, Split
 from ._registry import available, create, get
 from .digits import Digits, DigitsDomains
+from .qm9 import QM9
 
 __all__ = [
     "Benchmark",
@@ -11,6 +12,7 @@ __all__ = [
     "Digits",
     "DigitsDomains",
     "Metric",
+    "QM9",
     "Split",
     "TaskBatches",
     "TensorBatches",

@@ -9,8 +9,13 @@ from typing import Any
 from ._benchmark import Benchmark
 from ._names import unknown
 from .digits import Digits, DigitsDomains
+from .qm9 import QM9
 
-_BENCHMARKS: dict[str, type[Benchmark]] = {"digits": Digits, "digits-domains": DigitsDomains}
+_BENCHMARKS: dict[str, type[Benchmark]] = {
+    "digits": Digits,
+    "digits-domains": DigitsDomains,
+    "qm9": QM9,
+}
 
 
 def available() -> list[str]:
@@ -21,7 +26,7 @@ def available() -> list[str]:
 
     Example:
         >>> available()
-        ['digits', 'digits-domains']
+        ['digits', 'digits-domains', 'qm9']
     """
     return list(_BENCHMARKS)
 

@@ -7,7 +7,7 @@ the literature counts as shared. Published widths are the defaults; small ones a
 
 from ._celeba import CelebACNN
 from ._lenet import LeNet
-from ._message_passing import CompleteGraphs, MessagePassing
+from ._message_passing import CompleteGraphs, MessagePassing, require_graph_extra
 from ._mtan import SegNetMTAN
 from ._resnet import OfficeHomeResNet18, ResNet18
 from ._segnet import SegNet
@@ -23,4 +23,5 @@ __all__ = [
     "SegNet",
     "SegNetMTAN",
     "SharedTrunk",
+    "require_graph_extra",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Self
+from typing import Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -110,8 +110,8 @@ class MessagePassing(nn.Module):
 class CompleteNNConv(nn.Module):
     """PyTorch Geometric's ``NNConv`` with the mean over the neighbours, for complete graphs.
 
-    With x the nodes' features, e the edges', n the number of nodes, and h(e) the hidden units of the
-    edge network, whose second layer W makes a matrix of them::
+    With x the nodes' features, e the edges', n the number of nodes, and h(e) the hidden units of
+    the edge network, whose second layer W makes a matrix of them::
 
         y_i = Θ x_i + b + 1/(n-1) Σ_{j≠i} W(h(e_ij))ᵀ x_j
 
@@ -142,7 +142,8 @@ class CompleteNNConv(nn.Module):
             The hidden units of the edge network, and 1 for its bias, over the number of neighbours;
             zero where there is no edge. The shape is ``[N, A, A, 2 width + 1]``.
         """
-        hidden = self.nn[1](self.nn[0](graphs.edges))
+        first, activation, _ = self.nn
+        hidden = activation(first(graphs.edges))
         real = graphs.real
         joined = real.unsqueeze(1) & real.unsqueeze(2)
         joined &= ~torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
@@ -160,7 +161,7 @@ class CompleteNNConv(nn.Module):
             New features of the nodes, of the same shape.
         """
         n, size, width = nodes.shape
-        second = self.nn[2]
+        second = cast(nn.Linear, self.nn[2])
         # [width in, width out, hidden] and [width in, width out] -> [width in, (hidden + 1) out].
         matrices = second.weight.view(width, width, -1).permute(0, 2, 1)
         matrices = torch.cat([matrices, second.bias.view(width, 1, width)], dim=1).flatten(1)
@@ -178,5 +179,5 @@ def require_graph_extra() -> None:
     """
     if find_spec("torch_geometric") is None:
         raise ImportError(
-            "QM9 needs PyTorch Geometric, which is not installed: pip install 'torch-samo[graph]'."
+            'QM9 needs PyTorch Geometric, which is not installed: pip install "torch-samo[graph]".'
         )
