@@ -7,6 +7,7 @@ from .celeba import CelebA
 from .digits import Digits, DigitsDomains
 from .multimnist import MultiFashion, MultiFashionMNIST, MultiMNIST
 from .office_home import OfficeHome
+from .qm9 import QM9
 
 __all__ = [
     "Benchmark",
@@ -19,6 +20,7 @@ __all__ = [
     "MultiFashionMNIST",
     "MultiMNIST",
     "OfficeHome",
+    "QM9",
     "Split",
     "TaskBatches",
     "TensorBatches",

@@ -12,6 +12,7 @@ from .celeba import CelebA
 from .digits import Digits, DigitsDomains
 from .multimnist import MultiFashion, MultiFashionMNIST, MultiMNIST
 from .office_home import OfficeHome
+from .qm9 import QM9
 
 _BENCHMARKS: dict[str, type[Benchmark]] = {
     "digits": Digits,
@@ -21,6 +22,7 @@ _BENCHMARKS: dict[str, type[Benchmark]] = {
     "multifashion-mnist": MultiFashionMNIST,
     "celeba": CelebA,
     "office-home": OfficeHome,
+    "qm9": QM9,
 }
 
 

@@ -7,6 +7,7 @@ the literature counts as shared. Published widths are the defaults; small ones a
 
 from ._celeba import CelebACNN
 from ._lenet import LeNet
+from ._message_passing import CompleteGraphs, MessagePassing, require_graph_extra
 from ._mtan import SegNetMTAN
 from ._resnet import OfficeHomeResNet18, ResNet18
 from ._segnet import SegNet
@@ -14,10 +15,13 @@ from ._shared_trunk import SharedTrunk
 
 __all__ = [
     "CelebACNN",
+    "CompleteGraphs",
     "LeNet",
+    "MessagePassing",
     "OfficeHomeResNet18",
     "ResNet18",
     "SegNet",
     "SegNetMTAN",
     "SharedTrunk",
+    "require_graph_extra",
 ]

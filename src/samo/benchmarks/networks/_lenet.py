@@ -9,7 +9,7 @@ from torch import nn
 from ._shared_trunk import SharedTrunk, check_sizes
 
 # Two convolutions (9 × 9 and 5 × 5, no padding), each with a pooling that halves.
-_SMALLEST_SIDE = 18
+_SMALLEST_SIDE = 20
 
 
 class LeNet(SharedTrunk):
@@ -26,7 +26,7 @@ class LeNet(SharedTrunk):
         tasks: The names of the tasks.
         classes: The number of classes of each.
         channels: The channels of an image.
-        side: The side of an image in pixels, at least 18.
+        side: The side of an image in pixels, at least 20.
         width: The channels of the first convolution; the second has twice, the fully connected
             layer five times as many.
 

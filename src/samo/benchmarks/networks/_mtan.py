@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -43,8 +44,8 @@ class SegNetMTAN(nn.Module):
     published, declare the heads: ``samo.Engine(network, tasks, own=network.heads, ..)``.
 
     One task alone costs the trunk and that task's attention. Takes images of shape
-    ``[N, 3, H, W]``, H and W multiples of 32, and gives outputs of shape ``[N, channels, H, W]``, as
-    they come (see `SegNet`).
+    ``[N, 3, H, W]``, H and W multiples of 32, and gives outputs of shape
+    ``[N, channels, H, W]``, as they come (see `SegNet`).
 
     Args:
         tasks: The channels of each task's output, by its name.
@@ -64,12 +65,7 @@ class SegNetMTAN(nn.Module):
         super().__init__()
         encoded, decoded = channels(width)
         self.trunk = SegNetTrunk(width)
-        self.encoder_masks = nn.ModuleDict(
-            {task: _encoder_masks(encoded) for task in tasks},
-        )
-        self.decoder_masks = nn.ModuleDict(
-            {task: _decoder_masks(encoded, decoded) for task in tasks},
-        )
+        self.masks = nn.ModuleDict({task: _Masks(encoded, decoded) for task in tasks})
         # The convolutions between the levels of the attention networks, common to all tasks.
         self.encoder_links = nn.ModuleList(map(convolution, encoded, [*encoded[1:], encoded[-1]]))
         self.decoder_links = nn.ModuleList(map(convolution, encoded, decoded))
@@ -91,30 +87,33 @@ class SegNetMTAN(nn.Module):
 
     def _attended(self, task: str, stages: Stages) -> Tensor:
         """A task's attention through all levels, down and up again."""
-        encoder, decoder = self.encoder_masks[task], self.decoder_masks[task]
+        masks = cast(_Masks, self.masks[task])
         before: list[Tensor] = []
         for level in range(LEVELS):
-            mask = encoder[level](torch.cat([stages.entered[level], *before], dim=1))
+            mask = masks.encoder[level](torch.cat([stages.entered[level], *before], dim=1))
             attended = self.encoder_links[level](mask * stages.encoded[level])
             before = [F.max_pool2d(attended, 2)]
         (x,) = before
         for level in reversed(range(LEVELS)):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
             x = self.decoder_links[level](x)
-            mask = decoder[level](torch.cat([stages.unpooled[level], x], dim=1))
+            mask = masks.decoder[level](torch.cat([stages.unpooled[level], x], dim=1))
             x = mask * stages.decoded[level]
         return x
 
 
-def _encoder_masks(encoded: Sequence[int]) -> nn.ModuleList:
-    first, *rest = encoded
-    return nn.ModuleList([_mask(first, first), *(_mask(2 * size, size) for size in rest)])
+class _Masks(nn.Module):
+    """The masks of one task, by level."""
 
-
-def _decoder_masks(encoded: Sequence[int], decoded: Sequence[int]) -> nn.ModuleList:
-    return nn.ModuleList(
-        _mask(inside + outside, outside) for inside, outside in zip(encoded, decoded, strict=True)
-    )
+    def __init__(self, encoded: Sequence[int], decoded: Sequence[int]) -> None:
+        super().__init__()
+        # Nothing comes before the first level.
+        inputs = [encoded[0], *(2 * size for size in encoded[1:])]
+        self.encoder = nn.ModuleList(map(_mask, inputs, encoded))
+        self.decoder = nn.ModuleList(
+            _mask(inside + outside, outside)
+            for inside, outside in zip(encoded, decoded, strict=True)
+        )
 
 
 def _mask(inputs: int, outputs: int) -> nn.Sequential:

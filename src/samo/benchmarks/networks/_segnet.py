@@ -44,11 +44,12 @@ class SegNetTrunk(nn.Module):
         encoded, decoded = channels(width)
         # The two levels of the highest resolution have two convolutions, the others three.
         lengths = [2, 2, 3, 3, 3]
+        self.entrances = nn.ModuleList(map(convolution, [3, *encoded[:-1]], encoded))
         self.encoder = nn.ModuleList(
-            _level(inputs, outputs, length)
-            for inputs, outputs, length in zip([3, *encoded], encoded, lengths, strict=False)
+            _convolutions(size, size, length - 1)
+            for size, length in zip(encoded, lengths, strict=True)
         )
-        self.decoder = nn.ModuleList(map(_level, encoded, decoded, lengths))
+        self.decoder = nn.ModuleList(map(_convolutions, encoded, decoded, lengths))
 
     def forward(self, x: Tensor) -> Stages:
         """Encodes and decodes images.
@@ -68,14 +69,13 @@ class SegNetTrunk(nn.Module):
             raise ValueError(f"height and width must be multiples of {unit}; found {size}.")
         stages = Stages([], [], [], [])
         indices = []
-        for first, *rest in self.encoder:  # type: ignore[misc]
-            stages.entered.append(first(x))
-            x = _through(rest, stages.entered[-1])
-            stages.encoded.append(x)
-            x, where = F.max_pool2d(x, 2, return_indices=True)
+        for entrance, encoder in zip(self.entrances, self.encoder, strict=True):
+            stages.entered.append(entrance(x))
+            stages.encoded.append(encoder(stages.entered[-1]))
+            x, where = F.max_pool2d(stages.encoded[-1], 2, return_indices=True)
             indices.append(where)
         for level in reversed(range(LEVELS)):
-            unpooled = F.max_unpool2d(x, indices[level], 2)
+            unpooled = F.max_unpool2d(x, indices[level], [2, 2])
             x = self.decoder[level](unpooled)
             stages.unpooled.insert(0, unpooled)
             stages.decoded.insert(0, x)
@@ -165,12 +165,6 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _level(inputs: int, outputs: int, length: int) -> nn.Sequential:
+def _convolutions(inputs: int, outputs: int, length: int) -> nn.Sequential:
     sizes = [inputs, *[outputs] * length]
     return nn.Sequential(*(convolution(before, after) for before, after in pairwise(sizes)))
-
-
-def _through(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
-    for layer in layers:
-        x = layer(x)
-    return x

@@ -1,0 +1,180 @@
+"""The benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from .._benchmark import Benchmark, Defaults, Metric, Split
+from ..networks import MessagePassing, require_graph_extra
+from ._files import read_molecules
+from ._molecules import EDGE_FEATURES, NODE_FEATURES, TARGETS, MoleculeBatches
+
+if TYPE_CHECKING:
+    import torchmetrics
+
+# Of 130,831 molecules, 10,000 are for validation and 10,000 for the test.
+_HELD_OUT = 10_000 / 130_831
+_FEWEST = 4
+
+
+@final
+class QM9(Benchmark):
+    """Eleven properties of small organic molecules, from their geometry (regression).
+
+    As in Nash-MTL, FAMO, FairGrad and SAMO (arXiv:2507.07883, §6 and Table 11): PyTorch Geometric's
+    example with a head for each property. Its graphs are complete; an atom has 11 features, a pair
+    of atoms its bond and its distance. The energies U0, U, H and G are those of atomisation. 10,000
+    molecules each are held out for validation and test, and proportionally fewer of a subset.
+    Targets are standardised by mean and standard deviation over the training part; the loss is
+    their mean squared error.
+
+    Two metrics a task: the mean absolute error over the standard deviation, whose mean over the
+    tasks is the "std. MAE" of DimeNet (arXiv:2003.03123) and decides which epoch is reported (a
+    mean of meV and Debye would mean nothing); and the mean absolute error in the papers' units.
+
+    Args:
+        data: The directory. Either PyTorch Geometric's, with ``raw/gdb9.sdf``,
+            ``raw/gdb9.sdf.csv`` and ``raw/uncharacterized.txt`` (read here without RDKit, to the
+            same features), or one with a subset in ``qm9_3d.npz``; or the file of a subset.
+        gap: Whether the gap between HOMO and LUMO is a twelfth task; papers leave it out.
+        width: The width of the network.
+        seed: The seed of the division. It is not the seed of a run: all runs see the same data.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If an argument is out of its range, or a file does not hold what it should.
+        ImportError: If PyTorch Geometric is not installed.
+    """
+
+    defaults: ClassVar[Defaults] = Defaults(
+        epochs=300, batch_size=120, lr=1e-3, rho=1e-5, rho_grid=(1e-5, 1e-4, 1e-3, 1e-2)
+    )
+    tasks = tuple(name for name in TARGETS if name != "gap")
+
+    def __init__(
+        self, *, data: str | Path, gap: bool = False, width: int = 64, seed: int = 0
+    ) -> None:
+        if width < 1:
+            raise ValueError(f"width must be at least 1; found {width}.")
+        if seed < 0:
+            raise ValueError(f"seed must be at least 0; found {seed}.")
+        require_graph_extra()
+        self.data = data
+        self.gap = gap
+        self.width = width
+        self.seed = seed
+        self.tasks = tuple(TARGETS) if gap else type(self).tasks
+        molecules = read_molecules(data)
+        if len(molecules) < _FEWEST:
+            raise ValueError(
+                f"{data} must have at least {_FEWEST} molecules; found {len(molecules)}."
+            )
+        columns = [list(TARGETS).index(task) for task in self.tasks]
+        parts = _divided(len(molecules), seed)
+        values = molecules.targets[:, columns]
+        mean, std = values[parts["train"]].mean(0), values[parts["train"]].std(0)
+        for task, spread in zip(self.tasks, std.tolist(), strict=True):
+            if spread == 0:
+                raise ValueError(f"{data}: {task} has the same value for all training molecules.")
+        self.metrics = {
+            task: {
+                "standardised MAE": _mean_absolute_error(100.0, "% of σ"),
+                "MAE": _mean_absolute_error(spread, TARGETS[task].unit),
+            }
+            for task, spread in zip(self.tasks, std.tolist(), strict=True)
+        }
+        targets = ((values - mean) / std).float()
+        self._data = {
+            split: partial(MoleculeBatches, molecules.take(chosen), targets[chosen])
+            for split, chosen in parts.items()
+        }
+
+    def model(self) -> nn.Module:
+        """Makes the network, with a head for each task.
+
+        Returns:
+            The network.
+        """
+        return MessagePassing(
+            self.tasks,
+            node_features=NODE_FEATURES,
+            edge_features=EDGE_FEATURES,
+            width=self.width,
+        )
+
+    def batches(
+        self,
+        split: Split,
+        tasks: Sequence[str],  # noqa: ARG002
+        batch_size: int,
+        generator: Generator | None = None,
+    ) -> MoleculeBatches:
+        """Gives pairs of graphs and standardised targets.
+
+        Args:
+            split: Which part of the data.
+            tasks: Plays no part: all tasks have the same molecules.
+            batch_size: The number of molecules.
+            generator: Shuffles; None keeps the order.
+
+        Returns:
+            The batches.
+        """
+        return self._data[split](batch_size, generator)
+
+    def outputs(
+        self, model: nn.Module, batch: Any, tasks: Sequence[str]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Evaluates the trunk and the heads that are asked for.
+
+        Args:
+            model: The model.
+            batch: Graphs and targets.
+            tasks: The tasks.
+
+        Returns:
+            Predictions and targets by task, both standardised.
+        """
+        graphs, targets = batch
+        predictions = model(graphs, tasks)
+        return {task: (predictions[task], targets[:, self.tasks.index(task)]) for task in tasks}
+
+    def loss(self, task: str, prediction: Tensor, target: Tensor) -> Tensor:  # noqa: ARG002
+        """Computes the mean squared error.
+
+        Args:
+            task: The task.
+            prediction: Predictions, standardised.
+            target: Targets, standardised.
+
+        Returns:
+            The loss.
+        """
+        return F.mse_loss(prediction, target)
+
+
+def _divided(n: int, seed: int) -> dict[Split, Tensor]:
+    """The indices of the molecules of each split."""
+    held_out = max(1, round(_HELD_OUT * n))
+    order = torch.randperm(n, generator=Generator().manual_seed(seed))
+    return {
+        "test": order[:held_out],
+        "validation": order[held_out : 2 * held_out],
+        "train": order[2 * held_out :],
+    }
+
+
+def _mean_absolute_error(scale: float, unit: str) -> Metric:
+    def make() -> torchmetrics.Metric:
+        from torchmetrics import MeanAbsoluteError
+
+        return MeanAbsoluteError()
+
+    return Metric(make, higher_is_better=False, scale=scale, unit=unit)

@@ -1,0 +1,51 @@
+"""Finding out which layout the user's directory has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ._gdb9 import CSV, EXCLUDED, SDF, read_gdb9
+from ._molecules import Molecules
+from ._subset import read_subset
+
+_SUBSET = "qm9_3d.npz"
+_LAYOUT = f"""\
+It should look like this (PyTorch Geometric's; raw/ may be left out):
+  raw/{SDF}
+  raw/{CSV}
+  raw/{EXCLUDED}
+or like this:
+  {_SUBSET}"""
+
+
+def read_molecules(data: str | Path) -> Molecules:
+    """Reads the molecules of whichever layout there is.
+
+    Args:
+        data: The directory, or the file of a subset.
+
+    Returns:
+        The molecules.
+
+    Raises:
+        FileNotFoundError: If a file is missing, or there is nothing of either layout.
+        ValueError: If a file does not hold what it should.
+    """
+    path = Path(data).expanduser()
+    if path.is_file():
+        return read_subset(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} does not exist. {_LAYOUT}")
+    for folder in (path / "raw", path):
+        files = [folder / name for name in (SDF, CSV, EXCLUDED)]
+        absent = [str(file) for file in files if not file.is_file()]
+        if not absent:
+            return read_gdb9(*files)
+        if len(absent) < len(files):
+            raise FileNotFoundError(f"{' and '.join(absent)} does not exist. {_LAYOUT}")
+    if (path / _SUBSET).is_file():
+        return read_subset(path / _SUBSET)
+    raise FileNotFoundError(
+        f"{path} holds no QM9. {_LAYOUT}\nWhat PyTorch Geometric makes of it (qm9_v3.pt, "
+        f"data_v3.pt) is not read: it downloads the raw files where RDKit is installed."
+    )

@@ -1,0 +1,205 @@
+"""QM9's raw files, as PyTorch Geometric downloads them; RDKit is not needed to read them."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ._molecules import BOND_TYPES, ELEMENTS, LARGEST, TARGETS, Molecules
+
+SDF, CSV, EXCLUDED = "gdb9.sdf", "gdb9.sdf.csv", "uncharacterized.txt"
+
+
+def read_gdb9(sdf: Path, table: Path, excluded: Path) -> Molecules:
+    """Reads QM9 without the molecules that failed its consistency check.
+
+    Args:
+        sdf: Geometries and bonds (an SD file, V2000), 133,885 of them.
+        table: The properties (CSV), a row for each geometry, in the same order.
+        excluded: The molecules that failed; a line about one begins with its number, from 1.
+
+    Returns:
+        The molecules: 130,831 of the original files.
+
+    Raises:
+        ValueError: If a file does not hold what it should.
+    """
+    names, targets = _read_table(table)
+    n = len(names)
+    kept = np.ones(n, dtype=bool)
+    kept[_read_excluded(excluded, n)] = False
+    numbers = np.zeros((n, LARGEST), dtype=np.uint8)
+    positions = np.zeros((n, LARGEST, 3), dtype=np.float32)
+    bonds = np.zeros((n, LARGEST, LARGEST), dtype=np.uint8)
+    found = 0
+    for found, record in enumerate(_records(sdf), start=1):
+        if found > n:
+            raise ValueError(f"{sdf} has more molecules than the {n} rows of {table}.")
+        i = found - 1
+        if record.name != names[i]:
+            raise ValueError(
+                f"{sdf}: molecule {found} is {record.name!r}, and {table} has {names[i]!r} there."
+            )
+        atoms = len(record.numbers)
+        numbers[i, :atoms] = record.numbers
+        positions[i, :atoms] = record.positions
+        for a, b, kind in record.bonds:
+            bonds[i, a, b] = bonds[i, b, a] = kind
+    if found < n:
+        raise ValueError(f"{sdf} has {found} molecules, and {table} has {n} rows: one is cut off.")
+    return Molecules(
+        *(torch.from_numpy(array[kept]) for array in (numbers, positions, bonds, targets))
+    )
+
+
+def _read_table(file: Path) -> tuple[list[str], np.ndarray]:
+    """Names of the molecules, and their targets in the units of the papers."""
+    names: list[str] = []
+    rows: list[list[float]] = []
+    try:
+        with file.open(newline="", encoding="ascii") as lines:
+            reader = csv.reader(lines)
+            header = next(reader, [])
+            columns = [target.column for target in TARGETS.values()]
+            absent = [name for name in ("mol_id", *columns) if name not in header]
+            if absent:
+                raise ValueError(
+                    f"{file} must have the columns mol_id, {', '.join(columns)}; it has no "
+                    f"{', '.join(absent)}."
+                )
+            wanted = [header.index(column) for column in columns]
+            name = header.index("mol_id")
+            for row in reader:
+                if len(row) != len(header):
+                    raise ValueError(
+                        f"{file}, line {reader.line_num}: {len(row)} values, and the header has "
+                        f"{len(header)}. Is the file cut off?"
+                    )
+                names.append(row[name])
+                rows.append(_numbers([row[i] for i in wanted], f"{file}, line {reader.line_num}"))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file} is not a CSV file: {error}") from error
+    if not rows:
+        raise ValueError(f"{file} has no rows.")
+    return names, np.array(rows) * [target.factor for target in TARGETS.values()]
+
+
+def _numbers(texts: list[str], where: str) -> list[float]:
+    try:
+        values = [float(text) for text in texts]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}.") from error
+    for value in values:
+        if not math.isfinite(value):
+            raise ValueError(f"{where}: a value is {value}.")
+    return values
+
+
+def _read_excluded(file: Path, n: int) -> list[int]:
+    """Indices, from 0, of the molecules to leave out. Lines without a number are explanation."""
+    found = []
+    try:
+        with file.open(encoding="ascii") as lines:
+            for line in lines:
+                first = line.split(maxsplit=1)[:1]
+                if first and first[0].isdecimal():
+                    number = int(first[0])
+                    if not 1 <= number <= n:
+                        raise ValueError(
+                            f"{file} leaves out molecule {number}, and there are only {n}."
+                        )
+                    found.append(number - 1)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not a text file: {error}") from error
+    if not found:
+        raise ValueError(f"{file} must name molecules by number at the beginning of lines.")
+    return found
+
+
+class _Record(NamedTuple):
+    name: str
+    numbers: list[int]
+    positions: list[tuple[float, float, float]]
+    bonds: list[tuple[int, int, int]]
+
+
+def _records(file: Path) -> Iterator[_Record]:
+    count = 0
+    try:
+        with file.open(encoding="ascii") as lines:
+            for title in lines:
+                count += 1
+                name = title.strip()
+                try:
+                    yield _record(name, lines)
+                except _RecordError as error:
+                    raise ValueError(f"{file}, molecule {count} ({name}): {error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not a text file: {error}") from error
+
+
+class _RecordError(Exception):
+    """What is wrong with a molecule."""
+
+
+def _record(name: str, lines: Iterator[str]) -> _Record:
+    """Reads what follows the title: https://en.wikipedia.org/wiki/Chemical_table_file."""
+    _program, _comment, counts = _take(lines, 3)
+    if "V2000" not in counts:
+        raise _RecordError(f"the counts line must be of version V2000; found {counts.strip()!r}.")
+    n_atoms, n_bonds = _integers(counts, 2)
+    if not 1 <= n_atoms <= LARGEST:
+        raise _RecordError(f"the number of atoms must be in 1..{LARGEST}; found {n_atoms}.")
+    numbers, positions, bonds = [], [], []
+    for line in _take(lines, n_atoms):
+        symbol = line[31:34].strip()
+        if symbol not in ELEMENTS:
+            raise _RecordError(f"elements must be {', '.join(ELEMENTS)}; found {symbol!r}.")
+        numbers.append(ELEMENTS[symbol])
+        positions.append(_position(line))
+    for line in _take(lines, n_bonds):
+        a, b, kind = _integers(line, 3)
+        if not (1 <= a <= n_atoms and 1 <= b <= n_atoms and a != b and 1 <= kind <= BOND_TYPES):
+            raise _RecordError(
+                f"a bond must join two of the {n_atoms} atoms and be of type 1..{BOND_TYPES}; "
+                f"found {line.strip()!r}."
+            )
+        bonds.append((a - 1, b - 1, kind))
+    while not _take(lines, 1)[0].startswith("$$$$"):
+        pass
+    return _Record(name, numbers, positions, bonds)
+
+
+def _take(lines: Iterator[str], n: int) -> list[str]:
+    taken = list(islice(lines, n))
+    if len(taken) < n:
+        raise _RecordError("the file ends within it.")
+    return taken
+
+
+def _integers(line: str, n: int) -> list[int]:
+    """The first integers of a line, in columns of three."""
+    try:
+        return [int(line[3 * i : 3 * i + 3]) for i in range(n)]
+    except ValueError:
+        raise _RecordError(
+            f"must begin with {n} integers of 3 columns: {line.rstrip()!r}."
+        ) from None
+
+
+def _position(line: str) -> tuple[float, float, float]:
+    """The coordinates of an atom, in columns of ten."""
+    try:
+        x, y, z = float(line[:10]), float(line[10:20]), float(line[20:30])
+    except ValueError:
+        raise _RecordError(f"an atom must have three coordinates: {line.rstrip()!r}.") from None
+    if not math.isfinite(x + y + z):
+        raise _RecordError(f"a coordinate is not finite: {line.rstrip()!r}.")
+    return x, y, z
