@@ -40,7 +40,8 @@ class TensorBatches:
         shuffled = self.generator is not None
         order = torch.randperm(n, generator=self.generator) if shuffled else torch.arange(n)
         for chosen in order.split(self.batch_size):
-            yield tuple(tensor[chosen] for tensor in self.tensors)
+            # Several times as fast as an index.
+            yield tuple(tensor.index_select(0, chosen) for tensor in self.tensors)
 
 
 @dataclass(frozen=True)

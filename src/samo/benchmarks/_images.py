@@ -158,23 +158,25 @@ class ImageBatches:
         if self.generator is not None:
             rows = rows[torch.randperm(len(rows), generator=self.generator)]
         for chosen in rows.split(self.batch_size)[: len(self)]:
-            x = self.pixels[chosen]
-            yield (x if self.crop is None else self._cropped(x, self.crop)), self.labels[chosen]
+            if self.crop is None:
+                x = self.pixels.index_select(0, chosen)  # ten times as fast as an index
+            else:
+                x = self._cut(chosen, self.crop)
+            yield x, self.labels[chosen]
 
-    def _cropped(self, x: Tensor, side: int) -> Tensor:
-        n, _, height, width = x.shape
+    def _cut(self, rows: Tensor, side: int) -> Tensor:
+        """Reads a square of each image, and nothing around it."""
+        n, spare = len(rows), torch.tensor(self.pixels.shape[2:]) - side
         if self.generator is None:
-            top, left = (height - side) // 2, (width - side) // 2
-            return x[..., top : top + side, left : left + side]
-        tops, lefts = (
-            torch.randint(size - side + 1, (n,), generator=self.generator).tolist()
-            for size in (height, width)
-        )
-        cut = torch.stack(
-            [
-                image[:, top : top + side, left : left + side]
-                for image, top, left in zip(x, tops, lefts, strict=True)
-            ]
-        )
-        mirrored = torch.rand(n, generator=self.generator) < 0.5
-        return torch.where(mirrored[:, None, None, None], cut.flip(-1), cut)
+            corners = (spare // 2).expand(n, 2)
+            mirrored = torch.zeros(n, dtype=torch.bool)
+        else:
+            # Of the generator's 64-bit integers, so the remainder is as good as uniform.
+            corners = torch.randint(2**62, (n, 2), generator=self.generator) % (spare + 1)
+            mirrored = torch.rand(n, generator=self.generator) < 0.5
+        out = self.pixels.new_empty(n, self.pixels.shape[1], side, side)
+        places = zip(rows.tolist(), corners.tolist(), mirrored.tolist(), strict=True)
+        for to, (row, (top, left), mirror) in zip(out, places, strict=True):
+            square = self.pixels[row, :, top : top + side, left : left + side]
+            to.copy_(square.flip(-1) if mirror else square)
+        return out
