@@ -22,9 +22,7 @@ _UINT8 = 8
 _IMAGES = "{part}-images-idx3-ubyte"
 _LABELS = "{part}-labels-idx1-ubyte"
 
-LAYOUT = tuple(
-    f"{name.format(part=part)}[.gz]" for part in ("train", "t10k") for name in (_IMAGES, _LABELS)
-)
+LAYOUT = ("{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]",)
 
 
 def read_labelled(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
