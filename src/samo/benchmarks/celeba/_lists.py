@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ def read_lists(data: Path) -> Lists:
     folder = data / IMAGES
     if not folder.is_dir():
         not_there(folder, LAYOUT)
-    present = {entry.name for entry in folder.iterdir()}
+    with os.scandir(folder) as entries:
+        present = {entry.name for entry in entries}
     absent = [name for name in names if name not in present]
     if absent:
         raise DataError(
