@@ -301,10 +301,22 @@ def pickled(name: str) -> Callable[[Path], None]:
         (replaced("gdb9.sdf", "  1  2  1", "  1  9  1"), "must join two of the 5 atoms"),
         (replaced("gdb9.sdf", "  1  2  1", "  1  2  5"), "be of type 1..4; found '1  2  5"),
         (replaced("gdb9.sdf", "  1  2  1", "  1  1  1"), "must join two of the 5 atoms"),
-        (replaced("gdb9.sdf", "  1  2  1", "  a  2  1"), "must begin with 3 integers of 3 columns"),
-        (replaced("gdb9.sdf", "  5  4", "  5   "), "must begin with 2 integers of 3 columns"),
-        (replaced("gdb9.sdf", "  5  4", " 30  4"), "number of atoms must be in 1..29; found 30"),
-        (replaced("gdb9.sdf", "  5  4", "  0  4"), "number of atoms must be in 1..29; found 0"),
+        (
+            replaced("gdb9.sdf", "  1  2  1", "  a  2  1"),
+            "must be integers in columns of three: '  a  2  1'",
+        ),
+        (
+            replaced("gdb9.sdf", "  5  4", "  5   "),
+            "must be integers in columns of three: '  5   '",
+        ),
+        (
+            replaced("gdb9.sdf", "  5  4", " 30  4"),
+            "there must be 1 to 29 atoms, and bonds; found 30 and 4",
+        ),
+        (
+            replaced("gdb9.sdf", "  5  4", "  0  4"),
+            "there must be 1 to 29 atoms, and bonds; found 0 and 4",
+        ),
         (
             lines_changed(
                 "gdb9.sdf", lambda lines: lines.__setitem__(4, "     1.0.0" + lines[4][10:])
