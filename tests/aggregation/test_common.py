@@ -16,7 +16,7 @@ from samo import aggregation
 from samo.aggregation import ScaleFree
 from samo.aggregation._combine import Combiner, WeightsFirst, WeightsOfGramian, _innermost
 from samo.aggregation._state import capture, restore
-from tests.aggregation.subject import KINDS, aggregate, gradients, losses_of, make
+from tests.aggregation.subject import KINDS, aggregate, gradients, losses_of, make, options
 
 NAMES = aggregation.available()
 SCALES = (1e-15, 1e-8, 1e8, 1e15)
@@ -274,9 +274,36 @@ def test_the_step_is_deterministic_and_leaves_its_inputs_alone(name: str) -> Non
     assert not math.isnan(first.sum().item())
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_devices(name: str) -> None:
+    """On a GPU the direction is there, and that of the CPU but for rounding and random numbers."""
+    method, other = make(name, 4), make(name, 4)
+    rows, losses = gradients("random", 4), losses_of(4)
+    for _ in range(2):
+        direction, weights = aggregate(method, rows.cuda(), losses.cuda())
+        expected, _ = aggregate(other, rows, losses)
+        assert direction.device.type == "cuda"
+        check(direction, weights, rows)
+        if name not in RANDOM:
+            torch.testing.assert_close(direction.cpu(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_weighting_by_itself_is_recognised(name: str) -> None:
+    """What is inside of an aggregator is of the same method, and has the same paper."""
+    made = aggregation.create(name, 3, **options(name, 3))
+    weighting = getattr(made, "gramian_weighting", None)
+    if weighting is None or name == "nash-mtl":  # which is TorchJD's, behind a root of the Gramian
+        return
+    found = aggregation.method_of(weighting)
+    assert found is not None
+    assert found.name == name
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_repr(name: str) -> None:
     """Ours: `repr` reconstructs."""
-    made = aggregation.create(name, 3, **({"weights": [1.0] * 3} if name == "constant" else {}))
+    made = aggregation.create(name, 3, **options(name, 3))
     if type(made).__module__.startswith("samo"):
         assert repr(eval(repr(made), vars(aggregation))) == repr(made)

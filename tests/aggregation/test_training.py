@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import samo
 from samo import aggregation, benchmarks
-from tests.aggregation.subject import aggregate, gradients, losses_of, make
+from tests.aggregation.subject import aggregate, gradients, losses_of, make, options
 
 PRESETS: dict[str, Callable[..., Any]] = {
     "erm": samo.ERM,
@@ -103,8 +103,7 @@ def train(
 
 
 def engine_of(name: str, preset: str, model: nn.Module, tasks: Sequence[str]) -> samo.Engine:
-    options = {"weights": [1.0] * len(tasks)} if name == "constant" else {}
-    method = aggregation.create(name, len(tasks), **options)
+    method = aggregation.create(name, len(tasks), **options(name, len(tasks)))
     rho = {} if preset == "erm" else {"rho": 0.05}
     return PRESETS[preset](model, tasks, aggregator=method, **rho)
 
