@@ -21,7 +21,7 @@ import samo
 from samo import aggregation
 from samo._vector import Matrix
 from tests.problems import TASKS, problem
-from tests.tools import Heads, Quadratics, close, gradients
+from tests.tools import Heads, Quadratics, close, gradients, same
 
 PRESETS: dict[str, tuple[Any, dict[str, Any]]] = {
     "erm": (samo.ERM, {}),
@@ -60,13 +60,11 @@ KINDS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("preset", ["fmtl", "samo"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_object_of_torchjd(kind, preset):
+def test_every_object_of_torchjd(kind):
     """Aggregators, weightings and scalarizers all work, some steps long."""
-    make, options = PRESETS[preset]
     model = Quadratics()
-    engine = make(model, TASKS, aggregator=KINDS[kind](), **options)
+    engine = samo.SAMO(model, TASKS, aggregator=KINDS[kind]())
     for _ in range(2):
         model.zero_grad()
         result = engine.backward(model.losses)
@@ -75,10 +73,8 @@ def test_every_object_of_torchjd(kind, preset):
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.sub_(grads[name], alpha=0.01)
-    if result.weights is not None and preset != "fmtl":
-        total = sum(g.abs().sum() for g in grads.values())
-        assert total > 0
-        assert result.weights.shape == (K,)
+    assert any(g.any() for g in grads.values())
+    assert result.weights is None or result.weights.shape == (K,)
 
 
 TWINS = [kind for kind in KINDS if kind + "Weighting" in KINDS]
@@ -188,7 +184,7 @@ def wide_model(n_tasks):
     return Heads(nn.Linear(4, 700), width=700, tasks=tasks), tasks
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["erm", "gsam", "samo"])
 @pytest.mark.parametrize("name", [*WEIGHTS_FIRST, "aggregators of the count"])
 def test_weights_first_methods_keep_no_matrix(name, preset):
     """Nothing of size K x m is made, K = 8, whatever the perturbation; one pass backward in ERM."""
@@ -356,3 +352,27 @@ def test_dwa_and_famo_are_told():
     after = {task: loss.detach() for task, loss in model.losses(TASKS).items()}
     engine.optimizer_stepped(after | {"a": after["a"] / 2})
     assert (famo._w.detach().sign() == torch.tensor([-1.0, 1.0, 1.0])).all()
+
+
+@pytest.mark.parametrize("kind", ["ConFIG", "ExcessMTL", "MGDA", "UPGrad", "PBI", "UW"])
+@pytest.mark.parametrize("preset", ["erm", "samo"])
+def test_autocast_around_the_step_is_for_the_model_only(preset, kind):
+    """Around the step or in the closure, it is the same: methods compute in their own precision."""
+    make, options = PRESETS[preset]
+    package: Any = agg if hasattr(agg, kind) else sca
+    settings = ARGUMENTS.get(kind, {})
+    if kind == "UPGrad":
+        settings = {"pref_vector": VECTOR}  # in float32, as users have it
+    x, seen = torch.linspace(-2, 2, 28).view(7, 4).sin(), []
+    for around in (False, True):
+        model = Heads()
+
+        def losses(tasks, model=model):
+            with torch.autocast("cpu", torch.bfloat16):
+                return model.losses(tasks, x)
+
+        engine = make(model, TASKS, aggregator=getattr(package, kind)(**settings), **options)
+        with torch.autocast("cpu", torch.bfloat16, enabled=around):
+            engine.backward(losses)
+        seen.append(gradients(model))
+    same(seen[0], seen[1])

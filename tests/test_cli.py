@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -191,9 +190,5 @@ def test_without_the_extra_it_says_what_to_install(
     assert 'pip install "torch-samo[train]"' in capsys.readouterr().err
 
 
-def test_the_installed_command() -> None:
-    command = Path(sys.executable).with_name("samo")
-    done = subprocess.run(
-        [command, "--version"], check=True, capture_output=True, text=True, timeout=300
-    )
-    assert done.stdout.strip() == f"samo {samo.__version__}"
+def test_version() -> None:
+    assert run("--version")[:2] == (0, f"samo {samo.__version__}\n")

@@ -226,3 +226,30 @@ def test_gradients_have_the_parameters_formats(preset, aggregator):
         )
         if preset is samo.ERM and aggregator == "ls":
             torch.testing.assert_close(gradient, its, rtol=2e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("preset", [samo.ERM, samo.SAMO])
+def test_complex_parameters_are_refused(preset):
+    """By name, and with the way out, which works."""
+
+    class Wave(nn.Module):
+        def __init__(self, dtype):
+            super().__init__()
+            torch.manual_seed(0)
+            weight = torch.randn(4, dtype=torch.complex64)
+            self.weight = nn.Parameter(weight if dtype.is_complex else torch.view_as_real(weight))
+
+        def losses(self, tasks):
+            real = not self.weight.is_complex()
+            weight = torch.view_as_complex(self.weight) if real else self.weight
+            return {t: (weight - i).abs().square().mean() for i, t in enumerate("ab") if t in tasks}
+
+    model = Wave(torch.complex64)
+    before = model.weight.detach().clone()
+    with pytest.raises(ValueError, match="Parameter 'weight' is complex"):
+        preset(model, ["a", "b"], aggregator="mgda").backward(model.losses)
+    assert model.weight.grad is None
+    assert torch.equal(model.weight, before)
+    model = Wave(torch.float32)
+    preset(model, ["a", "b"], aggregator="mgda").backward(model.losses)
+    assert model.weight.grad is not None

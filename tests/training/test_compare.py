@@ -19,7 +19,7 @@ FAULTS = {"error": 41, "death": 42}
 
 
 def cells() -> list[Cell]:
-    return plan(TOY, ["ls", "mgda"], ["erm", "gsam"], [0.02, 0.05], seeds=2, epochs=2)
+    return plan(TOY, ["ls", "mgda"], ["erm", "gsam"], [0.02, 0.05], seeds=1, epochs=2)
 
 
 def faulty() -> list[Cell]:
@@ -43,8 +43,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
 def test_the_plan_has_each_combination_once() -> None:
     paths = [cell.path for cell in cells()]
-    assert len(set(paths)) == len(paths) == 2 * (2 + 2 * (1 + 2))
-    assert sum(cell.baseline for cell in cells()) == 4
+    assert len(set(paths)) == len(paths) == 2 + 2 * (1 + 2)
+    assert sum(cell.baseline for cell in cells()) == 2
     for cell in cells():
         c = cell.config
         if cell.baseline:

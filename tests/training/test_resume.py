@@ -149,10 +149,11 @@ def test_killed_again_and_again(tmp_path: Path, unbroken: Path) -> None:
 def test_a_process_killed_by_the_system_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     options = {"benchmark": "tests.toy:Hanging"}
     out, sign = tmp_path / "killed", tmp_path / "sign"
-    command = [sys.executable, "-m", "samo.cli", "train", "tests.toy:Hanging"]
+    command = [str(Path(sys.executable).with_name("samo")), "train", "tests.toy:Hanging"]
     command += ["--sharpness", "samo", "--method", "famo", "--epochs", str(EPOCHS)]
     process = subprocess.Popen(
         [*command, "--out", str(out)],
+        cwd=Path(__file__).parents[2],  # where the installed command finds `tests.toy`
         env={**os.environ, "TOY_HANGS": str(sign)},
         stdout=subprocess.DEVNULL,
         start_new_session=True,

@@ -81,13 +81,13 @@ def _curve(axis: Axes, row: Row, column: Column, split: str) -> None:
 
 
 def _zoom(axes: Any) -> None:
-    """Leaves out the first steep part of the curves, which would flatten all the rest."""
+    """Shows what the second half of the epochs spans: the steep beginning would flatten it."""
     for j in range(axes.shape[1]):
         lines = [line for axis in axes[:, j] for line in axis.get_lines()]
         data = [np.asarray(line.get_ydata(), dtype=float) for line in lines]
         if not data:
             continue
-        late = np.concatenate([y[len(y) // 5 :] for y in data])
+        late = np.concatenate([y[len(y) // 2 :] for y in data])
         margin = 0.06 * float(np.ptp(late)) or 1.0
         axes[0, j].set_ylim(late.min() - margin, late.max() + margin)
 
@@ -272,4 +272,7 @@ def _handles(summary: Summary) -> list[Line2D]:
 
 def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+        # Columns are as wide as the longest label: about 0.08 inches a letter, and the line.
+        widest = 0.6 + 0.08 * max(len(str(handle.get_label())) for handle in handles)
+        columns = max(int(figure.get_figwidth() / widest), 1)
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns))
