@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -337,9 +338,10 @@ _BY_NAME = {name: method for method in _TABLE for name in (method.name, *method.
 
 
 def _types(method: Method) -> list[type[Any]]:
-    """The classes of a method: TorchJD has aggregator, weighting and scalarizer of one name."""
+    """The classes of a method: aggregator, weighting and scalarizer of one name."""
     base = method.kind.__name__.removesuffix("Weighting")
-    twins = [getattr(agg, base + suffix, None) for suffix in ("", "Weighting")]
+    places = (agg, sys.modules[method.kind.__module__])
+    twins = [getattr(p, base + suffix, None) for p in places for suffix in ("", "Weighting")]
     return [method.kind, *(twin for twin in twins if twin is not None)]
 
 
