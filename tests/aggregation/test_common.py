@@ -218,7 +218,7 @@ def trained(method: Any, steps: int, seed: int) -> Iterator[Tensor]:
                 if gradient is not None:
                     parameter.sub_(0.1 * gradient.to(parameter.dtype))
         if hasattr(method.method, "update"):
-            method.method.update(losses * 0.9)
+            method.method.update(losses**2)
         if hasattr(method.method, "step") and step % 2:
             method.method.step()
 
@@ -244,6 +244,18 @@ def test_state(name: str, steps: int) -> None:
     restore(fresh.method, saved["method"])
     fresh.last = saved["last"]
     assert all(map(torch.equal, trained(fresh, 3, seed=2), expected))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_said_of_the_state(name: str) -> None:
+    """Without a state, what came before makes no difference; trained is what gets a gradient."""
+    said, used, fresh = aggregation.describe(name), make(name, 3), make(name, 3)
+    list(trained(used, 6, seed=1))
+    after, new = list(trained(used, 2, seed=2)), list(trained(fresh, 2, seed=2))
+    same = all(map(torch.equal, after, new))
+    assert same != (said.stateful or said.trained)
+    told = fresh.weights if isinstance(fresh, WeightsFirst) else fresh.tell
+    assert said.trained == any(g is not None for g in told(losses_of(3), range(3))[1])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -108,13 +108,22 @@ _TABLE = (
         ),
         build=uniform,
     ),
-    Method("uw", "Uncertainty weighting", "losses", sca.UW, ("kendall2018uw",), build=sized),
+    Method(
+        "uw",
+        "Uncertainty weighting",
+        "losses",
+        sca.UW,
+        ("kendall2018uw",),
+        trained=True,
+        build=sized,
+    ),
     Method(
         "imtl-l",
         "Impartial multi-task learning, loss balance",
         "losses",
         sca.IMTLL,
         ("liu2021imtl",),
+        trained=True,
         build=sized,
     ),
     Method("dwa", "Dynamic weight average", "losses", sca.DWA, ("liu2019dwa",)),
@@ -141,6 +150,7 @@ _TABLE = (
         "losses",
         LDCMTL,
         ("xiao2025ldcmtl",),
+        trained=True,
         note=(
             "The authors' lambda_ is 0.1 (Cityscapes), 0.05 (NYUv2, QM9) and 0.01 (CelebA). One "
             "number a task in the place of the paper's router. The order of the tasks matters. "
@@ -180,6 +190,7 @@ _TABLE = (
         IMTL,
         ("liu2021imtl",),
         note="Give its parameters to the optimizer, as those of imtl-l.",
+        trained=True,
         build=sized,
     ),
     Method(
