@@ -178,6 +178,23 @@ def flops(network: nn.Module, x: Tensor, tasks: list[str]) -> int:
     return counter.get_total_flops()
 
 
+def test_the_cost_of_the_other_convolutional_networks() -> None:
+    """Tells where they pool, which the number of parameters does not."""
+    celeba = (
+        64**2 * 9 * 3 * 64
+        + 32**2 * 9 * (64 * 128 + 128 * 128)
+        + 16**2 * 9 * (128 * 256 + 256 * 256)
+        + 8**2 * 9 * (256 * 512 + 512 * 512)
+        + 2 * 512 * 512
+    )
+    x = torch.rand(1, 3, 64, 64)
+    assert flops(CelebACNN(ATTRIBUTES).eval(), x, ATTRIBUTES) == 2 * (celeba + 40 * 512)
+    assert flops(CelebACNN(ATTRIBUTES).eval(), x, ATTRIBUTES[:3]) == 2 * (celeba + 3 * 512)
+    lenet = 28**2 * 81 * 10 + 10**2 * 25 * 10 * 20 + 500 * 50
+    network = LeNet(["left", "right"])
+    assert flops(network, torch.rand(1, 1, 36, 36), ["left"]) == 2 * (lenet + 50 * 10)
+
+
 def test_mtan_is_wired_as_published() -> None:
     """Each step written out with the network's own layers, after MTAN's description."""
     torch.manual_seed(1)

@@ -73,8 +73,9 @@ def read_subset(file: Path) -> Molecules:
 
 def _read(file: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(file, allow_pickle=False) as found:
-            if not isinstance(found, np.lib.npyio.NpzFile):
+        with file.open("rb") as stream:
+            found = np.load(stream, allow_pickle=False)
+            if isinstance(found, np.ndarray):
                 raise ValueError("it holds a single array")
             absent = [key for key in _KEYS if key not in found]
             if absent:
