@@ -57,8 +57,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+SIZES_IN_PAIRS = {"pairs": 130, "validation_pairs": 35, "test_pairs": 45}
+
+
 def made(name: str, data: Path, **options: Any) -> Benchmark:
-    return create(name, data=str(data), **{"pairs": 130, "test_pairs": 45, **options})
+    return create(name, data=str(data), **{**SIZES_IN_PAIRS, **options})
 
 
 def whole(benchmark: Benchmark, split: Split) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,7 +99,7 @@ def test_images_are_two_pictures_with_their_labels_and_splits_share_none(
     for split in SPLITS:
         x, *labels = whole(benchmark, split)
         assert x.dtype == torch.uint8
-        assert x.shape == (130 if split == "train" else 45, 1, 36, 36)
+        assert x.shape == ({"train": 130, "validation": 35, "test": 45}[split], 1, 36, 36)
         part = "t10k" if split == "test" else "train"
         left, right = found(x, name, split)
         used[split] = set(left), set(right)
@@ -129,7 +132,7 @@ def test_pairs_are_not_of_equals(data: Path) -> None:
 
 
 def test_fewer_pairs_are_the_first_of_more_and_leave_the_test_set_alone(data: Path) -> None:
-    more, fewer = made("multimnist", data), made("multimnist", data, pairs=7, test_pairs=45)
+    more, fewer = made("multimnist", data), made("multimnist", data, pairs=7)
     for a, b in zip(whole(more, "train"), whole(fewer, "train"), strict=True):
         assert torch.equal(a[:7], b)
     for split in ("validation", "test"):
@@ -179,7 +182,8 @@ def test_pixels_reach_the_network_scaled_to_one(data: Path) -> None:
 @pytest.mark.parametrize(("network", "width"), [("lenet", 2), ("resnet18", 2)])
 @pytest.mark.parametrize("sharpness", ["erm", "samo"])
 def test_training(data: Path, tmp_path: Path, sharpness: str, network: str, width: int) -> None:
-    options = {"data": str(data), "pairs": 24, "test_pairs": 8, "network": network, "width": width}
+    options = {"data": str(data), "network": network, "width": width}
+    options |= {"pairs": 24, "validation_pairs": 8, "test_pairs": 8}
     config = configured(
         benchmark="multifashion-mnist",
         benchmark_options=options,
@@ -297,6 +301,7 @@ def test_a_directory_that_is_not_there(tmp_path: Path, data: Path) -> None:
     ("options", "message"),
     [
         ({"pairs": 0}, "pairs must be at least 1; found 0"),
+        ({"validation_pairs": 0}, "validation_pairs must be at least 1; found 0"),
         ({"test_pairs": 0}, "test_pairs must be at least 1; found 0"),
         ({"width": 0}, "width must be at least 1; found 0"),
         ({"seed": -1}, "seed must be at least 0; found -1"),

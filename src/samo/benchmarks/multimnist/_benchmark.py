@@ -47,7 +47,8 @@ class OverlaidPairs(Benchmark):
             ``MNIST/raw/`` and ``FashionMNIST/raw/``), in each the four idx files, gzipped or not.
             Where one set is enough, it may be the directory of these files itself.
         pairs: The number of training pairs.
-        test_pairs: The number of test pairs; there are as many for validation.
+        validation_pairs: The number of validation pairs.
+        test_pairs: The number of test pairs.
         network: ``"resnet18"``, as in F-MTL, or ``"lenet"``, as in Pareto MTL, far cheaper.
         width: The channels of the network's first convolution; None for the published network.
         seed: The seed of the data. It is not the seed of a run: all runs see the same data.
@@ -67,27 +68,37 @@ class OverlaidPairs(Benchmark):
         *,
         data: str | Path,
         pairs: int = 120_000,
+        validation_pairs: int = 10_000,
         test_pairs: int = 20_000,
         network: str = "resnet18",
         width: int | None = None,
         seed: int = 0,
     ) -> None:
-        for name, value in (("pairs", pairs), ("test_pairs", test_pairs), ("width", width)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1; found {value}.")
-        if seed < 0:
-            raise ValueError(f"seed must be at least 0; found {seed}.")
+        for name, value, least in (
+            ("pairs", pairs, 1),
+            ("validation_pairs", validation_pairs, 1),
+            ("test_pairs", test_pairs, 1),
+            ("width", width, 1),
+            ("seed", seed, 0),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}; found {value}.")
         if network not in _NETWORKS:
             raise ValueError(unknown("network", network, _NETWORKS))
         self.data = data
         self.pairs = pairs
+        self.validation_pairs = validation_pairs
         self.test_pairs = test_pairs
         self.network = network
         self.width = width
         self.seed = seed
         self.metrics = {task: {"accuracy": accuracy(CLASSES)} for task in self.tasks}
         bases = {source: self._base(source) for source in dict.fromkeys(self.sources)}
-        sizes: dict[Split, int] = {"train": pairs, "validation": test_pairs, "test": test_pairs}
+        sizes: dict[Split, int] = {
+            "train": pairs,
+            "validation": validation_pairs,
+            "test": test_pairs,
+        }
         left, right = (bases[source] for source in self.sources)
         self._data = {
             split: paired(left[split], right[split], n, seed, split) for split, n in sizes.items()
