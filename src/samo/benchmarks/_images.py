@@ -125,7 +125,7 @@ class ImageBatches:
     The pixels stay uint8: a fourth of the traffic to the device, and scaled there.
 
     Args:
-        pixels: All images, uint8, shape ``[N, 3, H, W]``; may be memory-mapped.
+        pixels: All images, uint8, shape ``[N, 3, side, side]``; may be memory-mapped.
         labels: Their labels, shape ``[N]`` or ``[N, tasks]``.
         rows: Which of them.
         batch_size: The number of images a batch.
@@ -166,13 +166,12 @@ class ImageBatches:
 
     def _cut(self, rows: Tensor, side: int) -> Tensor:
         """Reads a square of each image, and nothing around it."""
-        n, spare = len(rows), torch.tensor(self.pixels.shape[2:]) - side
+        n, spare = len(rows), self.pixels.shape[-1] - side
         if self.generator is None:
-            corners = (spare // 2).expand(n, 2)
+            corners = torch.full((n, 2), spare // 2)
             mirrored = torch.zeros(n, dtype=torch.bool)
         else:
-            # Of the generator's 64-bit integers, so the remainder is as good as uniform.
-            corners = torch.randint(2**62, (n, 2), generator=self.generator) % (spare + 1)
+            corners = torch.randint(spare + 1, (n, 2), generator=self.generator)
             mirrored = torch.rand(n, generator=self.generator) < 0.5
         out = self.pixels.new_empty(n, self.pixels.shape[1], side, side)
         places = zip(rows.tolist(), corners.tolist(), mirrored.tolist(), strict=True)
