@@ -29,7 +29,7 @@ check: $(STAMP) ## lint, format check, strict types
 	$(BIN)/mypy
 
 test: $(STAMP) ## the fast tests, the doctests and the README's examples
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto -m "not slow and not gpu"
 
 test-slow: $(STAMP) ## the tests that take long
 	$(BIN)/python -m pytest -m "slow and not gpu"
