@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from .. import NonFiniteError, toy
+from .. import NonFiniteError, aggregation, toy
+from ..benchmarks._names import unknown
 from ..training import PRESETS, RunError
+from ..training._sharpness import complete
 from ._arguments import told
-from ._options import names
+from ._options import assignments, names
 from ._show import View
 
 
@@ -71,6 +73,12 @@ def toy_(
     steps: Annotated[int | None, typer.Option(help="Steps of each descent.")] = None,
     lr: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
     seed: Annotated[int, typer.Option(help="The seed.")] = 0,
+    method_option: Annotated[
+        list[str], typer.Option(metavar="NAME=VALUE", help="For those methods that have it.")
+    ] = [],  # noqa: B006 - typer copies it
+    sharpness_option: Annotated[
+        list[str], typer.Option(metavar="NAME=VALUE", help="For those presets that have it.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Watch methods and sharpness presets descend two losses of a point in the plane.
 
@@ -79,7 +87,18 @@ def toy_(
     """
     console, errors = Console(), Console(stderr=True)
     with told(errors):
-        settings = _settings(problem, methods, sharpness, rho=rho, steps=steps, lr=lr, seed=seed)
+        known = toy.setting(problem).problem
+        settings = _settings(
+            known,
+            known.methods if methods is None else names(methods),
+            known.presets if sharpness is None else names(sharpness),
+            assignments("--method-option", method_option),
+            assignments("--sharpness-option", sharpness_option),
+            rho=rho,
+            steps=steps,
+            lr=lr,
+            seed=seed,
+        )
         found = _descents(console, settings, out)
         # Matplotlib is for the end only.
         from ..report import toy_table, write_toy
@@ -92,40 +111,57 @@ def toy_(
 
 
 def _settings(
-    problem: str,
-    methods: str | None,
-    sharpness: str | None,
+    problem: toy.Problem,
+    methods: Sequence[str],
+    presets: Sequence[str],
+    method_options: Mapping[str, Any],
+    preset_options: Mapping[str, Any],
     *,
     rho: float | None,
-    steps: int | None,
-    lr: float | None,
-    seed: int,
+    **common: Any,
 ) -> list[toy.Setting]:
     """All descents: each method with each preset, from each start."""
-    known = toy.setting(problem).problem
-    chosen = known.methods if methods is None else names(methods)
-    presets = known.presets if sharpness is None else names(sharpness)
-    if not chosen or not presets:
+    if not methods or not presets:
         raise RunError("name at least one method and one sharpness preset.")
-    perturbed = [name for name in presets if name not in PRESETS or PRESETS[name].perturb]
+    try:
+        method_has = {(found := aggregation.describe(name)).name: found.options for name in methods}
+        preset_has = {name: complete(name, {}).keys() for name in presets}
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    perturbed = [name for name in presets if PRESETS[name].perturb]
     if rho is not None and not perturbed:
         raise RunError(f"rho = {rho} has no meaning for sharpness {', '.join(presets)}.")
-    made = [
+    of_method = _dealt("--method-option", method_options, method_has)
+    of_preset = _dealt("--sharpness-option", preset_options, preset_has)
+    return [
         toy.setting(
-            known,
+            problem,
             method=method,
             sharpness=preset,
             rho=rho if preset in perturbed else None,
             start=start,
-            steps=steps,
-            lr=lr,
-            seed=seed,
+            method_options=of_method[method],
+            sharpness_options=of_preset[preset],
+            **common,
         )
-        for method in chosen
-        for preset in presets
-        for start in known.starts
+        for method in method_has
+        for preset in preset_has
+        for start in problem.starts
     ]
-    return list(dict.fromkeys(made))
+
+
+def _dealt(
+    option: str, given: Mapping[str, Any], takers: Mapping[str, Collection[str]]
+) -> dict[str, dict[str, Any]]:
+    """The options of each of several, who have different ones; each option must be somebody's."""
+    for name in given:
+        if not any(name in has for has in takers.values()):
+            known = dict.fromkeys(name for has in takers.values() for name in has)
+            raise RunError(unknown(f"name in {option},", name, known))
+    return {
+        taker: {name: value for name, value in given.items() if name in has}
+        for taker, has in takers.items()
+    }
 
 
 def _descents(console: Console, settings: Sequence[toy.Setting], out: Path) -> list[toy.Trajectory]:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from ..toy import Problem, Trajectory
@@ -19,16 +20,23 @@ from ._plots import _legend
 from .style import house_style, look, panels
 
 _COLUMNS = 3
-_FRONT = "#9a9a9a"
+_FRONT, _CASING = "#F0E442", "#6e6e6e"
 # From light to half dark: trajectories stay legible on it, in colour and in grey.
 _GROUND = LinearSegmentedColormap.from_list("ground", ["#8d9aa6", "#c6ced6", "#f7f8f9"])
 _LEVELS = 14
+_PARETO: Any = {
+    "color": _FRONT,
+    "linewidth": 3.5,
+    "solid_capstyle": "round",
+    "path_effects": [withStroke(linewidth=5.5, foreground=_CASING)],
+    "zorder": 2,
+}
 
 
 def landscape(trajectories: Sequence[Trajectory]) -> Figure:
     """Draws trajectories over the mean loss, a panel a method.
 
-    Dark is low; the Pareto set is the thick grey line. Starts are open circles, ends the marks of
+    Dark is low; the Pareto set is the thick line. Starts are open circles, ends the marks of
     the sharpness presets.
 
     Args:
@@ -60,7 +68,7 @@ def landscape(trajectories: Sequence[Trajectory]) -> Figure:
 def loss_space(trajectories: Sequence[Trajectory]) -> Figure:
     """Draws trajectories in the space of the two losses, a panel a method.
 
-    The Pareto front is the thick grey line. Starts are open circles, ends the marks of the
+    The Pareto front is the thick line. Starts are open circles, ends the marks of the
     sharpness presets.
 
     Args:
@@ -113,7 +121,7 @@ def _panels(
             panel(axis)
             axis.set_title(method)
             if pareto is not None:
-                axis.plot(*pareto.T, color=_FRONT, linewidth=5, solid_capstyle="round", zorder=2)
+                axis.plot(*pareto.T, **_PARETO)
             for trajectory in trajectories:
                 if trajectory.setting.method == method:
                     _way(axis, line(trajectory), trajectory.setting.sharpness)
@@ -158,5 +166,5 @@ def _handles(trajectories: Sequence[Trajectory], pareto: str | None) -> list[Lin
         )
     )
     if pareto is not None:
-        handles.append(Line2D([], [], color=_FRONT, linewidth=5, label=pareto))
+        handles.append(Line2D([], [], label=pareto, **_PARETO))
     return handles

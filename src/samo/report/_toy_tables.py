@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ..toy import Trajectory
@@ -24,10 +25,11 @@ def toy_table(trajectories: Sequence[Trajectory]) -> Table:
     Returns:
         A table with a row for each.
     """
-    table = Table(title="where the descents have ended")
+    title = "where the descents have ended (distance: from the Pareto front, in loss space)"
+    table = Table(title=title, box=SIMPLE_HEAD)
     for column in ("method", "sharpness"):
         table.add_column(column)
-    for column in ("ρ", "start", "end", "l1", "l2", "λ_max", "distance to the front"):
+    for column in ("ρ", "start", "end", "l1", "l2", "λ_max", "distance"):
         table.add_column(column, justify="right")
     for t in trajectories:
         setting = t.setting
@@ -37,9 +39,9 @@ def toy_table(trajectories: Sequence[Trajectory]) -> Table:
             "–" if setting.rho is None else f"{setting.rho:g}",
             _point(setting.start),
             _point(t.points[-1]),
-            *(f"{loss:.4f}" for loss in t.losses[-1]),
-            f"{t.sharpness:.3g}",
-            "–" if t.distance is None else f"{t.distance:.2g}",
+            *(f"{loss:.3f}" for loss in t.losses[-1]),
+            f"{t.sharpness:.2f}",
+            "–" if t.distance is None else f"{t.distance:.3f}",
         )
     return table
 
@@ -72,7 +74,8 @@ def write_toy(trajectories: Sequence[Trajectory], out: Path | str) -> list[Path]
 
 
 def _point(x: Any) -> str:
-    return f"({x[0]:.2f}, {x[1]:.2f})"
+    # + 0.0, or there would be a negative zero
+    return f"({round(x[0], 2) + 0.0:g}, {round(x[1], 2) + 0.0:g})"
 
 
 def _row(t: Trajectory) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.optim import Adam
@@ -40,12 +41,13 @@ def run(setting: Setting, *, watch: Callable[[int], None] | None = None) -> Traj
     """
     problem = setting.problem
     point = Point(problem, setting.start)
-    perturb, decompose = perturbation(setting.sharpness, setting.rho, {})
+    perturb, decompose = perturbation(setting.sharpness, setting.rho, setting.sharpness_options)
     with _seeded(setting.seed):
+        options: Any = setting.method_options
         engine = Engine(
             point,
             problem.tasks,
-            aggregator=aggregation.create(setting.method, len(problem.tasks)),
+            aggregator=aggregation.create(setting.method, len(problem.tasks), **options),
             perturbation=perturb,
             decompose=decompose,
             shared=point,

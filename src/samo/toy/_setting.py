@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .. import aggregation
 from ..benchmarks._names import unknown
 from ..training import PRESETS, RunError
-from ..training._sharpness import perturbation
+from ..training._sharpness import complete, perturbation
 from ._problem import Problem
 from ._problems import PROBLEMS
 
@@ -28,6 +28,8 @@ class Setting:
         steps: The number of steps.
         lr: Adam's learning rate.
         seed: The seed of everything random.
+        method_options: The method's options.
+        sharpness_options: All of the preset's.
     """
 
     problem: Problem
@@ -38,6 +40,8 @@ class Setting:
     steps: int
     lr: float
     seed: int
+    method_options: Mapping[str, Any]
+    sharpness_options: Mapping[str, Any]
 
     def plain(self) -> dict[str, Any]:
         """The fields as JSON has them, the problem by its name.
@@ -59,6 +63,8 @@ def setting(
     steps: int | None = None,
     lr: float | None = None,
     seed: int = 0,
+    method_options: Mapping[str, Any] | None = None,
+    sharpness_options: Mapping[str, Any] | None = None,
 ) -> Setting:
     """Says what to run. What is left out is the problem's default.
 
@@ -71,6 +77,8 @@ def setting(
         steps: The number of steps.
         lr: Adam's learning rate.
         seed: The seed of everything random.
+        method_options: The method's options, as `samo.aggregation.create` takes them.
+        sharpness_options: The preset's other options: alpha, mu, adaptive ..
 
     Returns:
         The setting.
@@ -99,13 +107,14 @@ def setting(
     if plain and rho is not None:
         raise RunError(f"rho = {rho} has no meaning for sharpness {sharpness!r}.")
     try:
-        method = aggregation.describe(method).name
-        aggregation.create(method, len(problem.tasks))
+        method, options = aggregation.describe(method).name, dict(method_options or {})
+        aggregation.create(method, len(problem.tasks), **options)
         rho = problem.rho if rho is None and not plain else rho
-        perturbation(sharpness, rho, {})
+        others = complete(sharpness, sharpness_options or {})
+        perturbation(sharpness, rho, others)
     except (ValueError, TypeError, ImportError) as error:
         raise RunError(str(error)) from error
-    return Setting(problem, method, sharpness, rho, start, steps, lr, seed)
+    return Setting(problem, method, sharpness, rho, start, steps, lr, seed, options, others)
 
 
 def _start(problem: Problem, start: Sequence[float]) -> tuple[float, float]:
