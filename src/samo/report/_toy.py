@@ -50,7 +50,7 @@ def landscape(trajectories: Sequence[Trajectory]) -> Figure:
     """
     problem = _problem(trajectories)
     low, high = problem.view.low, problem.view.high
-    x1, x2 = (np.linspace(a, b, 241) for a, b in zip(low, high, strict=True))
+    x1, x2 = (np.linspace(a, b, 161) for a, b in zip(low, high, strict=True))
     grid = torch.from_numpy(np.stack(np.meshgrid(x1, x2), -1))
     mean = problem.evaluate(grid).mean(-1).numpy()
     pareto = None if problem.pareto_set is None else problem.pareto_set(201).numpy()

@@ -54,13 +54,14 @@ def load(path: Path | str, setting: Setting) -> Trajectory:
         RunError: If the file cannot be read, or is of another setting.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            saved = json.loads(str(file["setting"]))
-            points, losses = file["points"], file["losses"]
+        # Opened here: numpy would leave a damaged file open.
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as content:
+            saved = json.loads(str(content["setting"]))
+            points, losses = content["points"], content["losses"]
         shape = (setting.steps + 1, 2)
         differing = differences(saved, setting.plain())
         whole = differing or points.shape == losses.shape == shape
-    except (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
     if differing:
         raise RunError(
