@@ -110,8 +110,7 @@ With :math:`c_+ = \max(\tanh(x_2/2), 0)` and :math:`c_- = \max(\tanh(-x_2/2), 0)
 and the losses are :math:`l_1 = 0.1 (f_1 + 20)`, as in Nash-MTL the smaller by far, and
 :math:`l_2 = f_2 + 20`. The 20 is ours: it makes the losses positive, as some methods need them,
 and changes no gradient. Nash-MTL takes 35,000 steps with a learning rate of 0.001; the defaults
-here, 5,000 with 0.01, lead to the same places sooner. ρ is ours, the literature has no
-perturbations here.
+here are 5,000 with 0.01. ρ is ours, the literature has no perturbations here.
 """
 
 PROBLEMS = {problem.name: problem for problem in (VALLEY, FRONT)}
