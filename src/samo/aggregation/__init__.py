@@ -10,8 +10,29 @@ Example:
     'gramian'
 """
 
+from ._cagrad import CAGrad, CAGradWeighting
+from ._errors import ConvergenceError
+from ._fair_grad import FairGrad, FairGradWeighting
 from ._method import Method
-from ._nash_mtl import NashMTL
+from ._mgda import MGDA, MGDAWeighting
+from ._nash_mtl import NashMTL, NashMTLWeighting
+from ._projector import ExactProjector
 from ._registry import available, create, describe, method_of
 
-__all__ = ["Method", "NashMTL", "available", "create", "describe", "method_of"]
+__all__ = [
+    "CAGrad",
+    "CAGradWeighting",
+    "ConvergenceError",
+    "ExactProjector",
+    "FairGrad",
+    "FairGradWeighting",
+    "MGDA",
+    "MGDAWeighting",
+    "Method",
+    "NashMTL",
+    "NashMTLWeighting",
+    "available",
+    "create",
+    "describe",
+    "method_of",
+]

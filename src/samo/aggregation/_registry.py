@@ -14,8 +14,12 @@ from torchjd import scalarization as sca
 from torchjd.aggregation import Aggregator, GramianWeightedAggregator, Weighting
 from torchjd.scalarization import Scalarizer
 
+from ._cagrad import CAGrad
+from ._fair_grad import FairGrad
 from ._method import Method, Options, of_gramian, sized, uniform
+from ._mgda import MGDA
 from ._nash_mtl import NashMTL
+from ._projector import ExactProjector
 
 
 def _smoothed(kind: Callable[..., Any], n_tasks: int, options: Options) -> Any:
@@ -102,7 +106,7 @@ _TABLE = (
         "mgda",
         "Multiple-gradient descent algorithm",
         "gramian",
-        agg.MGDA,
+        MGDA,
         ("desideri2012mgda", "sener2018mgda"),
     ),
     Method("pcgrad", "Projecting conflicting gradients", "gramian", agg.PCGrad, ("yu2020pcgrad",)),
@@ -119,9 +123,8 @@ _TABLE = (
         "cagrad",
         "Conflict-averse gradient descent",
         "gramian",
-        agg.CAGrad,
+        CAGrad,
         ("liu2021cagrad",),
-        {"c": 0.4},
     ),
     Method(
         "aligned-mtl",
@@ -136,6 +139,7 @@ _TABLE = (
         "gramian",
         agg.UPGrad,
         ("quinton2024jacobian",),
+        {"projector": ExactProjector()},
     ),
     Method(
         "dualproj",
@@ -143,6 +147,7 @@ _TABLE = (
         "gramian",
         agg.DualProj,
         ("lopezpaz2017gem",),
+        {"projector": ExactProjector()},
     ),
     Method(
         "config", "Conflict-free inverse gradients", "gradients", agg.ConFIG, ("liu2025config",)
@@ -210,16 +215,13 @@ _TABLE = (
         "gramian",
         NashMTL,
         ("navon2022nash",),
-        build=sized,
-        tasks_for=lambda _: 2,
     ),
     Method(
         "fairgrad",
         "Fair resource allocation",
         "gramian",
-        agg.FairGrad,
+        FairGrad,
         ("ban2024fairgrad",),
-        {"alpha": 2.0},
     ),
 )
 
