@@ -38,7 +38,7 @@ test-gpu: $(STAMP) ## the tests that need a CUDA device (skipped where there is 
 	$(BIN)/python -m pytest -m gpu
 
 demo: $(STAMP) ## sharpness-aware training against plain training on real digits
-	$(BIN)/samo compare digits --methods ls,fairgrad --sharpness erm,gsam,samo --rho 0.05 --seeds 2 --epochs 8 --jobs 2 --out runs/demo
+	$(BIN)/samo compare digits --methods ls,fairgrad --sharpness erm,gsam,samo --rho 0.2 --seeds 3 --epochs 20 --jobs 2 --out runs/demo
 
 format: $(STAMP) ## format, and mend what ruff can mend
 	$(BIN)/ruff check --fix-only --exit-zero

@@ -34,9 +34,14 @@ def _attribute(owner: object, name: str) -> _Setting:
     return _Setting(lambda: getattr(owner, name), lambda value: setattr(owner, name, value))
 
 
+def _set_default_device(device: torch.device) -> None:
+    # To set "cpu" would leave a mode behind that every later call of torch goes through.
+    torch.set_default_device(None if device.type == "cpu" else device)
+
+
 _SETTINGS = {
     "default dtype": _Setting(torch.get_default_dtype, torch.set_default_dtype),
-    "default device": _Setting(torch.get_default_device, torch.set_default_device),
+    "default device": _Setting(torch.get_default_device, _set_default_device),
     "grad mode": _Setting(torch.is_grad_enabled, torch.set_grad_enabled),
     "number of threads": _Setting(torch.get_num_threads, torch.set_num_threads),
     "deterministic algorithms": _Setting(

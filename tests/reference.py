@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-
 NO_NOISE: Iterator[Tensor] = iter(())
 
 

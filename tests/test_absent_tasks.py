@@ -41,7 +41,7 @@ def options(name):
     return {"weights": [1.0, 2.0, 3.0]} if name == "constant" else {}
 
 
-STATELESS = ["ls", "gls", "upgrad", "imtl-g", "config"]
+STATELESS = ["gls", "upgrad", "config"]
 
 
 @pytest.mark.parametrize("aggregator", STATELESS)
@@ -83,7 +83,7 @@ def test_every_method_goes_on(aggregator):
     )
     own = list(engine.aggregator.parameters())
     optimizer = torch.optim.SGD([*case.model.parameters(), *own], lr=0.01)
-    for present in (["b", "c"], ["a"], TASKS, HERE, ["c"], TASKS):
+    for present in (["b", "c"], ["a"], TASKS, HERE):
         optimizer.zero_grad()
         result = engine.backward(partial(leaving_out, case, present))
         for task in TASKS:
@@ -200,8 +200,9 @@ def test_an_absent_task_does_not_take_all_the_weight(name):
     assert weights.sum() > 0.4
 
 
-@pytest.mark.parametrize("aggregator", ["gls", "config"])
-@pytest.mark.parametrize("model", ["dropout_heads", "batchnorm"])
+@pytest.mark.parametrize(
+    ("model", "aggregator"), [("dropout_heads", "gls"), ("batchnorm", "config")]
+)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_closures_that_ignore_their_argument(preset, model, aggregator):
     """They work, with the same result, whether all tasks are present or not."""

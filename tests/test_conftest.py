@@ -27,12 +27,28 @@ def run(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
-@pytest.mark.parametrize("name", LEAKS)
-def test_a_leak_fails_its_own_test_and_no_other(run: pytest.Pytester, name: str) -> None:
-    run.makepyfile(f"import torch\ndef test_leak(): {LEAKS[name]}\ndef test_next(): pass\n")
-    result = run.runpytest_inprocess("-p", "no:cacheprovider")
-    result.assert_outcomes(passed=2, errors=1)
-    result.stdout.fnmatch_lines([f"*the test left changed: {name} (was *"])
+# In processes of their own: an inner run in this one would throw out the parts of torch that it
+# was the first to import, which cannot be imported twice.
+
+
+def test_a_leak_fails_its_own_test_and_no_other(run: pytest.Pytester) -> None:
+    cases = (
+        f"def test_leak_{i}(): {leak}\ndef test_next_{i}(): pass\n"
+        for i, leak in enumerate(LEAKS.values())
+    )
+    run.makepyfile("import torch\n" + "".join(cases))
+    result = run.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=2 * len(LEAKS), errors=len(LEAKS))
+    result.stdout.fnmatch_lines([f"*the test left changed: {name} (was *" for name in LEAKS])
+
+
+def test_a_default_device_is_put_back_without_a_mode(run: pytest.Pytester) -> None:
+    run.makepyfile(
+        "import torch\nfrom torch.overrides import _get_current_function_mode_stack as modes\n"
+        f"def test_leak(): {LEAKS['default device']}\n"
+        "def test_next(): assert not modes()\n"
+    )
+    run.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2, errors=1)
 
 
 def test_a_test_draws_the_same_numbers_alone_and_in_company(run: pytest.Pytester) -> None:
@@ -42,8 +58,8 @@ def test_a_test_draws_the_same_numbers_alone_and_in_company(run: pytest.Pytester
         "def test_one(): draw()\n"
         "def test_two(): draw()\n"
     )
-    both = run.runpytest_inprocess("-s", "-q").outlines
-    alone = run.runpytest_inprocess("-s", "-q", "-k", "two").outlines
+    both = run.runpytest_subprocess("-s", "-q").outlines
+    alone = run.runpytest_subprocess("-s", "-q", "-k", "two").outlines
     drawn = [line[line.index("drew") :] for line in both if "drew" in line]
     assert len(set(drawn)) == 2
     assert [line[line.index("drew") :] for line in alone if "drew" in line] == drawn[1:]

@@ -69,7 +69,7 @@ def test_more_samples_come_closer(noise):
     """E ‖ĝ - g‖² = (d ± 1) ‖g‖² / S: + for Gaussian noise, - for Rademacher's."""
     gradient = QuadraticProbe().gradient().flats[0]
     sign = 1 if noise == "gaussian" else -1
-    for samples, repeats in ((1, 3000), (10, 300), (100, 30), (1000, 4)):
+    for samples, repeats in ((1, 1000), (10, 100), (100, 10), (1000, 1)):
         estimator = samo.SPSA(samples=samples, noise=noise, normalization="none")
         error = (estimates(estimator, repeats) - gradient).square().sum(1).mean()
         want = (SIZE + sign) * gradient.square().sum() / samples
@@ -132,13 +132,13 @@ def test_cosine_of_one_sample():
     probe.mean.flats[0].copy_(probe.gradient().flats[0])
     gradient = probe.gradient().flats[0]
     drawn = torch.stack(
-        [samo.SPSA(normalization="global").estimate(probe).flats[0].clone() for _ in range(4000)]
+        [samo.SPSA(normalization="global").estimate(probe).flats[0].clone() for _ in range(2000)]
     )
     cosines = torch.cosine_similarity(drawn, gradient, dim=1)
     assert (cosines > 0).all()
     assert cosines.mean().item() == pytest.approx(math.sqrt(2 / (math.pi * SIZE)), rel=0.05)
     blind = torch.stack(
-        [samo.RandomDirection().estimate(probe).flats[0].clone() for _ in range(4000)]
+        [samo.RandomDirection().estimate(probe).flats[0].clone() for _ in range(2000)]
     )
     assert abs(torch.cosine_similarity(blind, gradient, dim=1).mean().item()) < 0.01
 

@@ -149,14 +149,14 @@ def check(model, method, preset, *, decompose=False, present=(TASKS,) * 3, steps
         same(dict(model.named_buffers()), dict(twin.named_buffers()))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["gls", "mean_aggregator", "upgrad", "config"])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_equals_the_loop(preset, method):
     """Task gradients are averaged, then aggregated once; weights are of the averaged losses."""
     check(random_model(), method, preset, steps=2 if (preset, method) == ("samo", "gls") else 1)
 
 
-@pytest.mark.parametrize("method", ["gls", "upgrad", "config"])
+@pytest.mark.parametrize("method", ["gls", "upgrad"])
 @pytest.mark.parametrize("preset", ["gsam", "lsam", "samo"])
 def test_decomposed(preset, method):
     """Decomposed aggregation: of the averaged loss gradients and the averaged flat gradients."""

@@ -32,7 +32,7 @@ OPTIONS = {"constant": {"weights": [1.0, 2.0, 3.0]}}
 
 
 class Run:
-    """A training run of a few steps; task b is absent from the first, if the method can do so."""
+    """A training run of a few steps; task b is absent from two, if the method can do so."""
 
     def __init__(self, perturbation: str, aggregator: str, model: str = "dropout", **options: Any):
         preset, settings = PERTURBATIONS[perturbation]
@@ -45,7 +45,7 @@ class Run:
         self.late = {"b"} if aggregation.describe(aggregator).min_tasks <= 2 else set()
 
     def losses(self, tasks):
-        present = [task for task in tasks if self.steps > 0 or task not in self.late]
+        present = [task for task in tasks if self.steps > 1 or task not in self.late]
         return self.case.losses(self.case.model, present)
 
     def go(self, steps):
@@ -86,9 +86,12 @@ class Run:
         return self
 
 
-CASES = [(p, a) for p in PERTURBATIONS for a in ("ls", "pcgrad", "graddrop")]
-CASES += [(p, a) for p in ("samo", "decomposed") for a in ("uw", "famo", "dwa", "gradvac")]
-CASES += [("decomposed", a) for a in aggregation.available()]
+# Methods that keep something or draw random numbers.
+STATEFUL = [name for name in aggregation.available() if aggregation.describe(name).stateful]
+STATEFUL += ["uw", "imtl-l", "rlw", "pcgrad", "graddrop"]
+CASES = [(p, "pcgrad") for p in PERTURBATIONS] + [("erm", "ls"), ("samo", "ls")]
+CASES += [("samo", a) for a in ("uw", "famo", "dwa", "gradvac", "graddrop")]
+CASES += [("decomposed", name) for name in STATEFUL]
 
 
 @pytest.mark.parametrize(("perturbation", "aggregator"), dict.fromkeys(CASES))
@@ -101,7 +104,7 @@ def test_continues_bit_for_bit(perturbation, aggregator):
     for _ in range(4):
         whole |= straight.go(1)
         saved.append(straight.save())
-    for at in (0, 1, 3):
+    for at in (0, 1, 3) if aggregator == "pcgrad" else (1,):
         torch.manual_seed(99)
         resumed = Run(perturbation, aggregator, seed=5).load(saved[at])
         same(resumed.go(4 - at), {k: v for k, v in whole.items() if k[0] > at})
@@ -113,7 +116,7 @@ def test_seed(perturbation):
     runs = []
     for seed in (0, 0, 1):
         torch.manual_seed(4)
-        runs.append(Run(perturbation, "mgda", seed=seed).go(3))
+        runs.append(Run(perturbation, "gls", seed=seed).go(2))
     same(runs[0], runs[1])
     draws = perturbation in ("samo", "random")
     assert draws != all(torch.equal(runs[0][k], runs[2][k]) for k in runs[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -232,15 +233,16 @@ class Noisy(nn.Module):
         seen, out = {}, {}
         for task in tasks:
             noise = mask
-            if self.kind == "one module for all":
+            if self.kind == "task by task":
+                h = self.trunk(X).tanh()
+            if self.kind in {"one module for all", "task by task"}:
+                noise = self.drop(h) / h
+            elif self.kind == "one module, outside the graph":
                 noise = self.drop(ones)
             elif self.kind == "functional before":
                 noise = F.dropout(ones, 0.5)
             elif self.kind == "python, outside":
                 noise = ones * random.random()
-            elif self.kind == "task by task":
-                noise = self.drop(ones)
-                h = self.trunk(X).tanh()
             inner, out[task] = self.heads[task](h * noise)
             if self.kind == "functional after":
                 out[task] = out[task] * (noise := F.dropout(ones[:, 0], 0.5))
@@ -289,6 +291,7 @@ KINDS = [
     "numpy normal",
     "at times",
     "one module for all",
+    "one module, outside the graph",
     "functional before",
     "functional after",
     "python, outside",
@@ -318,7 +321,7 @@ def test_all_evaluations_of_a_step_see_the_same_random_numbers(preset, kind):
     assert not any(torch.equal(steps[1][t], steps[3][t]) for t in TASKS), "the noise is none"
 
 
-@pytest.mark.parametrize("kind", ["trunk", "heads", "functional in heads", "noise in heads"])
+@pytest.mark.parametrize("kind", [*KINDS[:4], "one module for all", "task by task"])
 def test_only_the_heads_that_were_asked_for_are_evaluated(kind):
     """Common random numbers don't cost evaluations where noise belongs to modules."""
     model = Noisy(kind).double()
@@ -483,3 +486,34 @@ def test_under_autocast_perturbed_evaluations_see_perturbed_weights(preset, wher
         with torch.no_grad():
             for p in model.parameters():
                 p.mul_(0.9)
+
+
+@pytest.mark.parametrize("aggregator", ["ls", "mgda", "config"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_autocast_around_a_step_is_for_its_closure_only(preset, aggregator):
+    """What is in half precision there is the model, not the engine's arithmetic on gradients."""
+    found = []
+    for outside in (False, True):
+        torch.manual_seed(9)
+        model = Small()
+        dtypes: list[torch.dtype] = []
+
+        def closure(tasks, model=model, outside=outside, dtypes=dtypes):
+            with (
+                torch.autocast("cpu", torch.bfloat16, enabled=True)
+                if not outside
+                else nullcontext()
+            ):
+                out = model(tasks)
+                dtypes.extend(o.dtype for o in out.values())
+                return {
+                    t: (o.float() * (i + 1)).cos().mean() for i, (t, o) in enumerate(out.items())
+                }
+
+        engine = engine_of(preset, model, aggregator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=outside):
+            engine.backward(closure)
+            assert torch.is_autocast_enabled("cpu") is outside
+        assert set(dtypes) == {torch.bfloat16}
+        found.append(gradients(model))
+    same(*found)

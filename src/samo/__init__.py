@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # What needs TorchJD is loaded at its first use: where solvers such as cvxpy are installed, TorchJD
 # loads them, which takes seconds.
-_LAZY = {name: "._presets" for name in ("ERM", "FMTL", "GSAM", "LSAM", "SAMO")}
+_LAZY = dict.fromkeys(("ERM", "FMTL", "GSAM", "LSAM", "SAMO"), "._presets")
 _LAZY |= {"Engine": "._engine", "aggregation": ".aggregation"}
 
 __all__ = [

@@ -209,4 +209,4 @@ class _Probe:
 
 
 def _wide(loss: Tensor) -> Tensor:
-    return loss.detach().to(wide(loss.dtype))
+    return loss.detach().to(wide(loss.dtype), copy=True)  # a loss may be a parameter

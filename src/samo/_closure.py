@@ -24,7 +24,7 @@ def closures_of(losses: Losses | Sequence[Losses]) -> list[Losses]:
         TypeError: If there is anything but functions.
         ValueError: If the list is empty.
     """
-    closures = [losses] if callable(losses) else list(losses)
+    closures = list(losses) if isinstance(losses, Sequence) else [losses]
     if not closures:
         raise ValueError("losses is an empty list; give a closure, or one for each micro-batch.")
     for closure in closures:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -15,6 +15,7 @@ from torch.amp.grad_scaler import GradScaler
 from torchjd.aggregation import Aggregator, Weighting
 from torchjd.scalarization import Scalarizer
 
+from ._autocast import confined
 from ._citation import bibtex
 from ._closure import Losses, closures_of
 from ._errors import NonFiniteError
@@ -157,7 +158,7 @@ class Engine:
         Raises:
             TypeError: If ``losses`` is not a function (or functions), or returns no mapping.
             ValueError: If it returns other tasks than asked, a loss that is not a scalar or has no
-                graph, if a gradient is sparse, or if the partition cannot be found
+                graph, if a gradient is sparse or complex, or if the partition cannot be found
                 (`PartitionError`).
             NonFiniteError: If a loss or gradient is not finite. With a ``grad_scaler`` the result
                 says ``overflowed`` instead.
@@ -166,20 +167,23 @@ class Engine:
         leaves them, ``.grad`` is untouched, and a method that learns from the losses has learnt
         nothing.
         """
-        step = Step(self._setting, closures_of(losses), Scale(self._factor(grad_scaler)))
-        try:
-            step.gather()
-            step.aggregate()
-        except BaseException as error:
-            step.forget()
-            scaled = grad_scaler is not None and grad_scaler.is_enabled()
-            if not (scaled and isinstance(error, NonFiniteError)):
-                raise
-            self._overflow()
-            return StepResult(step.losses.values(), overflowed=True)
-        step.write()
-        perturbed = step.perturbed.values() or None
-        return StepResult(step.losses.values(), perturbed, step.weights, step.gramian)
+        scale = Scale(self._factor(grad_scaler))
+        device_types = {"cpu", *(parameter.device.type for parameter in self.model.parameters())}
+        with confined(closures_of(losses), device_types) as closures:
+            step = Step(self._setting, closures, scale)
+            try:
+                step.gather()
+                step.aggregate()
+            except BaseException as error:
+                step.forget()
+                scaled = grad_scaler is not None and grad_scaler.is_enabled()
+                if not (scaled and isinstance(error, NonFiniteError)):
+                    raise
+                self._overflow()
+                return StepResult(step.losses.values(), overflowed=True)
+            step.write()
+            perturbed = step.perturbed.values() or None
+            return StepResult(step.losses.values(), perturbed, step.weights, step.gramian)
 
     @property
     def needs_losses_after_step(self) -> bool:
@@ -191,19 +195,27 @@ class Engine:
 
         Args:
             losses: The losses on the same batch, after the optimizer's step, by task.
+
+        Raises:
+            ValueError: If there is none, or one of an unknown task, and the method needs them.
         """
         update = getattr(self.aggregator, "update", None)
         method = self._setting.combiner
         if update is None or not isinstance(method, WeightsOfLosses) or method.last is None:
             return
         present = [i for i, task in enumerate(self.tasks) if task in losses]
+        if not present or len(present) < len(losses):
+            raise ValueError(
+                f"losses must map some of the tasks {list(self.tasks)} to their losses; "
+                f"found {list(losses)}."
+            )
         values = torch.stack([losses[self.tasks[i]].detach() for i in present])
         update(method.filled(values.to(method.last), present))
 
     def epoch_ended(self) -> None:
         """Tells a method that counts epochs (DWA) that one has ended; others don't mind."""
         step = getattr(self.aggregator, "step", None)
-        if step is not None:
+        if callable(step):
             step()
 
     def state_dict(self) -> dict[str, Any]:
@@ -310,7 +322,7 @@ class Engine:
 
 
 def _checked_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
-    names = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    names = tuple(tasks) if isinstance(tasks, Iterable) else ()
     if isinstance(tasks, str) or not names or not all(isinstance(t, str) and t for t in names):
         raise ValueError(f"tasks must be a list of at least one task name; found {tasks!r}.")
     if repeated := sorted({task for task in names if names.count(task) > 1}):

@@ -59,11 +59,12 @@ class TaskGradients:
         remembers: bool = False,
     ) -> None:
         self._partition = partition
+        self._shared, self._own = partition.shared, partition.own
         self._index = {task: i for i, task in enumerate(tasks)}
         self._weights = weights or {}
         self._weighs_own = weighs_own
         self._remembers = remembers
-        layout = Layout(partition.shared)
+        layout = Layout(self._shared)
         self.rows: Matrix | None = layout.matrix(len(tasks)) if weights is None else None
         self.total: Vector | None = layout.zeros() if weights is not None else None
         self.own: dict[str, Vector] = {}
@@ -104,16 +105,26 @@ class TaskGradients:
                 self._add_own(task, own[task], scale, ledger, at, weighed=together)
             self._add_shared(group, shared, scale, ledger, at, weighed=together)
 
-    def merge(self, other: TaskGradients) -> None:
-        """Adds the gradients of another micro-batch."""
-        if self.rows is not None and other.rows is not None:
-            for mine, its in zip(self.rows.rows, other.rows.rows, strict=True):
-                mine.add_(its.tensors)
-        for vectors, others in ((self.own, other.own), (self.remembered, other.remembered)):
-            for task, vector in others.items():
-                vectors[task] = vectors[task].add_(vector.tensors) if task in vectors else vector
-        self.reached |= other.reached
-        self.counts += other.counts
+    def merge(self, earlier: TaskGradients) -> None:
+        """Adds the gradients of the micro-batches before.
+
+        Parameters that these did not reach, or that fewer tasks reached, may have found their part
+        since.
+        """
+        for task in earlier.counts:
+            found = dict(zip(map(id, earlier._shared), earlier.row(task).tensors, strict=True))
+            if task in earlier.own:
+                own = zip(map(id, earlier._own[task]), earlier.own[task].tensors, strict=True)
+                found.update(own)
+            shared = [found.get(id(parameter)) for parameter in self._shared]
+            self.row(task).add_(shared)
+            if self._own[task]:
+                mine = self.own.setdefault(task, Layout(self._own[task]).zeros())
+                mine.add_([found.get(id(parameter)) for parameter in self._own[task]])
+            if task in earlier.remembered:
+                self.remembered.setdefault(task, Layout(self._shared).zeros()).add_(shared)
+        self.reached |= earlier.reached
+        self.counts += earlier.counts
 
     def average(self) -> None:
         """Divides each task's sum by the number of micro-batches that it was present in."""
@@ -128,15 +139,15 @@ class TaskGradients:
     def _backward(
         self, losses: list[Tensor], seeds: list[Tensor], group: list[str], *, retain: bool
     ) -> tuple[list[Tensor | None], dict[str, list[Tensor | None]]]:
-        own = {task: self._partition.own[task] for task in group}
+        own = {task: self._own[task] for task in group}
         gradients = gradients_of(
             losses,
-            [*self._partition.shared, *(p for ps in own.values() for p in ps)],
+            [*self._shared, *(p for ps in own.values() for p in ps)],
             seeds,
             retain=retain,
             partition=self._partition,
         )
-        at = len(self._partition.shared)
+        at = len(self._shared)
         shared, parts = gradients[:at], {}
         for task, parameters in own.items():
             parts[task] = gradients[at : at + len(parameters)]
@@ -153,7 +164,7 @@ class TaskGradients:
         *,
         weighed: bool,
     ) -> None:
-        parameters = self._partition.own[task]
+        parameters = self._own[task]
         if not parameters:
             return
         vector = scale.undo_(Layout(parameters).copy_of(gradients))
@@ -173,7 +184,7 @@ class TaskGradients:
         *,
         weighed: bool,
     ) -> None:
-        parameters = self._partition.shared
+        parameters = self._shared
         self.reached |= _ids(parameters, gradients)
         if not parameters:
             return
@@ -212,7 +223,7 @@ def gradients_of(
         The gradients; None for parameters that the losses do not reach.
 
     Raises:
-        ValueError: If a gradient is sparse.
+        ValueError: If a gradient is sparse or complex.
     """
     if not parameters:
         return []
@@ -225,6 +236,12 @@ def gradients_of(
                 f"The gradient of parameter {partition.name(parameter)!r} is sparse "
                 f"({gradient.layout}). Perturbations and task gradients need dense ones: make its "
                 f"layer with sparse=False."
+            )
+        if gradient is not None and gradient.is_complex():
+            raise ValueError(
+                f"Parameter {partition.name(parameter)!r} is complex ({gradient.dtype}). Inner "
+                f"products of task gradients need real ones: keep it as torch.view_as_real gives "
+                f"it, and use torch.view_as_complex in the model."
             )
     return list(gradients)
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
 from torch import Tensor, nn
-from torch.autograd.graph import Node
 from torch.nn import Parameter
 
 from ._errors import PartitionError
+from ._graph import Reached
 
 Declared = Iterable[Parameter | nn.Module] | Parameter | nn.Module
 """Parameters, or modules that stand for all of theirs."""
@@ -51,7 +51,10 @@ class Partition:
         self._unreached: set[int] = set()
         self.shared: list[Parameter] = []
         self.own: dict[str, list[Parameter]] = {task: [] for task in tasks}
-        if shared is not None and not any(p.requires_grad for p in _parameters(shared)):
+        claimed = {i for i, owner in self._claims.items() if owner is None}
+        if shared is not None and not any(
+            p.requires_grad for p in model.parameters() if id(p) in claimed
+        ):
             raise PartitionError(
                 "shared= names no trainable parameter; it needs at least one parameter (or a "
                 "module with one) whose requires_grad is True."
@@ -63,7 +66,7 @@ class Partition:
 
     def knows(self, tasks: Iterable[str]) -> bool:
         """Whether these tasks' parameters are known already."""
-        return self._seen.issuperset(tasks)
+        return self._seen.issuperset(tasks) and self._trainable().keys() <= self._reach.keys()
 
     def update(self, losses: Mapping[str, Tensor]) -> None:
         """Learns from the graphs of the losses what is not known yet.
@@ -75,27 +78,28 @@ class Partition:
             PartitionError: If the graph cannot tell, contradicts what was declared, or leaves
                 nothing to train or to share.
         """
-        named = {id(p): (n, p) for n, p in self._model.named_parameters() if p.requires_grad}
+        named = self._trainable()
         if (
             named.keys() == self._names.keys()
             and self.knows(losses)
-            and not (self._unreached and self._unreached & _reached(losses.values()).parameters)
+            and not (self._unreached and self._unreached & Reached(losses.values()).leaves)
         ):
             return
-        reach = {i: set(tasks) for i, tasks in self._reach.items()}
+        # Of a parameter that is trainable since now, it is not known what other tasks reach it.
+        seen = set(losses) | (self._seen if named.keys() <= self._reach.keys() else set())
+        reach = {i: set(self._reach.get(i, ())) for i in self._reach.keys() | named.keys()}
         unambiguous = self._learn(losses, named, reach)
         shared: list[Parameter] = []
         own: dict[str, list[Parameter]] = {task: [] for task in self._tasks}
         unreached: set[int] = set()
         for i, (name, parameter) in named.items():
-            owner = self._owner(i, name, reach.get(i, set()))
+            owner = self._owner(i, name, reach[i])
             if owner is None:
                 shared.append(parameter)
             elif owner == "":
                 unreached.add(i)
             else:
                 own[owner].append(parameter)
-        seen = self._seen | losses.keys()
         if not shared and not any(own.values()):
             raise PartitionError(
                 "No task's loss reaches a trainable parameter of the model. Are all parameters "
@@ -125,6 +129,11 @@ class Partition:
         self._seen = set(state[""])
         self._names = {}  # so that the next update divides anew
 
+    def _trainable(self) -> dict[int, tuple[str, Parameter]]:
+        """The parameters that are not frozen, by id, with their names."""
+        named = self._model.named_parameters()
+        return {id(p): (name, p) for name, p in named if p.requires_grad}
+
     def _owner(self, i: int, name: str, reach: set[str]) -> str | None:
         """A parameter's own task; None for shared, "" for not reached."""
         if i in self._claims:
@@ -151,7 +160,7 @@ class Partition:
         reach: dict[int, set[str]],
     ) -> bool:
         """Notes which tasks reach which parameters; False if a compiled graph hides it."""
-        found = {task: _reached([loss]) for task, loss in losses.items()}
+        found = {task: Reached([loss]) for task, loss in losses.items()}
         for (task, one), (other, two) in combinations(found.items(), 2):
             for node in one.compiled.keys() & two.compiled.keys():
                 if one.compiled[node] == two.compiled[node]:
@@ -164,42 +173,9 @@ class Partition:
                     f"Engine(.., shared=.., own=..)."
                 )
         for task, reached in found.items():
-            for i in reached.parameters & named.keys():
-                reach.setdefault(i, set()).add(task)
+            for i in reached.leaves & named.keys():
+                reach[i].add(task)
         return True
-
-
-class _Reached:
-    """What lies behind some losses in the autograd graph."""
-
-    def __init__(self) -> None:
-        self.parameters: set[int] = set()
-        self.compiled: dict[Node, set[int]] = {}
-
-
-def _reached(losses: Iterable[Tensor]) -> _Reached:
-    """The leaves that losses depend on, and the outputs by which they enter compiled graphs."""
-    reached = _Reached()
-    stack = []
-    for loss in losses:
-        if loss.grad_fn is not None:
-            stack.append(loss.grad_fn)
-        else:
-            reached.parameters.add(id(loss))
-    seen = set(stack)
-    while stack:
-        node = stack.pop()
-        if node.name() == "torch::autograd::AccumulateGrad":
-            reached.parameters.add(id(node.variable))  # type: ignore[attr-defined]
-        for following, output in node.next_functions:
-            if following is None:
-                continue
-            if "CompiledFunction" in following.name():
-                reached.compiled.setdefault(following, set()).add(output)
-            if following not in seen:
-                seen.add(following)
-                stack.append(following)
-    return reached
 
 
 def _claims(
@@ -210,7 +186,11 @@ def _claims(
 ) -> dict[int, str | None]:
     """Who declared parameters belong to, by id: a task, or None for shared."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    if unknown := sorted(set(own or {}) - set(tasks)):
+    if own is not None and not isinstance(own, Mapping):
+        raise TypeError(
+            f"own must map task names to parameters or modules; found {type(own).__name__}."
+        )
+    if unknown := [task for task in own or {} if task not in tasks]:
         raise PartitionError(f"own= names unknown tasks {unknown}; the tasks are {list(tasks)}.")
     claims: dict[int, str | None] = {}
     parts: list[tuple[str | None, Declared]] = [] if shared is None else [(None, shared)]

@@ -96,10 +96,15 @@ class Perturbation:
                         f"{tuple(parameter.shape)}; found {mask.dtype} of {tuple(mask.shape)}."
                     )
                 masks.append(mask.to(parameter.device))
-            elif mask:
+            elif mask is True:
                 masks.append(None)
-            else:
+            elif mask is False:
                 continue
+            else:
+                raise TypeError(
+                    f"where({name!r}, ..) must give True, False or a boolean mask (a tensor); "
+                    f"found {mask!r}."
+                )
             parameters.append(parameter)
         return parameters, masks
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -56,7 +56,7 @@ class Means:
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Takes in the losses of a micro-batch."""
         for task, loss in losses.items():
-            value = loss.detach()
+            value = loss.detach().clone()  # a loss may be a parameter, or a view of one
             self._sums[task] = self._sums[task] + value if task in self._sums else value
         self._counts.update(losses.keys())
 
@@ -95,18 +95,13 @@ class Step:
         if len(self._closures) > 1 and not setting.partition.knows(setting.tasks):
             self._discover()
         for number, closure in enumerate(self._closures):
-            with setting.tracer.trace() as trace:
-                try:
-                    gradients, natural = self._evaluate(closure, trace)
-                    self._ledger.verify()
-                except NonFiniteError as error:
-                    raise self._culprit(error, closure, trace) from None
-            if number == 0:
-                self._gradients, self._natural = gradients, natural
-                continue
-            self._gradients.merge(gradients)
-            if self._natural is not None and natural is not None:
-                self._natural.merge(natural)
+            with setting.tracer.trace() as trace, self._blaming(closure, trace):
+                gradients, natural = self._evaluate(closure, trace)
+            if number > 0:
+                gradients.merge(self._gradients)
+                if natural is not None and self._natural is not None:
+                    natural.merge(self._natural)
+            self._gradients, self._natural = gradients, natural
         self._gradients.average()
         if self._natural is not None:
             self._natural.average()
@@ -208,8 +203,10 @@ class Step:
                     perturbed = replay(group)
                 for task, loss in perturbed.items():
                     ledger.note([task], "perturbed loss", loss)
-                gradients.collect(perturbed, scale, ledger, "perturbed")
-            self.perturbed.add(perturbed)
+                self.perturbed.add(perturbed)
+                # Who is to blame for a sum must be found out here, where it is not finite.
+                with self._blaming(closure, trace) if len(group) > 1 else nullcontext():
+                    gradients.collect(perturbed, scale, ledger, "perturbed")
         return gradients, natural
 
     def _replay(
@@ -218,11 +215,11 @@ class Step:
         """The losses of some tasks at the parameters as they are."""
         ask = partial(evaluated, closure, tasks=self._setting.tasks)
         if trace.separable:
-            losses = trace.replay(lambda: ask(tasks))
+            losses = trace.replay(ask, tasks)
             if trace.separable:
                 return losses
             del losses  # and its graph, before the next is made
-        losses = trace.replay(lambda: ask(present))
+        losses = trace.replay(ask, present)
         return {task: losses[task] for task in tasks}
 
     def _task_gradients(self, *, remembers: bool = False) -> TaskGradients:
@@ -246,7 +243,7 @@ class Step:
         losses = torch.stack([loss.to(dtype) for loss in means.values()])
         if isinstance(combiner, WeightsOfLosses):
             self._bring_back = combiner.bookmark()
-        with self._streams_as_global([losses]):
+        with self._undisturbed([losses]):
             self.weights, self._method_gradients = combiner.weights(
                 losses, [self._setting.tasks.index(task) for task in means]
             )
@@ -262,17 +259,25 @@ class Step:
             return rows.combine(self._weigh(combiner, self._gradients))
         if isinstance(combiner, WeightsOfGramian):
             self.gramian = rows.gramian()
-            with self._streams_as_global([]):
+            with self._undisturbed([]):
                 self.weights = combiner.weights(self.gramian, here)
             return rows.combine(self.weights)
         assert isinstance(combiner, WholeMatrix)
         self.gramian = rows.gramian()
-        with self._streams_as_global(rows.flats):
+        with self._undisturbed(rows.flats):
             combined, self.weights = combiner.combine(rows.whole(), here)
         return rows.layout.over(combined)
 
-    def _streams_as_global(self, tensors: Iterable[Tensor]) -> AbstractContextManager[None]:
-        return self._setting.streams.as_global({tensor.device for tensor in tensors})
+    @contextmanager
+    def _undisturbed(self, tensors: Iterable[Tensor]) -> Iterator[None]:
+        """Where methods run: with the engine's random numbers, and without a user's autocast."""
+        devices = {tensor.device for tensor in tensors}
+        with ExitStack() as stack:
+            stack.enter_context(self._setting.streams.as_global(devices))
+            for kind in {"cpu", *(device.type for device in devices)}:
+                if torch.amp.is_autocast_available(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+            yield
 
     def _discover(self) -> None:
         """Finds the partition before micro-batches are evaluated, so that it stays the same."""
@@ -290,8 +295,16 @@ class Step:
                     )
                 )
 
+    @contextmanager
+    def _blaming(self, closure: Losses, trace: Trace) -> Iterator[None]:
+        """Names the task at fault where the gradient of a sum is not finite."""
+        try:
+            yield
+            self._ledger.verify()
+        except NonFiniteError as error:
+            raise self._culprit(error, closure, trace) from None
+
     def _culprit(self, error: NonFiniteError, closure: Losses, trace: Trace) -> NonFiniteError:
-        """Names the task at fault where the gradient of a sum was not finite."""
         if len(error.tasks) == 1:
             return error
         setting = self._setting

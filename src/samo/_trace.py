@@ -8,22 +8,26 @@ the same function, that is the same random numbers and the same buffers on entry
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
+from ._buffers import Registered, Scratch
+from ._graph import Reached
 from ._random import Sources
 from ._vector import Layout, Vector
 
 T = TypeVar("T")
 
-Buffers = dict[str, Tensor | None]
 Call = tuple[nn.Module, int]
 """A module, and how many times it has been called before."""
+Numbers = dict[nn.Module, list[int]]
+"""The numbers of some calls of some modules, in order."""
 States = list[Any]
 """The states of the global generators."""
 
@@ -75,14 +79,15 @@ class Tracer:
         """One natural pass and its replays; on leaving, only the natural pass is to be seen."""
         modules = list(_eager_modules(self._model))
         modes = [module.training for module in modules]
-        watched = modules if modes != self._modes else self._drawing
+        probing = modes != self._modes
+        watched = modules if probing else self._drawing
         trace = Trace(self._model, watched, separable=self._separable)
         try:
             yield trace
         finally:
             trace.close()
         self._separable = trace.separable
-        if trace.drawing is not None:
+        if probing and trace.drawing is not None:
             self._modes, self._drawing = modes, trace.drawing
 
 
@@ -109,18 +114,19 @@ class Trace:
     def __init__(self, model: nn.Module, modules: list[nn.Module], *, separable: bool) -> None:
         self._model = model
         self._modules = modules
-        self._scratch = _Scratch(model)
+        self._scratch = Scratch(model)
         self._sources = Sources(_devices(model))
         self._before = self._sources.get()
         self._after: States | None = None
         self.drawing: list[nn.Module] | None = None
         self.separable = separable
 
-    def natural(self, evaluate: Callable[[], T]) -> T:
+    def natural(self, evaluate: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The pass that counts: its buffers and its use of random numbers remain."""
         states = self._before
         starts: dict[Call, States] = {}
         ends: dict[Call, States] = {}
+        made: dict[Call, list[Node]] = {}
         scattered: set[nn.Module | None] = set()
 
         def pass_by(inside: Call | None) -> States:
@@ -135,25 +141,31 @@ class Trace:
         def enter(call: Call, inside: Call | None) -> None:
             starts[call] = pass_by(inside)
 
-        def leave(call: Call) -> None:
+        def leave(call: Call, output: object) -> None:
             ends[call] = pass_by(call)
+            made[call] = list(_nodes(output))
 
-        with _calls(self._modules, enter, leave) as counts:
-            value = evaluate()
-        self._kept = _Registered(self._model)
-        self._starts, self._ends, self._counts = starts, ends, counts
-        self._after = pass_by(None)
-        self._drawn = self._sources.drawn(self._before, self._after)
+        with _calls(self._modules, enter, leave):
+            losses = evaluate()
+        self._kept = Registered(self._model)
+        self._starts, self._ends = starts, ends
+        self._after = after = pass_by(None)
+        self._drawn = self._sources.drawn(self._before, after)
         self._scattered = {m for m in scattered if m is None or any(True for _ in m.children())}
-        drawing = [call[0] for call in ends if ends[call] is not starts[call]]
-        self.drawing = list(dict.fromkeys(drawing))
+        drawing = {call[0] for call in ends if ends[call] is not starts[call]}
+        self.drawing = [module for module in self._modules if module in drawing]
+        self._numbers: Numbers = {module: [] for module in self.drawing}
+        for module, number in sorted(made, key=lambda call: call[1]):
+            if module in drawing:
+                self._numbers[module].append(number)
+        self._numbers_of = _attributed(self._numbers, made, losses)
         # A backward pass that recomputes (activation checkpointing) must not move buffers either.
         self._scratch.install()
-        return value
+        return losses
 
     def rehearse(self, evaluate: Callable[[], T]) -> T:
         """An evaluation before the natural pass, of which nothing remains."""
-        kept = _Registered(self._model)
+        kept = Registered(self._model)
         self._scratch.install()
         try:
             return evaluate()
@@ -161,38 +173,51 @@ class Trace:
             kept.put_back()
             self._sources.set(self._before)
 
-    def replay(self, evaluate: Callable[[], T]) -> T:
+    def replay(
+        self, evaluate: Callable[[Sequence[str]], dict[str, Tensor]], tasks: Sequence[str]
+    ) -> dict[str, Tensor]:
         """The same evaluation again, of some tasks or of all, of which nothing remains.
 
         Args:
-            evaluate: The evaluation.
+            evaluate: Evaluates the losses of tasks.
+            tasks: The tasks.
 
         Returns:
-            What it returns. If that was not of all tasks and `separable` is False afterwards, other
+            The losses. If they are not of all tasks and `separable` is False afterwards, other
             random numbers may have been drawn than in the natural pass.
         """
+        numbers = self._numbers
+        if len(tasks) < len(self._numbers_of):
+            parts = [self._numbers_of[task] for task in tasks]
+            numbers = {m: sorted({n for part in parts for n in part[m]}) for m in numbers}
+
+        def known(call: Call) -> Call | None:
+            """The call of the natural pass that this one repeats."""
+            module, number = call
+            its = numbers.get(module, [])
+            return (module, its[number]) if number < len(its) else None
 
         def enter(call: Call, _inside: Call | None) -> None:
-            if call in self._starts:
-                self._sources.set(self._starts[call], self._drawn)
+            if (then := known(call)) is not None:
+                self._sources.set(self._starts[then], self._drawn)
 
-        def leave(call: Call) -> None:
-            if call[0] in self._scattered:
-                self._compare(self._ends.get(call))
+        def leave(call: Call, _output: object) -> None:
+            if call[0] in self._scattered and (then := known(call)) is not None:
+                self._compare(self._ends[then])
 
         # Autocast may hold low-precision copies of parameters that have moved since.
         torch.clear_autocast_cache()
         self._scratch.install()
         self._sources.set(self._before, self._drawn)
         if not self._drawn:
-            return evaluate()
-        with _calls(self.drawing or [], enter, leave) as counts:
-            value = evaluate()
-        if None in self._scattered:
+            return evaluate(tasks)
+        with _calls(numbers, enter, leave) as counts:
+            losses = evaluate(tasks)
+        if None in self._scattered and self._after is not None:
             self._compare(self._after)
-        if any(count < self._counts[module] for module, count in counts.items()):
+        if any(count != len(numbers[module]) for module, count in counts.items()):
             self.separable = False
-        return value
+        return losses
 
     def close(self) -> None:
         """Leaves buffers, flags and random numbers where the natural pass left them."""
@@ -202,79 +227,17 @@ class Trace:
         self._sources.set(self._after)
         torch.clear_autocast_cache()
 
-    def _compare(self, then: States | None) -> None:
+    def _compare(self, then: States) -> None:
         """Finds out whether as much was drawn by now as was in the natural pass."""
-        if then is None or self._sources.drawn(then, self._sources.get()):
+        if self._sources.drawn(then, self._sources.get()):
             self.separable = False
-
-
-class _Registered:
-    """What is registered in a model's modules as buffers, and the modules' and parameters' flags.
-
-    Args:
-        model: The model.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
-        self._modes = [(module, module.training) for module in model.modules()]
-        self._trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-
-    def put_back(self) -> None:
-        """Registers what was registered, and sets the flags as they were."""
-        for owner, buffers in self._buffers:
-            _register(owner, buffers)
-        for module, training in self._modes:
-            if module.training != training:
-                module.training = training
-        for parameter, requires_grad in self._trainable:
-            if parameter.requires_grad != requires_grad:
-                parameter.requires_grad_(requires_grad)
-
-
-class _Scratch:
-    """Copies of the model's buffers for replays, refreshed to the values before the natural pass.
-
-    Replays work on copies, never on the buffers themselves: putting a buffer's value back in place
-    between a forward and its backward pass would break autograd's version check.
-
-    Args:
-        model: The model.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        copies: dict[int, Tensor] = {}
-        self._entries: list[tuple[Buffers, Buffers]] = []
-        for module in model.modules():
-            entry: Buffers = {}
-            for name, buffer in module._buffers.items():
-                if buffer is not None and id(buffer) not in copies:
-                    copies[id(buffer)] = buffer.detach().clone()
-                entry[name] = None if buffer is None else copies[id(buffer)]
-            self._entries.append((module._buffers, entry))
-        self._copies = list(copies.values())
-        self._values = [copy.clone() for copy in self._copies]
-
-    def install(self) -> None:
-        """Puts the copies in the buffers' place, with the values of the start."""
-        # A copy that was never written would do, but a write through `.data` cannot be seen.
-        if self._copies:
-            torch._foreach_copy_([copy.detach() for copy in self._copies], self._values)
-        for owner, entry in self._entries:
-            _register(owner, entry)
-
-
-def _register(owner: Buffers, entry: Buffers) -> None:
-    owner.update(entry)
-    for name in owner.keys() - entry.keys():
-        del owner[name]
 
 
 @contextmanager
 def _calls(
     modules: Iterable[nn.Module],
     enter: Callable[[Call, Call | None], object],
-    leave: Callable[[Call], object],
+    leave: Callable[[Call, object], object],
 ) -> Iterator[Counter[nn.Module]]:
     """Reports each call of the modules (and the call that it is inside of), and counts them."""
     counts: Counter[nn.Module] = Counter()
@@ -282,15 +245,19 @@ def _calls(
     handles: list[RemovableHandle] = []
 
     def before(module: nn.Module, _inputs: object) -> None:
+        if torch.compiler.is_compiling():  # nothing that a compiled graph should do
+            return
         call = (module, counts[module])
         counts[module] += 1
         enter(call, stack[-1] if stack else None)
         stack.append(call)
 
-    def after(module: nn.Module, _inputs: object, _output: object) -> None:
+    def after(module: nn.Module, _inputs: object, output: object) -> None:
+        if torch.compiler.is_compiling():
+            return
         while (call := stack.pop())[0] is not module:
             pass  # a call that ended in an exception, which the closure caught
-        leave(call)
+        leave(call, output)
 
     try:
         for module in modules:
@@ -301,6 +268,39 @@ def _calls(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _attributed(
+    numbers: Numbers, made: Mapping[Call, list[Node]], losses: Mapping[str, Tensor]
+) -> dict[str, Numbers]:
+    """Tells which of the modules' calls are for which task, from the nodes that the calls made.
+
+    A module that is called once is for any task. Where it is called several times (a layer that
+    all heads have in common, a model that each task has inputs of its own for), the graph tells.
+
+    Returns:
+        The numbers of the calls, by task.
+    """
+    repeated = [module for module, calls in numbers.items() if len(calls) > 1]
+    of: dict[str, Numbers] = {task: dict(numbers) for task in losses}
+    for task, loss in losses.items() if repeated else ():
+        nodes = Reached([loss]).nodes
+        for module in repeated:
+            calls = numbers[module]
+            of[task][module] = [n for n in calls if not nodes.isdisjoint(made[module, n])]
+    return of
+
+
+def _nodes(output: object) -> Iterator[Node]:
+    """The nodes of the graph that made the tensors of a module's output."""
+    if isinstance(output, Tensor):
+        if output.grad_fn is not None:
+            yield output.grad_fn
+    elif isinstance(output, Mapping):
+        yield from _nodes(list(output.values()))
+    elif isinstance(output, list | tuple):
+        for part in output:
+            yield from _nodes(part)
 
 
 def _eager_modules(model: nn.Module) -> Iterator[nn.Module]:

@@ -180,8 +180,8 @@ class Matrix:
         return total
 
     def whole(self) -> Tensor:
-        """The matrix as one tensor of the widest dtype, on the first device: ``[rows, m]``."""
-        dtype = widest(self.flats)
+        """The matrix as one tensor on the first device, in float32 or wider: ``[rows, m]``."""
+        dtype = wide(widest(self.flats))
         return torch.cat([flat.to(self.flats[0].device, dtype) for flat in self.flats], dim=1)
 
     def combine(self, weights: Tensor) -> Vector:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import get_args
 
@@ -52,8 +53,8 @@ class SPSA(LocalGradient):
     normalization: Normalization = "layerwise"
 
     def __post_init__(self) -> None:
-        if not 0 < self.mu < float("inf"):
-            raise ValueError(f"mu must be positive and finite; found {self.mu!r}.")
+        if not (isinstance(self.mu, int | float) and 0 < self.mu < math.inf):
+            raise ValueError(f"mu must be a positive, finite number; found {self.mu!r}.")
         if not isinstance(self.samples, int) or self.samples < 1:
             raise ValueError(f"samples must be an integer of at least 1; found {self.samples!r}.")
         check_choice("noise", self.noise, get_args(Noise))

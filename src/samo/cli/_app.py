@@ -209,7 +209,8 @@ def _report(console: Console, out: Path) -> None:
 
     summary = summarize(read(out))
     figures = write(summary, out)
-    console.print(rich_table(summary))
-    console.print("Plots:", *figures, sep="\n  ", highlight=False, soft_wrap=True)
+    console.print(rich_table(summary, width=console.width))
+    if figures:
+        console.print("Plots:", *figures, sep="\n  ", highlight=False, soft_wrap=True)
     tables = f"{out / 'table.csv'}, {out / 'table.md'}"
     console.print(f"Tables: {tables}", highlight=False, soft_wrap=True)

@@ -63,6 +63,7 @@ def _curve(axis: Axes, row: Row, column: Column, split: str) -> None:
     epochs = np.arange(1, values.shape[1] + 1)
     style = look(row.sharpness)
     bold = split == "validation"
+    axis.set_xlim(1, max(len(epochs), 2))
     axis.plot(
         epochs,
         values.mean(0),
@@ -80,13 +81,13 @@ def _curve(axis: Axes, row: Row, column: Column, split: str) -> None:
 
 
 def _zoom(axes: Any) -> None:
-    """Leaves out the first steep part of the curves, which would flatten all the rest."""
+    """Shows what the second half of the epochs spans: the steep beginning would flatten it."""
     for j in range(axes.shape[1]):
         lines = [line for axis in axes[:, j] for line in axis.get_lines()]
         data = [np.asarray(line.get_ydata(), dtype=float) for line in lines]
         if not data:
             continue
-        late = np.concatenate([y[len(y) // 5 :] for y in data])
+        late = np.concatenate([y[len(y) // 2 :] for y in data])
         margin = 0.06 * float(np.ptp(late)) or 1.0
         axes[0, j].set_ylim(late.min() - margin, late.max() + margin)
 
@@ -202,12 +203,13 @@ def rho_grid(summary: Summary) -> Figure:
         The figure.
     """
     methods = _methods(summary)
+    lowest = min(rho for by_rho in summary.grid.values() for rho in by_rho)
     with house_style():
         figure, axes = panels(1, len(methods), sharey=True, height=2.8)
         for axis, method in zip(axes[0], methods, strict=True):
+            axis.set_xscale("log" if lowest > 0 else "linear")
             for row in _arms(summary, method):
                 _scores(axis, summary, row)
-            axis.set_xscale("log")
             axis.set_title(method)
             axis.set_xlabel("ρ")
         axes[0, 0].set_ylabel("validation score")
@@ -223,8 +225,11 @@ def _scores(axis: Axes, summary: Summary, row: Row) -> None:
         axis.axhline(scores.mean, color=style.colour, linestyle=style.line, linewidth=1.2)
         return
     rhos = sorted(by_rho)
+    presets = _presets(summary)
+    # A little aside, or the bars of the presets would hide one another.
+    aside = 1.025 ** (presets.index(row.sharpness) - (len(presets) - 1) / 2)
     axis.errorbar(
-        rhos,
+        [rho * aside for rho in rhos],
         [by_rho[rho].mean for rho in rhos],
         yerr=[by_rho[rho].std or 0.0 for rho in rhos],
         color=style.colour,
@@ -234,7 +239,7 @@ def _scores(axis: Axes, summary: Summary, row: Row) -> None:
         elinewidth=1.0,
     )
     axis.set_xticks(rhos, [f"{rho:g}" for rho in rhos])
-    axis.minorticks_off()
+    axis.set_xticks([], minor=True)
 
 
 def _first(columns: Sequence[Column]) -> list[Column]:
@@ -267,4 +272,7 @@ def _handles(summary: Summary) -> list[Line2D]:
 
 def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+        # Columns are as wide as the longest label: about 0.08 inches a letter, and the line.
+        widest = 0.6 + 0.08 * max(len(str(handle.get_label())) for handle in handles)
+        columns = max(int(figure.get_figwidth() / widest), 1)
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns))

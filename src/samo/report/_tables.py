@@ -6,6 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.table import Table
 
 from ..training._files import write_atomically
@@ -78,28 +79,39 @@ def notes(summary: Summary) -> list[str]:
     for row in summary.rows:
         if row.unfinished:
             arm = "STL" if row.method == "stl" else f"{row.method} with {row.sharpness}"
-            said.append(f"Incomplete: {arm}, {row.unfinished} runs are missing or failed.")
+            runs = "1 run is" if row.unfinished == 1 else f"{row.unfinished} runs are"
+            said.append(f"Incomplete: {arm}, {runs} missing or failed.")
     return said
 
 
-def rich_table(summary: Summary) -> Table:
+def rich_table(summary: Summary, *, width: int) -> Table:
     """Makes the table for the terminal.
 
     Args:
         summary: The comparison.
+        width: The width that there is, in characters; the table is set closer where it is small.
 
     Returns:
         The table.
     """
-    table = Table(title=summary.benchmark, caption=" ".join(notes(summary)), caption_justify="left")
+    close = width < 60 + 16 * (len(summary.columns) + 1)
+    table = Table(
+        title=summary.benchmark,
+        caption=" ".join(notes(summary)),
+        caption_justify="left",
+        box=SIMPLE_HEAD if close else HEAVY_HEAD,
+        padding=(0, 0) if close else (0, 1),
+    )
     for i, title in enumerate(header(summary)):
-        table.add_column(title, justify="left" if i < 2 else "right")
+        text = title.replace(" ", "\n") if close else title
+        table.add_column(text, justify="left" if i < 2 else "right", no_wrap=not close)
     previous = None
     for row in summary.rows:
-        if previous not in (None, row.method):
+        if previous not in {None, row.method}:
             table.add_section()
         previous = row.method
-        table.add_row(*cells(summary, row))
+        words = cells(summary, row)
+        table.add_row(*(word.replace(" ± ", "±") for word in words) if close else words)
     return table
 
 
@@ -135,9 +147,8 @@ def write_csv(path: Path, summary: Summary) -> None:
         figures = [row.metrics.get(c.key) for c in summary.columns] + [row.average, row.delta_m]
         parts = [part for s in figures for part in ((s.mean, s.std) if s else (None, None))]
         seeds = len({run["config"]["seed"] for run in row.runs})
-        lines.append(
-            [row.method, row.sharpness, row.rho, seeds, *parts, row.step_ms, row.step_ratio]
-        )
+        ratio = None if row.method == "stl" else row.step_ratio
+        lines.append([row.method, row.sharpness, row.rho, seeds, *parts, row.step_ms, ratio])
 
     def write(beside: Path) -> None:
         with beside.open("w", encoding="utf-8", newline="") as file:

@@ -21,13 +21,15 @@ def write(summary: Summary, out: Path | str) -> list[Path]:
         out: The directory.
 
     Returns:
-        The figures' PNG files.
+        The figures' PNG files; none where no run is finished.
     """
     out = Path(out)
     write_csv(out / "table.csv", summary)
     text = markdown(summary)
     write_atomically(out / "table.md", lambda path: path.write_text(text, encoding="utf-8"))
-    figures = {"learning_curves": learning_curves(summary), "delta_m": delta_m(summary)}
+    figures = {}
+    if any(row.runs and row.method != "stl" for row in summary.rows):
+        figures = {"learning_curves": learning_curves(summary), "delta_m": delta_m(summary)}
     if any(len(by_rho) > 1 for by_rho in summary.grid.values()):
         figures["rho"] = rho_grid(summary)
     for name, figure in figures.items():

@@ -53,7 +53,7 @@ _STYLE: Any = {
     "lines.markersize": 5.5,
     "legend.frameon": False,
     "figure.dpi": 110,
-    "savefig.dpi": 200,
+    "savefig.dpi": 150,
     "svg.hashsalt": "samo",  # the same figure gives the same file
     "svg.fonttype": "none",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from ._files import RunDirectory, write_json
@@ -56,9 +57,11 @@ def compare(
             todo.append(cell)
         elif watch:
             watch(Event(cell, ended=True))
-    for event in Workers(jobs, out).run(todo):
-        if event.failure is not None:
-            failures[event.cell.path] = event.failure
-        if watch:
-            watch(event)
+    # Closed at once, and not some time later, when an interrupt comes: the processes end with it.
+    with closing(Workers(jobs, out).run(todo)) as events:
+        for event in events:
+            if event.failure is not None:
+                failures[event.cell.path] = event.failure
+            if watch:
+                watch(event)
     return failures

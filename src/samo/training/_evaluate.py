@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..benchmarks import Benchmark
+from ._errors import RunError
 
 Scores = dict[str, dict[str, float]]
 """By task, its metrics by name, and its loss as ``"loss"``."""
@@ -57,7 +58,7 @@ def evaluate(
         The scores, and the number of batches that they are from.
 
     Raises:
-        ValueError: If there is no example of a task.
+        RunError: If there is no example of a task, or a metric or loss is not finite.
     """
     meters = {
         task: {name: metric.make().to(device) for name, metric in benchmark.metrics[task].items()}
@@ -76,18 +77,25 @@ def evaluate(
                 for meter in meters[task].values():
                     meter.update(prediction, target)
     model.train(training)
-    if empty := [task for task in tasks if not losses[task]]:
-        raise ValueError(f"there is nothing to evaluate task {empty[0]!r} on.")
-    scores: Scores = {}
-    for task in tasks:
-        # torchmetrics computes in float32: digits beyond the seventh are noise.
-        scores[task] = {
-            name: float(f"{metric.scale * float(meters[task][name].compute()):.7g}")
-            for name, metric in benchmark.metrics[task].items()
-        }
-        n = sum(count for _, count in losses[task])
-        scores[task]["loss"] = math.fsum(loss * count for loss, count in losses[task]) / n
-    return scores, n_batches
+    return {task: _scores(benchmark, task, meters[task], losses[task]) for task in tasks}, n_batches
+
+
+def _scores(
+    benchmark: Benchmark, task: str, meters: Mapping[str, Any], losses: list[tuple[float, int]]
+) -> dict[str, float]:
+    if not losses:
+        raise RunError(f"there is nothing to evaluate task {task!r} on.")
+    # torchmetrics computes in float32: digits beyond the seventh are noise.
+    scores = {
+        name: float(f"{metric.scale * float(meters[name].compute()):.7g}")
+        for name, metric in benchmark.metrics[task].items()
+    }
+    n = sum(count for _, count in losses)
+    scores["loss"] = math.fsum(loss * count for loss, count in losses) / n
+    for name, value in scores.items():
+        if not math.isfinite(value):
+            raise RunError(f"the {name} of task {task!r} is {value} in evaluation.")
+    return scores
 
 
 def average(benchmark: Benchmark, scores: Scores) -> float:

@@ -166,7 +166,7 @@ class RunDirectory:
             pickle.UnpicklingError,
             zipfile.BadZipFile,
         ) as error:
-            reason = str(error).splitlines()[0]
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise RunError(
                 f"{self.checkpoint_file} cannot be read ({reason}). Delete it to start the run "
                 f"again."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
@@ -25,7 +24,7 @@ class Log:
 
     def __init__(self, directory: RunDirectory, size: int, epoch: int) -> None:
         self._file = directory.log_file.open("ab")
-        os.truncate(directory.log_file, size)
+        self._file.truncate(min(size, self._file.tell()))
         self._events = SummaryWriter(str(directory.tensorboard), purge_step=epoch + 1)
 
     def __enter__(self) -> Self:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import statistics
 import time
@@ -58,14 +57,11 @@ class Run:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        try:
-            self.device = torch.device(config.device)
-            self.benchmark = benchmarks.create(config.benchmark, **config.benchmark_options)
-            self.tasks = _chosen_tasks(self.benchmark, config.tasks)
-            self.model = self.benchmark.model().to(self.device)
-            self.engine = _engine(config, self.model, self.tasks)
-        except (ValueError, TypeError, ImportError, RuntimeError, OSError) as error:
-            raise RunError(str(error)) from error
+        self.device = _device(config.device)
+        self.benchmark = _benchmark(config)
+        self.tasks = _chosen_tasks(self.benchmark, config.tasks)
+        self.model = self.benchmark.model().to(self.device)
+        self.engine = _engine(config, self.model, self.tasks)
         self.optimizer = _optimizer(config, self.model, self.engine.aggregator)
         self.generator = Generator().manual_seed(config.seed)
         self.training_data = self.benchmark.batches(
@@ -73,7 +69,7 @@ class Run:
         )
         self.history: list[Record] = []
         self.timing: list[dict[str, float]] = []
-        self.best: dict[str, Any] = {"epoch": 0, "score": -math.inf, "model": {}}
+        self.best: dict[str, Any] = {}
         self.log_size = 0
 
     @property
@@ -182,7 +178,7 @@ class Run:
                 "steps": training,
             }
         )
-        if score > self.best["score"]:
+        if self.epoch == 1 or score > self.best["score"]:
             weights = {name: value.clone() for name, value in self.model.state_dict().items()}
             self.best = {"epoch": self.epoch, "score": score, "model": weights}
 
@@ -190,6 +186,24 @@ class Run:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"device {name!r} cannot be used: {reason}") from error
+    return device
+
+
+def _benchmark(config: RunConfig) -> benchmarks.Benchmark:
+    options: Any = config.benchmark_options
+    try:
+        return benchmarks.create(config.benchmark, **options)
+    except (ValueError, OSError, ImportError) as error:
+        raise RunError(f"benchmark {config.benchmark!r}: {error}") from error
 
 
 def _chosen_tasks(benchmark: benchmarks.Benchmark, chosen: Sequence[str] | None) -> tuple[str, ...]:
@@ -202,7 +216,10 @@ def _chosen_tasks(benchmark: benchmarks.Benchmark, chosen: Sequence[str] | None)
 
 def _engine(config: RunConfig, model: nn.Module, tasks: Sequence[str]) -> Engine:
     options: Any = config.method_options
-    aggregator = aggregation.create(config.method, len(tasks), **options)
+    try:
+        aggregator = aggregation.create(config.method, len(tasks), **options)
+    except (ValueError, TypeError, ImportError) as error:
+        raise RunError(str(error)) from error
     perturb, decompose = perturbation(config.sharpness, config.rho, config.sharpness_options)
     return Engine(
         model,

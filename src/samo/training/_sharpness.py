@@ -20,11 +20,11 @@ _RANDOM = {"noise": "gaussian", "normalization": "layerwise"}
 
 
 def _global(rho: float, adaptive: bool) -> Perturbation:
-    return Perturbation(rho, alpha=1, adaptive=adaptive)
+    return Perturbation(rho, alpha=1.0, adaptive=adaptive)
 
 
 def _local(rho: float, adaptive: bool) -> Perturbation:
-    return Perturbation(rho, alpha=0, local=ExactGradient(), adaptive=adaptive)
+    return Perturbation(rho, alpha=0.0, local=ExactGradient(), adaptive=adaptive)
 
 
 def _spsa(rho: float, alpha: float, adaptive: bool, **options: Any) -> Perturbation:

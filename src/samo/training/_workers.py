@@ -8,7 +8,8 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -57,7 +58,7 @@ class Workers:
         self._processes: list[subprocess.Popen[str]] = []
         self._events: queue.Queue[Event] = queue.Queue()
 
-    def run(self, cells: Sequence[Cell]) -> Iterator[Event]:
+    def run(self, cells: Sequence[Cell]) -> Generator[Event]:
         """Trains all runs. Left early, for instance by an interrupt, it ends the processes.
 
         Args:
@@ -105,13 +106,13 @@ class Workers:
                 process = self._start(log)
             if process is None or self._train(process, cell):
                 continue
-            code = process.wait()
+            code = _ended(process)
             process = None
             if not self._stopped.is_set():
                 reason = f"its process died (exit status {code}; see {self._out / 'workers.log'})"
                 self._events.put(Event(cell, ended=True, failure=reason))
         if process is not None:
-            process.communicate()
+            _ended(process)
 
     def _start(self, log: IO[str]) -> subprocess.Popen[str] | None:
         with self._lock:
@@ -146,6 +147,15 @@ class Workers:
             if event.ended:
                 return True
         return False
+
+
+def _ended(process: subprocess.Popen[str]) -> int:
+    """Closes what leads to a process, by which it ends if it has not yet, and gives its status."""
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        with suppress(BrokenPipeError):
+            pipe.close()
+    return process.wait()
 
 
 def _event(cell: Cell, message: dict[str, Any]) -> Event:

@@ -1,0 +1,70 @@
+"""What is registered in a model, and stand-ins for its buffers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+Buffers = dict[str, Tensor | None]
+
+
+class Registered:
+    """What is registered in a model's modules as buffers, and the modules' and parameters' flags.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+        self._modes = [(module, module.training) for module in model.modules()]
+        self._trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+
+    def put_back(self) -> None:
+        """Registers what was registered, and sets the flags as they were."""
+        for owner, buffers in self._buffers:
+            _register(owner, buffers)
+        for module, training in self._modes:
+            if module.training != training:
+                module.training = training
+        for parameter, requires_grad in self._trainable:
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
+
+
+class Scratch:
+    """Copies of the model's buffers for replays, refreshed to the values before the natural pass.
+
+    Replays work on copies, never on the buffers themselves: putting a buffer's value back in place
+    between a forward and its backward pass would break autograd's version check.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        copies: dict[int, Tensor] = {}
+        self._entries: list[tuple[Buffers, Buffers]] = []
+        for module in model.modules():
+            entry: Buffers = {}
+            for name, buffer in module._buffers.items():
+                if buffer is not None and id(buffer) not in copies:
+                    copies[id(buffer)] = buffer.detach().clone()
+                entry[name] = None if buffer is None else copies[id(buffer)]
+            self._entries.append((module._buffers, entry))
+        self._copies = list(copies.values())
+        self._values = [copy.clone() for copy in self._copies]
+
+    def install(self) -> None:
+        """Puts the copies in the buffers' place, with the values of the start."""
+        # A copy that was never written would do, but a write through `.data` cannot be seen.
+        if self._copies:
+            torch._foreach_copy_([copy.detach() for copy in self._copies], self._values)
+        for owner, entry in self._entries:
+            _register(owner, entry)
+
+
+def _register(owner: Buffers, entry: Buffers) -> None:
+    owner.update(entry)
+    for name in owner.keys() - entry.keys():
+        del owner[name]

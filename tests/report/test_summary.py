@@ -1,0 +1,155 @@
+"""The numbers of a comparison's table."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import pytest
+
+from samo.report import Entry, Row, Summary, summarize
+from tests.report.crafted import comparison, entry, failed
+
+
+def row(summary: Summary, method: str, sharpness: str = "erm") -> Row:
+    (found,) = [r for r in summary.rows if (r.method, r.sharpness) == (method, sharpness)]
+    return found
+
+
+def test_rho_is_chosen_on_validation_data_and_never_on_test_data() -> None:
+    entries = [
+        entry("ls", "gsam", rho, seed, score=score + seed, test=test)
+        for seed in (0, 1)
+        for rho, score, test in (
+            (0.05, 70.0, (99.0, 99.0)),  # best on test data
+            (0.1, 72.0, (50.0, 50.0)),  # best on validation data
+            (0.2, 71.0, (98.0, 98.0)),
+        )
+    ]
+    found = row(summarize(entries), "ls", "gsam")
+    assert found.rho == 0.1
+    assert found.metrics["left", "accuracy"].values == (50.0, 50.0)
+
+
+def test_rho_is_chosen_by_the_mean_over_the_seeds() -> None:
+    scores = {(0.05, 0): 70.0, (0.05, 1): 80.0, (0.1, 0): 76.0, (0.1, 1): 76.0}
+    entries = [entry("ls", "gsam", rho, seed, score=s) for (rho, seed), s in scores.items()]
+    assert row(summarize(entries), "ls", "gsam").rho == 0.1
+
+
+def test_rho_is_chosen_for_each_method_and_preset_by_itself() -> None:
+    best = {("ls", "gsam"): 0.1, ("ls", "samo"): 0.05, ("mgda", "gsam"): 0.05}
+    entries = [
+        entry(*arm, rho, score=70.0 + (rho == chosen))
+        for arm, chosen in best.items()
+        for rho in (0.05, 0.1)
+    ]
+    summary = summarize(entries)
+    assert {arm: row(summary, *arm).rho for arm in best} == best
+
+
+def test_of_two_rho_that_are_equally_good_the_smaller_is_chosen() -> None:
+    entries = [entry("ls", "gsam", rho, score=70.0) for rho in (0.2, 0.05, 0.1)]
+    assert row(summarize(entries), "ls", "gsam").rho == 0.05
+
+
+def test_a_rho_with_a_failed_run_is_chosen_only_if_there_is_no_other() -> None:
+    better = [entry("ls", "gsam", 0.1, 0, score=90.0), failed("ls", "gsam", 0.1, 1)]
+    whole = [entry("ls", "gsam", 0.05, seed, score=70.0) for seed in (0, 1)]
+    found = row(summarize(better + whole), "ls", "gsam")
+    assert (found.rho, len(found.runs), found.unfinished) == (0.05, 2, 1)
+    found = row(summarize([*better, failed("ls", "gsam", 0.05, 0)]), "ls", "gsam")
+    assert (found.rho, len(found.runs), found.unfinished) == (0.1, 1, 2)
+
+
+def test_an_arm_without_a_finished_run_has_a_row_without_numbers() -> None:
+    summary = summarize([entry("ls"), failed("ls", "gsam", 0.1)])
+    found = row(summary, "ls", "gsam")
+    assert (found.metrics, found.average, found.delta_m) == ({}, None, None)
+    assert (found.unfinished, found.step_ratio, found.rho) == (1, None, None)
+
+
+def test_means_and_deviations_by_hand() -> None:
+    entries = [entry("ls", seed=s, test=t) for s, t in enumerate([(90.0, 70.0), (94.0, 72.0)])]
+    found = row(summarize(entries), "ls")
+    left = found.metrics["left", "accuracy"]
+    assert left.mean == 92.0
+    assert left.std == pytest.approx(8**0.5)  # of 90 and 94: sqrt((4 + 4) / (2 - 1))
+    assert str(left) == "92.00 ± 2.83"
+    assert found.average is not None
+    assert found.average.values == (80.0, 83.0)
+
+
+def test_one_seed_has_no_deviation() -> None:
+    found = row(summarize([entry("ls")]), "ls")
+    assert found.metrics["left", "accuracy"].std is None
+    assert str(found.metrics["left", "accuracy"]) == "90.00"
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_delta_m_is_against_the_mean_of_the_baselines(higher_is_better: bool) -> None:
+    direction: Any = {"higher_is_better": higher_is_better}
+    baselines = [
+        entry(task=task, seed=seed, test=(level,), **direction)
+        for seed, levels in enumerate([(90.0, 40.0), (110.0, 60.0)])  # means 100 and 50
+        for task, level in zip(("left", "right"), levels, strict=True)
+    ]
+    runs = [entry("ls", seed=s, test=t, **direction) for s, t in enumerate([(90, 50), (110, 60)])]
+    found = row(summarize(baselines + runs), "ls").delta_m
+    assert found is not None
+    sign = -1 if higher_is_better else 1
+    assert found.values == pytest.approx((sign * (-10 + 0) / 2, sign * (10 + 20) / 2))
+
+
+def test_without_baselines_there_is_no_delta_m() -> None:
+    assert row(summarize([entry("ls")]), "ls").delta_m is None
+
+
+def test_a_baseline_of_each_task_is_needed() -> None:
+    summary = summarize([entry(task="left", test=(90.0,)), entry("ls")])
+    assert row(summary, "ls").delta_m is None
+    assert row(summary, "stl").metrics == {}
+
+
+def test_the_row_of_baselines_has_each_task_s_own_runs() -> None:
+    found = row(summarize(comparison()), "stl")
+    assert found.metrics["left", "accuracy"].values == (91.0, 92.0, 93.0)
+    assert found.metrics["right", "accuracy"].values == (85.0, 86.0, 87.0)
+    assert found.average is not None
+    assert found.average.values == (88.0, 89.0, 90.0)
+
+
+def test_the_time_of_a_step_is_relative_to_plain_training_with_the_same_method() -> None:
+    entries = [
+        entry("ls", step_ms=2.0),
+        entry("ls", "gsam", 0.1, step_ms=3.0),
+        entry("mgda", step_ms=4.0, seed=0),
+        entry("mgda", step_ms=6.0, seed=1),
+        entry("mgda", "gsam", 0.1, step_ms=10.0),
+        entry("upgrad", "gsam", 0.1, step_ms=10.0),
+    ]
+    summary = summarize(entries)
+    ratios = {(r.method, r.sharpness): r.step_ratio for r in summary.rows}
+    assert ratios == {
+        ("ls", "erm"): 1.0,
+        ("ls", "gsam"): 1.5,
+        ("mgda", "erm"): 1.0,
+        ("mgda", "gsam"): 2.0,
+        ("upgrad", "gsam"): None,
+    }
+
+
+def test_metrics_of_different_kinds_have_no_average() -> None:
+    one = entry("ls")
+    assert one.results is not None
+    metrics = {**one.results["metrics"], "right": {"loss": {"higher_is_better": False, "unit": ""}}}
+    other = Entry(one.config, False, {**one.results, "metrics": metrics})
+    assert row(summarize([other]), "ls").average is None
+
+
+def test_the_grid_holds_the_validation_scores() -> None:
+    summary = summarize(comparison())
+    assert set(summary.grid) == {(m, p) for m in ("ls", "fairgrad") for p in ("gsam", "samo")}
+    scores = summary.grid["ls", "samo"][0.2]
+    assert scores.values == pytest.approx((81.2, 81.3, 81.4))
+    assert scores.std == pytest.approx(statistics.stdev([81.2, 81.3, 81.4]))

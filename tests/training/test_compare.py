@@ -1,0 +1,161 @@
+"""Comparisons: in several processes, with failures among them, through interruptions."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from samo.training import Cell, Event, RunError, compare, configured, plan, train
+
+TOY = "tests.toy:Toy"
+FAULTS = {"error": 41, "death": 42}
+
+
+def cells() -> list[Cell]:
+    return plan(TOY, ["ls", "mgda"], ["erm", "gsam"], [0.02, 0.05], seeds=1, epochs=2)
+
+
+def faulty() -> list[Cell]:
+    return [
+        Cell(
+            f"faulty/{name}",
+            configured(benchmark="tests.toy:Faulty", benchmark_options={"n": n}, epochs=1),
+        )
+        for name, n in FAULTS.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str], list[Event]]:
+    """A comparison in two processes, in which one run fails and one takes its process along."""
+    out = tmp_path_factory.mktemp("comparison")
+    events: list[Event] = []
+    failures = compare([*faulty(), *cells()], out, jobs=2, watch=events.append)
+    return out, failures, events
+
+
+def test_the_plan_has_each_combination_once() -> None:
+    paths = [cell.path for cell in cells()]
+    assert len(set(paths)) == len(paths) == 2 + 2 * (1 + 2)
+    assert sum(cell.baseline for cell in cells()) == 2
+    for cell in cells():
+        c = cell.config
+        if cell.baseline:
+            assert (c.method, c.sharpness) == ("ls", "erm")
+            assert cell.path == f"stl/{(c.tasks or ())[0]}/seed-{c.seed}"
+        else:
+            rho = "" if c.rho is None else f"/rho-{c.rho:g}"
+            assert cell.path == f"{c.method}/{c.sharpness}{rho}/seed-{c.seed}"
+            assert c.tasks is None
+
+
+def test_the_grid_is_the_benchmark_s_where_none_is_given_and_the_same_for_all() -> None:
+    planned = plan(TOY, ["ls"], ["erm", "gsam", "samo"], [], seeds=1, stl=False)
+    rhos: dict[str, list[Any]] = {}
+    for cell in planned:
+        rhos.setdefault(cell.config.sharpness, []).append(cell.config.rho)
+    assert rhos == {"erm": [None], "gsam": [0.05, 0.1], "samo": [0.05, 0.1]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("digit", ["ls"], ["erm"], [], 1), "did you mean 'digits'?"),
+        ((TOY, ["lss"], ["erm"], [], 1), "did you mean 'ls'?"),
+        ((TOY, ["krum"], ["erm"], [], 1), "krum"),  # needs three tasks
+        ((TOY, ["ls"], ["emr"], [], 1), "did you mean 'erm'?"),
+        ((TOY, [], ["erm"], [], 1), "at least one method"),
+        ((TOY, ["ls"], ["gsam"], [-0.1], 1), "rho = -0.1"),
+        ((TOY, ["ls"], ["erm"], [], 0), "seeds must be at least 1; found 0"),
+    ],
+)
+def test_a_plan_that_cannot_be_made(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(RunError) as error:
+        plan(*arguments)
+    assert message in str(error.value)
+
+
+def test_failures_are_told_and_stop_no_other_run(finished) -> None:
+    out, failures, events = finished
+    assert set(failures) == {"faulty/error", "faulty/death"}
+    assert failures["faulty/error"] == "ZeroDivisionError: the loss is faulty"
+    assert "its process died (exit status 9" in failures["faulty/death"]
+    assert "the loss is faulty" in (out / "faulty/error/error.txt").read_text()
+    for cell in cells():
+        assert (out / cell.path / "results.json").exists()
+    ended = [event.cell.path for event in events if event.ended]
+    assert sorted(ended) == sorted(cell.path for cell in [*faulty(), *cells()])
+
+
+def test_the_numbers_are_those_of_a_run_by_itself(finished, tmp_path: Path) -> None:
+    out, *_ = finished
+    for cell in (cells()[0], cells()[-1]):
+        alone = train(cell.config, tmp_path / cell.path)
+        together = json.loads((out / cell.path / "results.json").read_text())
+        for part in ("selected", "last", "history", "config"):
+            assert together[part] == json.loads(json.dumps(alone[part]))
+
+
+def test_finished_runs_are_skipped(finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, *_ = finished
+
+    def no_process(*_: Any, **__: Any) -> None:
+        raise AssertionError("nothing is left to train")
+
+    monkeypatch.setattr(subprocess, "Popen", no_process)
+    events: list[Event] = []
+    assert compare(cells(), out, jobs=2, watch=events.append) == {}
+    assert [event.cell for event in events] == cells()
+    assert all(event.ended for event in events)
+
+
+def test_a_directory_with_other_runs_is_refused_before_anything_starts(
+    finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, *_ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(out / "ls", copy / "ls")
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("something started"))
+    others = plan(TOY, ["mgda", "ls"], ["erm"], [], seeds=1, epochs=3)
+    with pytest.raises(RunError, match=r"epochs \(2 there, 3 here\)"):
+        compare(others, copy)
+    assert [path.name for path in copy.iterdir()] == ["ls"]
+
+
+def test_an_interrupt_ends_the_processes_and_a_second_call_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign = tmp_path / "sign"
+    monkeypatch.setenv("TOY_HANGS", str(sign))
+    cell = Cell("hanging", configured(benchmark="tests.toy:Hanging", epochs=4))
+    started: list[subprocess.Popen[str]] = []
+    popen = subprocess.Popen
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
+    def interrupt(event: Event) -> None:
+        if event.epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", spy)
+    with pytest.raises(KeyboardInterrupt):
+        compare([cell], tmp_path / "out", watch=interrupt)
+    assert [process.poll() for process in started] == [-9]
+    with FileLock(tmp_path / "out" / "hanging" / ".lock", timeout=0):
+        pass
+    # In this process, to save the start of another: what a second call's worker would do.
+    monkeypatch.delenv("TOY_HANGS")
+    results = train(cell.config, tmp_path / "out" / "hanging")
+    assert [record["epoch"] for record in results["history"]] == [1, 2, 3, 4]
+    assert compare([cell], tmp_path / "out") == {}
+    assert len(started) == 1
+    assert "TOY_HANGS" not in os.environ
