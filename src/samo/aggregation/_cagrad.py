@@ -77,9 +77,9 @@ class CAGrad(GramianWeightedAggregator):
         \max_d \min_i g_i^\top d \quad \text{s.t.} \quad \|d - g_0\| \le c \|g_0\|, \qquad
         g_0 = \tfrac{1}{K} \sum_i g_i
 
-    (Liu et al., NeurIPS 2021, arXiv 2110.14048, Eq. 3 and Algorithm 1). c = 0 gives :math:`g_0`. Where
-    no direction improves all tasks, the solution is not unique; it is the nearest to :math:`g_0`
-    then, which is that of ``DualProj``.
+    (Liu et al., NeurIPS 2021, arXiv 2110.14048). c = 0 gives :math:`g_0`. Where the best that can
+    be had is that no task's loss rises, the nearest such direction to :math:`g_0` is taken, which
+    is ``DualProj``'s.
 
     The authors' code minimises the dual with scipy's SLSQP, TorchJD's class of the same name with
     cvxpy; the latter gives zero where the dual's solution is shorter than 1e-4 of the gradients
@@ -99,7 +99,7 @@ class CAGrad(GramianWeightedAggregator):
         >>> import torch
         >>> from samo.aggregation import CAGrad
         >>> CAGrad(c=0.5)(torch.tensor([[4.0, 0.0], [-2.0, 2.0]]))  # the mean is [1, 1]
-        tensor([1.2236, 1.6708])
+        tensor([0.5000, 1.5000])
     """
 
     gramian_weighting: CAGradWeighting
@@ -114,12 +114,24 @@ class CAGrad(GramianWeightedAggregator):
 
 
 def _best(cosines: Array, norms: Array, c: float, noise: float) -> Array:
-    r"""x ≥ 0 of the solution :math:`d = g_0 + \sum_i x_i g_i / \|g_i\|`, for gradients that are at most 1.
+    r"""Finds x ≥ 0 of the solution :math:`d = g_0 + \sum_i x_i g_i / \|g_i\|`.
 
-    The nearest d to :math:`g_0` with :math:`J d \ge t` solves the quadratic program of C and
-    :math:`q = b - t a`, with :math:`b_i = g_i^\top g_0 / \|g_i\|` and :math:`a_i = 1 / \|g_i\|`. Its
-    distance from :math:`g_0` grows with t, and the square of that is quadratic in t as long as the
-    same x are positive.
+    The nearest d to :math:`g_0` with :math:`J d \ge t` is the quadratic program of C and
+    :math:`q = b - t a`, with :math:`b_i = g_i^\top g_0 / \|g_i\|` and :math:`a_i = 1 / \|g_i\|`.
+    Its distance from :math:`g_0` grows with t, and the square of that is quadratic in t as long as
+    the same x are positive.
+
+    Args:
+        cosines: C, ``[K, K]``.
+        norms: The norms of the gradients, ``[K]``, of a size near 1.
+        c: The radius of the ball, relative to the mean gradient.
+        noise: The size of C's rounding errors.
+
+    Returns:
+        x, ``[K]``.
+
+    Raises:
+        ConvergenceError: If it is not found.
     """
     xp, mean, programs = library(), norms / len(norms), NonnegativePrograms(cosines, noise)
     b, a = cosines @ mean, xp.where(norms > 0, 1.0, 0.0) / xp.where(norms > 0, norms, 1.0)

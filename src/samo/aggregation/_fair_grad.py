@@ -77,9 +77,13 @@ class FairGrad(GramianWeightedAggregator):
 
     The authors' code and TorchJD's class of the same name, which both hand the equation to
     ``scipy.optimize.least_squares``, approximate the weights; here they are exact to rounding, for
-    gradients of any size and with a condition number of G up to 1e12 (below α = 0.2 up to 1e10). For
-    tasks that cannot all improve, for gradients of zero and for how it is done, see `alpha_fair` in
-    this package's source.
+    gradients of any size and a condition number of G up to 1e12 (for α below 0.2, up to 1e10).
+
+    A gradient of zero gets the weight 0. Where a combination of gradients with positive weights is
+    zero, no direction improves all of its tasks, and the equation has no solution. Then weights are
+    given of the direction to which those of :math:`G + \varepsilon I` lead for ε → 0: it keeps the
+    losses of such tasks, to first order, and is the α-fair one for the others among those that do.
+    Where all tasks are such, it is zero.
 
     Args:
         alpha: The kind of fairness α, at least 0.

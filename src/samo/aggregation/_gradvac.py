@@ -22,7 +22,7 @@ class GradVacWeighting(Weighting[PSDMatrix], Stateful):
 
     Args:
         beta: The share of a call in the moving averages, in [0, 1].
-        eps: What is added to denominators.
+        eps: What is added to denominators, where the gradients' mean square is 1.
 
     Raises:
         TypeError: If an argument is not a number.
@@ -69,8 +69,9 @@ class GradVacWeighting(Weighting[PSDMatrix], Stateful):
         """
         if self._similarities is None or self._similarities.shape != gramian.shape:
             self._similarities = torch.zeros(gramian.shape, dtype=torch.float64)
+        array = to_array(gramian)
         weights, similarities = vaccinated(
-            to_array(gramian),
+            array / (float(array.diagonal().mean()) or 1.0),
             to_array(self._similarities),
             random_orders(len(gramian)),
             self.beta,
@@ -88,8 +89,8 @@ class GradVac(GramianWeightedAggregator, Stateful):
     r"""Gradient vaccine.
 
     For each task i, and for the other tasks j in a random order, with φ the cosine of
-    :math:`g_i^{PC}` and :math:`g_j`, and :math:`\hat\varphi_{ij}` its moving average: where φ is less
-    than that, the part of :math:`g_j` is added that makes them equal,
+    :math:`g_i^{PC}` and :math:`g_j`, and :math:`\hat\varphi_{ij}` its moving average: where φ is
+    less than that, the part of :math:`g_j` is added that makes them equal,
 
     .. math::
         g_i^{PC} \leftarrow g_i^{PC} + \frac{\|g_i^{PC}\| (\hat\varphi_{ij} \sqrt{1 - \varphi^2}
@@ -100,12 +101,15 @@ class GradVac(GramianWeightedAggregator, Stateful):
     Algorithm 1). The orders come from torch's global generator.
 
     The result is distributed as that of TorchJD's class of the same name, which takes one pair at a
-    time; here all tasks i take their next j together. The state is the moving averages, in float64;
-    they start at 0, anew where the number of tasks changes.
+    time; here all tasks i take their next j together, and ``eps`` is relative to the size of the
+    gradients.
+
+    State: the moving averages, ``[K, K]``, in float64; 0 at first, and anew where the number of
+    tasks changes.
 
     Args:
         beta: The share of a call in the moving averages, in [0, 1].
-        eps: What is added to denominators.
+        eps: What is added to denominators, where the gradients' mean square is 1.
 
     Raises:
         TypeError: If an argument is not a number.
@@ -144,7 +148,7 @@ def vaccinated(
         averages: The moving averages of the cosines, ``[K, K]``.
         orders: The other tasks in the order of each task, ``[K, K - 1]``.
         beta: The share of a call in the moving averages.
-        eps: What is added to denominators.
+        eps: What is added to denominators, where the gradients' mean square is 1.
 
     Returns:
         The weights, ``[K]``, and the moving averages, ``[K, K]``.

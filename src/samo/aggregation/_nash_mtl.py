@@ -73,8 +73,8 @@ class NashMTL(GramianWeightedAggregator):
 
     (Navon et al., ICML 2022, arXiv 2202.01017, Eq. 2 and Algorithm 1), and are then multiplied by
     ``max_norm`` over the norm of :math:`J^\top w` where that is less than 1. Since
-    :math:`\|J^\top w\|^2 = w^\top G w = K`, the direction has the norm √K or ``max_norm``, whichever
-    is less: its length says nothing of how far away the solution is.
+    :math:`\|J^\top w\|^2 = w^\top G w = K`, the direction has the norm √K or ``max_norm``,
+    whichever is less: its length says nothing of how far away the solution is.
 
     The authors' code and TorchJD's class of the same name take the matrix J, solve a sequence of
     convex programs from the weights of the step before, and stop after 20, often far from the

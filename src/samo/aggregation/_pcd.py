@@ -16,9 +16,6 @@ from ._forward import of_weighting
 from ._nonnegative import NonnegativePrograms
 from ._normal import normalized, resolution
 
-# A constraint that is missed by more than this part of the longest gradient's square cannot be met.
-_MISSED = 1e-6
-
 
 @final
 class PCDWeighting(Weighting[PSDMatrix], Stateful):
@@ -149,8 +146,8 @@ class PCD(GramianWeightedAggregator, Stateful):
         \tilde g_i = g_i / \sqrt{v_i + \epsilon}
 
     with :math:`v_i` the moving average of :math:`\|g_i\|^2`; then d gets the length of
-    :math:`g_1` (Varam and AlHajri, TMLR 2026, arXiv 2606.29521, Algorithm 1). If the promises cannot
-    be kept together, d is :math:`g_1`; if :math:`g_1` is zero, or d is but for rounding, zero.
+    :math:`g_1` (Varam and AlHajri, TMLR 2026, arXiv 2606.29521). If the promises cannot be kept
+    together, d is :math:`g_1`; if :math:`g_1` is zero, or d is but for rounding, zero.
 
     The problem and the special cases are those of TorchJD's class of the same name, which adds and
     drops one constraint at a time; here the quadratic program is that of MGDA and CAGrad.
@@ -198,6 +195,7 @@ def _multipliers(cosines: Array, lengths: Array, tau: Array, noise: float) -> Ar
     linear = cosines[1:, 0] * lengths[0] - tau * own
     if not (linear < 0).any():
         return library().zeros_like(own)
-    (x,), _ = NonnegativePrograms(inner * 1.0, noise).solve(linear[None])
-    missed = -(x @ inner + linear) * own
-    return x if (missed <= _MISSED * float(lengths.max()) ** 2).all() else x * 0.0
+    (x,), _ = NonnegativePrograms(inner, noise).solve(linear[None])
+    # Where gradients that cancel are promised something, it is missed whole by one of them.
+    kept = (x @ inner + linear >= -0.5 * tau * own - 1e-9 * lengths.max()).all()
+    return x if kept else library().zeros_like(own)

@@ -23,7 +23,7 @@ class ExactProjector(DualConeProjector):
 
     (Quinton and Rey, arXiv 2406.16232, Proposition 1). It is what TorchJD's ``UPGrad`` and
     ``DualProj`` take as their ``projector``; their default, ``QuadprogProjector``, adds 1e-4 to the
-    diagonal of G over its trace, which is a different problem, and does without projecting where the
+    diagonal of G over its trace, which is a different problem, and does not project where the
     trace is below 1e-4. Here nothing is added that can be seen, the size of the gradients does not
     matter, and all projections are solved together.
 

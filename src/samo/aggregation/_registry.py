@@ -16,10 +16,14 @@ from torchjd.scalarization import Scalarizer
 
 from ._cagrad import CAGrad
 from ._fair_grad import FairGrad
+from ._gradvac import GradVac
 from ._method import Method, Options, of_gramian, sized, uniform
 from ._mgda import MGDA
 from ._nash_mtl import NashMTL
+from ._pcd import PCD
+from ._pcgrad import PCGrad
 from ._projector import ExactProjector
+from ._sdmgrad import SDMGradWeighting
 
 
 def _smoothed(kind: Callable[..., Any], n_tasks: int, options: Options) -> Any:
@@ -109,9 +113,9 @@ _TABLE = (
         MGDA,
         ("desideri2012mgda", "sener2018mgda"),
     ),
-    Method("pcgrad", "Projecting conflicting gradients", "gramian", agg.PCGrad, ("yu2020pcgrad",)),
+    Method("pcgrad", "Projecting conflicting gradients", "gramian", PCGrad, ("yu2020pcgrad",)),
     Method("graddrop", "Gradient sign dropout", "gradients", agg.GradDrop, ("chen2020graddrop",)),
-    Method("gradvac", "Gradient vaccine", "gramian", agg.GradVac, ("wang2021gradvac",)),
+    Method("gradvac", "Gradient vaccine", "gramian", GradVac, ("wang2021gradvac",)),
     Method(
         "imtl-g",
         "Impartial multi-task learning, gradient balance",
@@ -157,7 +161,7 @@ _TABLE = (
         "sdmgrad",
         "Stochastic direction-oriented multi-objective gradient descent",
         "gramian",
-        agg.SDMGradWeighting,
+        SDMGradWeighting,
         ("xiao2023sdmgrad",),
         note=_ONE_BATCH,
         build=of_gramian,
@@ -185,7 +189,7 @@ _TABLE = (
         "pcd",
         "Priority-constrained descent",
         "gramian",
-        agg.PCD,
+        PCD,
         ("varam2026pcd",),
         note="The first task is the primary one.",
     ),
@@ -258,7 +262,7 @@ def describe(name: str) -> Method:
     Example:
         >>> from samo import aggregation
         >>> aggregation.describe("CAGrad").defaults
-        {'c': 0.4, 'norm_eps': 0.0001}
+        {'c': 0.4}
     """
     normal = name.lower().replace("_", "-")
     if normal in _BY_NAME:

@@ -18,17 +18,17 @@ from ._checks import in_range
 class SDMGradWeighting(Weighting[PSDMatrix], Stateful):
     r"""Stochastic direction-oriented multi-objective gradient descent.
 
-    With w̃ the preferred weights, ``n_iter`` projected gradient steps with momentum are taken from the
-    last call's weights on
+    With w̃ the preferred weights, ``n_iter`` projected gradient steps with momentum are taken from
+    the last call's weights on
 
     .. math::
         \min_w \tfrac12 \|J^\top (w + \lambda \tilde w)\|^2 \quad \text{s.t.} \quad
         w \ge 0, \quad \sum_i w_i = 1
 
-    and the weights of the tasks are :math:`(w + \lambda \tilde w) / (1 + \lambda)` (Xiao, Ban and Ji,
-    NeurIPS 2023, arXiv 2305.18409, Algorithm 1). The Gramian is divided by the square of the
-    gradients' mean norm first, as in the authors' code. The paper has :math:`J_1 J_2^\top` of two
-    independent batches in its place.
+    and the weights of the tasks are :math:`(w + \lambda \tilde w) / (1 + \lambda)` (Xiao, Ban and
+    Ji, NeurIPS 2023, arXiv 2305.18409). The Gramian is divided by the square of the gradients' mean
+    norm first, as in the authors' code. The paper has :math:`J_1 J_2^\top` of two independent
+    batches in its place.
 
     The steps are those of TorchJD's class of the same name, which looks for the threshold of the
     projection in a Python loop, and adds 1e-8 to the square of the mean norm.
@@ -64,7 +64,7 @@ class SDMGradWeighting(Weighting[PSDMatrix], Stateful):
         super().__init__()
         self.lr = in_range("lr", lr, 0, open_low=True)
         self.momentum = in_range("momentum", momentum, 0, 1, open_high=True)
-        self.n_iter = in_range("n_iter", n_iter, 1)
+        self.n_iter = int(in_range("n_iter", n_iter, 1))
         self.lambda_ = in_range("lambda_", lambda_, 0)
         if pref_vector is not None and pref_vector.ndim != 1:
             raise ValueError(
