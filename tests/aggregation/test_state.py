@@ -31,7 +31,9 @@ MAKERS: dict[str, Make] = {name: by_name(name) for name in aggregation.available
 MAKERS |= {
     "cr-mogm of gradvac": by_name("cr-mogm", base="gradvac"),
     "excess-mtl in its warm-up": by_name("excess-mtl", n_warmup_steps=3),
-    "nash-mtl, every second step": by_name("nash-mtl", update_weights_every=2),
+    "nash-mtl of the matrix, every second step": lambda: torchjd.aggregation.NashMTL(
+        K, update_weights_every=2
+    ),
     "nash-mtl of the matrix": lambda: torchjd.aggregation.NashMTL(K),
     "pcd with a tau for each task": by_name("pcd", tau=[0.1, 0.2]),
     "upgrad with preferences": by_name("upgrad", pref_vector=[0.2, 0.3, 0.5]),

@@ -54,7 +54,7 @@ def to_tensor(array: Array, like: Tensor) -> Tensor:
 
 
 def diagonal_of(matrix: Array) -> Array:
-    """The diagonals of contiguous matrices as a view, to be read and written.
+    """The diagonals of matrices as a view, to be read and written.
 
     Args:
         matrix: The matrices, ``[.., K, K]``.
@@ -62,5 +62,6 @@ def diagonal_of(matrix: Array) -> Array:
     Returns:
         The view, ``[.., K]``.
     """
-    size = matrix.shape[-1]
-    return matrix.reshape(*matrix.shape[:-2], size * size)[..., :: size + 1]
+    if isinstance(matrix, Tensor):
+        return matrix.diagonal(dim1=-2, dim2=-1)
+    return library().einsum("...ii->...i", matrix)

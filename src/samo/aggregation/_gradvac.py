@@ -161,16 +161,22 @@ def vaccinated(
     sines = xp.sqrt((1 - targets * targets).clip(min=0))
     lengths = norms[orders].T
     slopes = 1 / (lengths * sines + eps)
-    weights, averages = xp.zeros_like(gramian), averages * 1.0
     products, squares = gramian, norms * norms  # of each g_i^PC with each g_j, and with itself
-    for step, others in enumerate(orders.T):
-        product, length = products[tasks, others], xp.sqrt(squares.clip(min=0))
-        cosines = product / (length * lengths[step] + eps)
-        sine = xp.sqrt((1 - cosines * cosines).clip(min=0))
-        gap = (targets[step] * sine - cosines * sines[step]) * length * slopes[step]
-        factors = xp.where(cosines < targets[step], gap, 0.0)
-        weights[tasks, others] = factors
-        averages[tasks, others] += beta * (cosines - targets[step])
-        squares = squares + factors * (2 * product + factors * lengths[step] ** 2)
+    found, added = [], []
+    for others, target, sine, length, slope in zip(
+        orders.T, targets, sines, lengths, slopes, strict=True
+    ):
+        product, own = products[tasks, others], xp.sqrt(squares.clip(min=0))
+        cosine = product / (own * length + eps)
+        turn = target * xp.sqrt((1 - cosine * cosine).clip(min=0)) - cosine * sine
+        factors = xp.where(cosine < target, turn * own * slope, 0.0)
         products = products + factors[:, None] * gramian[others]
+        squares = squares + factors * (2 * product + factors * length**2)
+        found.append(cosine)
+        added.append(factors)
+    if not found:
+        return xp.zeros_like(norms) + 1.0, averages
+    weights, averages = xp.zeros_like(gramian), averages * 1.0
+    weights[tasks[:, None], orders] = xp.stack(added).T
+    averages[tasks[:, None], orders] += beta * (xp.stack(found) - targets).T
     return weights.sum(0) + 1.0, averages

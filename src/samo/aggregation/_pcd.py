@@ -91,7 +91,7 @@ class PCDWeighting(Weighting[PSDMatrix], Stateful):
             ValueError: If the Gramian is not finite, or tau is for another number of tasks.
         """
         xp, (cosines, norms), tau = library(), normalized(gramian), self._promises(len(gramian))
-        scales = self._scales(to_array(gramian).diagonal())
+        scales = self._scales(norms * norms)
         lengths = norms * scales
         weights = xp.zeros_like(norms)
         if norms[0] > 0:

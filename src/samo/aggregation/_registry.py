@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -233,9 +234,10 @@ _BY_NAME = {name: method for method in _TABLE for name in (method.name, *method.
 
 
 def _types(method: Method) -> list[type[Any]]:
-    """The classes of a method: TorchJD has aggregator, weighting and scalarizer of one name."""
+    """The classes of a method: there may be an aggregator, a weighting and a scalarizer of it."""
     base = method.kind.__name__.removesuffix("Weighting")
-    twins = [getattr(agg, base + suffix, None) for suffix in ("", "Weighting")]
+    homes = (agg, sys.modules[method.kind.__module__])
+    twins = [getattr(home, base + suffix, None) for home in homes for suffix in ("", "Weighting")]
     return [method.kind, *(twin for twin in twins if twin is not None)]
 
 
