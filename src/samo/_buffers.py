@@ -65,6 +65,7 @@ class Scratch:
 
 
 def _register(owner: Buffers, entry: Buffers) -> None:
-    owner.update(entry)
+    for name, buffer in entry.items():
+        owner[name] = buffer
     for name in owner.keys() - entry.keys():
         del owner[name]

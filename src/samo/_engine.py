@@ -28,7 +28,7 @@ from ._result import StepResult
 from ._step import Setting, Step
 from ._trace import Tracer
 from .aggregation import create, method_of
-from .aggregation._combine import Combiner, WeightsFirst, WeightsOfLosses, combiner
+from .aggregation._combine import Combiner, WeightsFirst, combiner
 from .aggregation._state import capture, restore
 
 
@@ -125,7 +125,9 @@ class Engine:
         combining = combiner(self.aggregator, n_tasks)
         flat: Combiner | None = None
         if decompose and not isinstance(combining, WeightsFirst):
-            flat = combiner(copy.deepcopy(self.aggregator), n_tasks)
+            # What the optimizer trains is one and the same for both.
+            learnt = {id(p): p for p in self.aggregator.parameters()}
+            flat = combiner(copy.deepcopy(self.aggregator, learnt), n_tasks)
         self._setting = Setting(
             model=model,
             tasks=self.tasks,
@@ -201,7 +203,7 @@ class Engine:
         """
         update = getattr(self.aggregator, "update", None)
         method = self._setting.combiner
-        if update is None or not isinstance(method, WeightsOfLosses) or method.last is None:
+        if update is None or method.last is None:
             return
         present = [i for i, task in enumerate(self.tasks) if task in losses]
         if not present or len(present) < len(losses):
@@ -226,7 +228,6 @@ class Engine:
         """
         setting = self._setting
         local = None if self.perturbation is None else self.perturbation.local
-        last = setting.combiner.last if isinstance(setting.combiner, WeightsOfLosses) else None
         flat = setting.flat_combiner
         return {
             "configuration": self._configuration(),
@@ -236,7 +237,7 @@ class Engine:
             "local": local.state_dict() if isinstance(local, Remembering) else {},
             "aggregator": capture(self.aggregator),
             "flat_aggregator": None if flat is None else capture(flat.method),
-            "last_losses": last,
+            "last_losses": setting.combiner.last,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -270,8 +271,9 @@ class Engine:
             restore(setting.flat_combiner.method, state["flat_aggregator"])
         if self.perturbation is not None and isinstance(self.perturbation.local, Remembering):
             self.perturbation.local.load_state_dict(state["local"])
-        if isinstance(setting.combiner, WeightsOfLosses):
-            setting.combiner.last = state["last_losses"]
+        for part in (setting.combiner, setting.flat_combiner):
+            if part is not None:
+                part.last = state["last_losses"]
         setting.streams.load_state_dict(state["streams"])
         setting.partition.load_state_dict(state["partition"])
 

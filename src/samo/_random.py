@@ -106,9 +106,9 @@ class Streams:
         }
         sources |= {d: _device_source(d) for d in devices if d.type not in ("cpu", "meta")}
         outside = {device: source.get() for device, source in sources.items()}
-        for device, source in sources.items():
-            source.set(self.on(device).get_state())
         try:
+            for device, source in sources.items():
+                source.set(self.on(device).get_state())
             yield
         finally:
             for device, source in sources.items():

@@ -84,7 +84,7 @@ class Step:
         self.weights: Tensor | None = None
         self.gramian: Tensor | None = None
         self._method_gradients: list[Tensor | None] = []
-        self._bring_back: Callable[[], None] | None = None
+        self._bring_back: list[Callable[[], None]] = []
         self._gradients: TaskGradients
         self._natural: TaskGradients | None = None
         self._update: Vector
@@ -109,6 +109,7 @@ class Step:
     def aggregate(self) -> None:
         """Makes one gradient of the tasks'."""
         gradients, setting = self._gradients, self._setting
+        self._tell()
         if gradients.rows is None:
             assert gradients.total is not None
             self._update = gradients.total
@@ -145,7 +146,7 @@ class Step:
             reached = [id(parameter) in gradients.reached for parameter in parameters]
             _accumulate(parameters, self._scale.apply_(vector).tensors, reached)
         if self._method_gradients:
-            parameters = [p for p in self._setting.combiner.method.parameters() if p.requires_grad]
+            parameters = self._setting.combiner.parameters
             found = [
                 self._scale.apply_(Layout([g]).copy_of([g])).tensors[0] if g is not None else p
                 for p, g in zip(parameters, self._method_gradients, strict=True)
@@ -160,8 +161,8 @@ class Step:
 
     def forget(self) -> None:
         """Brings a method that has learnt from the losses back to where it was before the step."""
-        if self._bring_back is not None:
-            self._bring_back()
+        for bring_back in self._bring_back:
+            bring_back()
 
     def _evaluate(
         self, closure: Losses, trace: Trace
@@ -238,21 +239,43 @@ class Step:
         """The weights of a method that needs the losses at most, applied to own gradients made."""
         if combiner.sized:
             self._ledger.verify()  # a loss that is not finite must not get into the method's state
-        means = self.losses.values()
-        dtype = wide(widest(list(means.values())))
-        losses = torch.stack([loss.to(dtype) for loss in means.values()])
+        means, losses = list(self.losses.values()), self._natural_losses()
         if isinstance(combiner, WeightsOfLosses):
-            self._bring_back = combiner.bookmark()
+            self._bring_back.append(combiner.bookmark())
         with self._undisturbed([losses]):
             self.weights, self._method_gradients = combiner.weights(
                 losses, [self._setting.tasks.index(task) for task in means]
             )
-        self._ledger.note(list(means), "weight", self.weights.sum())
+        self._ledger.note(means, "weight", self.weights.sum())
         if gradients is not None and isinstance(combiner, WeightsOfLosses):
             for task, weight in zip(means, self.weights, strict=True):
                 if task in gradients.own:
                     gradients.own[task].mul_(weight)
         return self.weights
+
+    def _natural_losses(self) -> Tensor:
+        """The natural losses of the present tasks, in float32 or wider."""
+        means = list(self.losses.values().values())
+        dtype = wide(widest(means))
+        return torch.stack([loss.to(dtype) for loss in means])
+
+    def _tell(self) -> None:
+        """Tells methods of the gradients the losses, and scales own gradients as they say."""
+        setting, gradients = self._setting, self._gradients
+        here = [setting.tasks.index(task) for task in gradients.present]
+        for combiner in (setting.combiner, setting.flat_combiner):
+            if combiner is None or isinstance(combiner, WeightsFirst) or not combiner.sees_losses:
+                continue
+            if isinstance(combiner, WeightsOfGramian):  # others' state may be as large as the rows
+                self._bring_back.append(combiner.bookmark())
+            factors, of_method = combiner.tell(self._natural_losses(), here)
+            if combiner is setting.flat_combiner or factors is None:
+                continue
+            self._method_gradients = of_method
+            self._ledger.note(gradients.present, "weight", factors.sum())
+            for task, factor in zip(gradients.present, factors, strict=True):
+                if task in gradients.own:
+                    gradients.own[task].mul_(factor)
 
     def _combine(self, combiner: Combiner, rows: Matrix, here: list[int]) -> Vector:
         if isinstance(combiner, WeightsFirst):

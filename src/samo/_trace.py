@@ -304,12 +304,13 @@ def _nodes(output: object) -> Iterator[Node]:
 
 
 def _eager_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """The modules below one, but for compiled ones' inside, where a hook would break the graph."""
+    """The modules below one, but for compiled ones, which have no hooks or would be cut by them."""
     seen: set[nn.Module] = set()
     stack = [model]
     while stack:
         module = stack.pop()
-        if module in seen or module._compiled_call_impl is not None:
+        compiled = isinstance(module, torch.jit.ScriptModule) or module._compiled_call_impl
+        if module in seen or compiled:
             continue
         seen.add(module)
         yield module

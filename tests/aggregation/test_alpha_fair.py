@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterator
 
 import mpmath
 import pytest
@@ -13,7 +11,6 @@ import torchjd.aggregation
 from torch import Tensor
 
 from samo.aggregation import ConvergenceError, FairGrad, FairGradWeighting, NashMTLWeighting
-from samo.aggregation import _arrays as arrays
 from tests.gramians import (
     draw,
     fairness_error,
@@ -26,18 +23,6 @@ from tests.gramians import (
 )
 
 ALPHAS = [0.5, 1.0, 2.0, 5.0]
-
-
-@pytest.fixture(params=["numpy", "torch"])
-def _library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Both libraries that the solvers work with."""
-    if request.param == "torch":
-        monkeypatch.setitem(sys.modules, "numpy", None)
-    arrays.library.cache_clear()
-    assert arrays.library().__name__ == request.param
-    yield
-    monkeypatch.undo()
-    arrays.library.cache_clear()
 
 
 def weigh(gramian: Tensor, alpha: float) -> Tensor:
@@ -78,7 +63,7 @@ def test_solves_the_equation_ten_thousand_times(alpha: float) -> None:
     hold_equation(10_000, alpha)
 
 
-@pytest.mark.usefixtures("_library")
+@pytest.mark.usefixtures("both_libraries")
 @pytest.mark.parametrize("alpha", [0.2, *ALPHAS, 20.0])
 @pytest.mark.parametrize("n_tasks", [1, 2, 7, 40])
 def test_both_libraries_solve_it(n_tasks: int, alpha: float) -> None:
@@ -180,7 +165,7 @@ def test_agrees_with_torchjd(alpha: float) -> None:
         torch.testing.assert_close(weigh(gramian, alpha), theirs(gramian), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.usefixtures("_library")
+@pytest.mark.usefixtures("both_libraries")
 @pytest.mark.parametrize("alpha", [0.2, *ALPHAS])
 @pytest.mark.parametrize("n_tasks", [2, 3, 11])
 def test_nothing_is_too_odd(n_tasks: int, alpha: float) -> None:
@@ -210,7 +195,7 @@ CANCELLING = {
 }
 
 
-@pytest.mark.usefixtures("_library")
+@pytest.mark.usefixtures("both_libraries")
 @pytest.mark.parametrize("alpha", [0.2, *ALPHAS])
 @pytest.mark.parametrize("name", CANCELLING)
 def test_gradients_that_cancel(name: str, alpha: float) -> None:
@@ -227,7 +212,9 @@ def test_gradients_that_cancel(name: str, alpha: float) -> None:
 def test_a_small_change_from_cancelling_is_not_lost() -> None:
     matrix = torch.tensor([[1.0, 1e-5], [-1.0, 1e-5]], dtype=torch.float64)
     direction = NashMTLWeighting(0.0)(gramian_of(matrix)) @ matrix
-    torch.testing.assert_close(direction, torch.tensor([0.0, math.sqrt(2)]).double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        direction, torch.tensor([0.0, math.sqrt(2)]).double(), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_no_solution_is_no_weights() -> None:
@@ -245,7 +232,9 @@ def test_dtypes(dtype: torch.dtype) -> None:
     weights = weigh(gramian, 2.0)
     assert weights.dtype == dtype
     precision = 4 * torch.finfo(dtype).eps
-    torch.testing.assert_close(weights.double(), weigh(gramian.double(), 2.0), rtol=precision, atol=0)
+    torch.testing.assert_close(
+        weights.double(), weigh(gramian.double(), 2.0), rtol=precision, atol=0
+    )
 
 
 def test_options() -> None:

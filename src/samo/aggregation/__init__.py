@@ -1,7 +1,7 @@
 """Names for aggregation methods: what there is, what each one needs, and how to make one.
 
-The methods are TorchJD's, with the defaults that their papers give, and this package's own where
-TorchJD's are slow or do not solve their problem exactly.
+The methods are TorchJD's, with the defaults that their papers give, and classes of the same kind
+for those that TorchJD lacks, is slow at, or does not solve exactly.
 
 Example:
     >>> from samo import aggregation
@@ -12,30 +12,58 @@ Example:
 """
 
 from ._cagrad import CAGrad, CAGradWeighting
+from ._conic_grad import ConicGrad, ConicGradWeighting
+from ._db_mtl import DBMTL
 from ._errors import ConvergenceError
 from ._fair_grad import FairGrad, FairGradWeighting
+from ._go4align import GO4Align
+from ._grad_norm import GradNorm, GradNormWeighting
 from ._gradvac import GradVac, GradVacWeighting
+from ._imtl import IMTL, IMTLWeighting
+from ._ldc_mtl import LDCMTL
 from ._method import Method
 from ._mgda import MGDA, MGDAWeighting
+from ._moco import MoCo
 from ._nash_mtl import NashMTL, NashMTLWeighting
 from ._pcd import PCD, PCDWeighting
 from ._pcgrad import PCGrad, PCGradWeighting
 from ._projector import ExactProjector
 from ._registry import available, create, describe, method_of
+from ._scale_free import ScaleFree
 from ._sdmgrad import SDMGradWeighting
+from ._sees_losses import SeesLosses
+from ._si import SI
+from ._slaw import SLAW
+from ._stl import STL
 
 __all__ = [
-    "CAGrad",
-    "CAGradWeighting",
+    "available",
+    "create",
+    "describe",
+    "method_of",
+    "Method",
+    "ScaleFree",
+    "SeesLosses",
     "ConvergenceError",
     "ExactProjector",
+    "CAGrad",
+    "CAGradWeighting",
+    "ConicGrad",
+    "ConicGradWeighting",
+    "DBMTL",
     "FairGrad",
     "FairGradWeighting",
+    "GO4Align",
+    "GradNorm",
+    "GradNormWeighting",
     "GradVac",
     "GradVacWeighting",
+    "IMTL",
+    "IMTLWeighting",
+    "LDCMTL",
     "MGDA",
     "MGDAWeighting",
-    "Method",
+    "MoCo",
     "NashMTL",
     "NashMTLWeighting",
     "PCD",
@@ -43,8 +71,7 @@ __all__ = [
     "PCGrad",
     "PCGradWeighting",
     "SDMGradWeighting",
-    "available",
-    "create",
-    "describe",
-    "method_of",
+    "SI",
+    "SLAW",
+    "STL",
 ]

@@ -15,6 +15,7 @@ from ._errors import ConvergenceError
 from ._forward import of_weighting
 from ._nonnegative import NonnegativePrograms
 from ._normal import normalized, resolution
+from ._scale_free import ScaleFree
 
 _ITERATIONS = 60
 # Of the square of the distance, and of what it is the sum of.
@@ -22,7 +23,7 @@ _TOLERANCE, _ROUNDING = 1e-12, 1e-15
 
 
 @final
-class CAGradWeighting(Weighting[PSDMatrix]):
+class CAGradWeighting(Weighting[PSDMatrix], ScaleFree):
     """The weighting of `CAGrad`.
 
     Args:

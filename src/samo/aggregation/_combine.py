@@ -3,12 +3,14 @@
 TorchJD has aggregators, weightings and scalarizers. To the step they differ in one thing, what must
 be known before the tasks can be weighed: the losses alone (`WeightsOfLosses`), nothing
 (`WeightsOfCount`), the Gramian of the task gradients (`WeightsOfGramian`), or the whole matrix
-(`WholeMatrix`). `combiner` finds out which, by type, and checks that the method fits.
+(`WholeMatrix`). `combiner` finds out which, by type, and checks that the method fits. What else it
+wants, it says by the capabilities `SeesLosses` and `ScaleFree`.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
@@ -32,6 +34,8 @@ from torchjd.aggregation import (
 from torchjd.linalg import Matrix
 from torchjd.scalarization import Scalarizer
 
+from ._scale_free import ScaleFree
+from ._sees_losses import SeesLosses
 from ._state import capture, restore
 
 Method = Aggregator | Weighting[Any] | Scalarizer
@@ -52,14 +56,18 @@ class Combiner(ABC):
     are present only.
 
     Args:
-        method: The TorchJD object.
+        method: The TorchJD object that is called.
         n_tasks: The number of tasks K.
+        whole: The TorchJD object that it is a part of.
+
+    Attributes:
+        last: The last losses that a sized method, or any with all tasks present, was told.
 
     Raises:
         ValueError: If the method does not take K tasks.
     """
 
-    def __init__(self, method: Method, n_tasks: int) -> None:
+    def __init__(self, method: Method, n_tasks: int, whole: Method | None = None) -> None:
         self.method = method
         self.n_tasks = n_tasks
         tensors = _tensors(method)
@@ -67,7 +75,84 @@ class Combiner(ABC):
         self.sized = per_task or any(isinstance(m, Stateful) for m in method.modules())
         self.device = tensors[0].device if tensors else None
         self.dtype = torch.float64
+        self.last: Tensor | None = None
+        parts = (method if whole is None else whole).modules()
+        self._seeing = next((part for part in parts if isinstance(part, SeesLosses)), None)
         self._check()
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What the method learns."""
+        return [p for p in self.method.parameters() if p.requires_grad]
+
+    @property
+    def sees_losses(self) -> bool:
+        """Whether the method, one of the gradients, is to be told the losses."""
+        return self._seeing is not None
+
+    def bookmark(self) -> Callable[[], None]:
+        """A function that brings the method back to its present state."""
+        state, last = capture(self.method), self.last
+
+        def bring_back() -> None:
+            restore(self.method, state)
+            self.last = last
+
+        return bring_back
+
+    def tell(
+        self, losses: Tensor, present: Sequence[int]
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        """Tells a method that sees the losses (`SeesLosses`) what they are.
+
+        Args:
+            losses: The natural losses of the present tasks, of shape ``[len(present)]``.
+            present: Which of the K tasks they are.
+
+        Returns:
+            The factors of the gradients of the tasks' own parameters (None for ones), and the
+            gradients of the method's parameters.
+        """
+        if self._seeing is None:
+            return None, []
+        return self._differentiated(self._seeing.see_losses, losses, present)
+
+    def filled(self, losses: Tensor, present: Sequence[int]) -> Tensor:
+        """The losses as the method wants them: where it is sized, with absent tasks' last ones."""
+        if not self.sized or len(present) == self.n_tasks:
+            full = losses
+        else:
+            known = losses.mean().expand(self.n_tasks) if self.last is None else self.last
+            full = known.to(losses).clone().index_put((_index(present, losses.device),), losses)
+        if len(full) == self.n_tasks:
+            self.last = full.detach()
+        return full
+
+    def _differentiated(
+        self,
+        function: Callable[[Tensor], Tensor | None],
+        losses: Tensor,
+        present: Sequence[int],
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        """The derivatives of a function of the losses and of the method's parameters."""
+        losses = losses.detach().to(self.device or losses.device, self.dtype)
+        values = self.filled(losses, present).requires_grad_()
+        with torch.enable_grad():
+            total = function(values)
+        if total is None:
+            return None, []
+        gradients: list[Tensor | None]
+        gradients = [*torch.autograd.grad(total, [values, *self.parameters], allow_unused=True)]
+        slopes = gradients.pop(0)
+        if slopes is None:  # it does not look at the losses at all
+            slopes = torch.zeros_like(values)
+        if len(slopes) > len(present):
+            here = _index(present, slopes.device)
+            for gradient in gradients:
+                if gradient is not None and gradient.shape[:1] == (self.n_tasks,):
+                    gradient.copy_(torch.zeros_like(gradient).index_copy(0, here, gradient[here]))
+            slopes = slopes[here]
+        return slopes, gradients
 
     @abstractmethod
     def probe(self, method: Any, n_tasks: int) -> object:
@@ -77,8 +162,13 @@ class Combiner(ABC):
         cause: Exception | None = None
         for self.dtype in (torch.float64, torch.float32):
             try:
+                method, seeing = copy.deepcopy((self.method, self._seeing))
                 with torch.random.fork_rng():
-                    self.probe(copy.deepcopy(self.method), self.n_tasks)
+                    if seeing is not None:
+                        seeing.see_losses(
+                            torch.ones(self.n_tasks, dtype=self.dtype, device=self.device)
+                        )
+                    self.probe(method, self.n_tasks)
             except (ValueError, RuntimeError, IndexError) as error:
                 cause = cause or error
             else:
@@ -101,7 +191,7 @@ class WeightsFirst(Combiner):
         Returns:
             The weights of the tasks that are present, and the gradients of the method's parameters.
         """
-        return self._weights(losses.detach().to(self.device or losses.device), present)
+        return self._weights(losses, present)
 
     @abstractmethod
     def _weights(
@@ -112,52 +202,14 @@ class WeightsFirst(Combiner):
 class WeightsOfLosses(WeightsFirst):
     """A scalarizer S: the weights are ∂S/∂l at the natural losses."""
 
-    def __init__(self, method: Scalarizer, n_tasks: int) -> None:
-        super().__init__(method, n_tasks)
-        self.last: Tensor | None = None
-
     def probe(self, method: Any, n_tasks: int) -> object:
         return method(torch.ones(n_tasks, dtype=self.dtype, device=self.device))
-
-    def bookmark(self) -> Callable[[], None]:
-        """A function that brings the method back to its present state."""
-        state, last = capture(self.method), self.last
-
-        def bring_back() -> None:
-            restore(self.method, state)
-            self.last = last
-
-        return bring_back
-
-    def filled(self, losses: Tensor, present: Sequence[int]) -> Tensor:
-        """The losses as the method wants them: where it is sized, with absent tasks' last ones."""
-        if not self.sized or len(present) == self.n_tasks:
-            full = losses
-        else:
-            known = losses.mean().expand(self.n_tasks) if self.last is None else self.last
-            full = known.to(losses).clone().index_put((_index(present, losses.device),), losses)
-        if len(full) == self.n_tasks:
-            self.last = full.detach()
-        return full
 
     def _weights(
         self, losses: Tensor, present: Sequence[int]
     ) -> tuple[Tensor, list[Tensor | None]]:
-        values = self.filled(losses.to(self.dtype), present).requires_grad_()
-        parameters = [p for p in self.method.parameters() if p.requires_grad]
-        with torch.enable_grad():
-            total = self.method(values)
-        gradients: list[Tensor | None]
-        gradients = [*torch.autograd.grad(total, [values, *parameters], allow_unused=True)]
-        weights = gradients.pop(0)
-        if weights is None:  # a method that does not look at the losses at all
-            weights = torch.zeros_like(values)
-        if len(weights) > len(present):
-            here = _index(present, weights.device)
-            for gradient in gradients:
-                if gradient is not None and gradient.shape[:1] == (self.n_tasks,):
-                    gradient.copy_(torch.zeros_like(gradient).index_copy(0, here, gradient[here]))
-            weights = weights[here]
+        weights, gradients = self._differentiated(self.method, losses, present)
+        assert weights is not None
         return weights, gradients
 
 
@@ -170,13 +222,17 @@ class WeightsOfCount(WeightsFirst):
     def _weights(
         self, losses: Tensor, present: Sequence[int]
     ) -> tuple[Tensor, list[Tensor | None]]:
-        rows = self.n_tasks if self.sized else len(present)
-        weights = self.method(torch.empty(rows, 0, dtype=self.dtype, device=losses.device))
-        return (weights[_index(present, losses.device)] if self.sized else weights), []
+        rows, device = self.n_tasks if self.sized else len(present), self.device or losses.device
+        weights = self.method(torch.empty(rows, 0, dtype=self.dtype, device=device))
+        return (weights[_index(present, device)] if self.sized else weights), []
 
 
 class WeightsOfGramian(Combiner):
     """A weighting that needs the Gramian of the task gradients."""
+
+    def __init__(self, method: Method, n_tasks: int, whole: Method | None = None) -> None:
+        super().__init__(method, n_tasks, whole)
+        self._scale_free = isinstance(_innermost(method), ScaleFree)
 
     def probe(self, method: Any, n_tasks: int) -> object:
         return method(torch.eye(n_tasks, dtype=self.dtype))
@@ -198,6 +254,8 @@ class WeightsOfGramian(Combiner):
             full = gramian.diagonal().mean() * torch.eye(self.n_tasks, dtype=gramian.dtype)
             full[index[:, None], index] = gramian
             gramian = full
+        if self._scale_free:
+            gramian = gramian / _power_near(gramian.diagonal().mean().item())
         weights: Tensor = self.method(gramian.to(self.dtype))
         return weights[index] if len(weights) > len(present) else weights
 
@@ -247,13 +305,11 @@ def combiner(method: object, n_tasks: int) -> Combiner:
         weighting = method.gramian_weighting if gramian else method.weighting
     if isinstance(method, Scalarizer):
         return WeightsOfLosses(method, n_tasks)
-    innermost = weighting
-    while isinstance(innermost, CRMOGMWeighting):
-        innermost = innermost.weighting
+    innermost = _innermost(weighting)
     if isinstance(weighting, Weighting) and isinstance(innermost, _BY_COUNT):
         return WeightsOfCount(weighting, n_tasks)
     if isinstance(method, GramianWeightedAggregator) or isinstance(innermost, _BY_CROSS_GRAMIAN):
-        return WeightsOfGramian(weighting, n_tasks)  # type: ignore[arg-type]
+        return WeightsOfGramian(weighting, n_tasks, method)  # type: ignore[arg-type]
     if isinstance(method, Weighting):
         if _takes_matrix(type(innermost)):
             return WholeMatrix(WeightedAggregator(method), n_tasks)
@@ -264,6 +320,18 @@ def combiner(method: object, n_tasks: int) -> Combiner:
         f"aggregator must be a method's name (see samo.aggregation.available()) or a TorchJD "
         f"Aggregator, Weighting or Scalarizer; found {type(method).__name__}."
     )
+
+
+def _innermost(weighting: object) -> object:
+    """What a weighting that smooths another's weights smooths."""
+    while isinstance(weighting, CRMOGMWeighting):
+        weighting = weighting.weighting
+    return weighting
+
+
+def _power_near(number: float) -> float:
+    """A power of two near a number: dividing by it is exact. 1 for zero."""
+    return math.ldexp(1.0, math.frexp(number)[1]) if number else 1.0
 
 
 def _takes_matrix(weighting: type) -> bool:

@@ -14,10 +14,11 @@ from ._arrays import Array, library, to_array, to_tensor
 from ._checks import in_range
 from ._forward import of_weighting
 from ._orders import random_orders
+from ._scale_free import ScaleFree
 
 
 @final
-class GradVacWeighting(Weighting[PSDMatrix], Stateful):
+class GradVacWeighting(Weighting[PSDMatrix], Stateful, ScaleFree):
     """The weighting of `GradVac`.
 
     Args:

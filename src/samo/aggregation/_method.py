@@ -11,6 +11,8 @@ import torch
 from torchjd import Stateful
 from torchjd.aggregation import GramianWeightedAggregator
 
+from ._sees_losses import SeesLosses
+
 Options = dict[str, Any]
 
 # Arguments of TorchJD's constructors that `create` fills in by itself.
@@ -85,6 +87,11 @@ class Method:
     def stateful(self) -> bool:
         """Whether its weights depend on earlier calls."""
         return issubclass(self.kind, Stateful)
+
+    @property
+    def sees_losses(self) -> bool:
+        """Whether it needs the losses besides what `needs` says."""
+        return issubclass(self.kind, SeesLosses)
 
     @property
     def min_tasks(self) -> int:

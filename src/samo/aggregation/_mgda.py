@@ -11,10 +11,11 @@ from torchjd.linalg import PSDMatrix
 from ._arrays import to_tensor
 from ._nonnegative import NonnegativePrograms
 from ._normal import normalized, resolution
+from ._scale_free import ScaleFree
 
 
 @final
-class MGDAWeighting(Weighting[PSDMatrix]):
+class MGDAWeighting(Weighting[PSDMatrix], ScaleFree):
     """The weighting of `MGDA`."""
 
     def forward(self, gramian: PSDMatrix, /) -> Tensor:

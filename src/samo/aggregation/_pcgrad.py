@@ -10,10 +10,11 @@ from torchjd.linalg import PSDMatrix
 
 from ._arrays import Array, library, to_array, to_tensor
 from ._orders import random_orders
+from ._scale_free import ScaleFree
 
 
 @final
-class PCGradWeighting(Weighting[PSDMatrix]):
+class PCGradWeighting(Weighting[PSDMatrix], ScaleFree):
     """The weighting of `PCGrad`."""
 
     def forward(self, gramian: PSDMatrix, /) -> Tensor:

@@ -16,15 +16,25 @@ from torchjd.aggregation import Aggregator, GramianWeightedAggregator, Weighting
 from torchjd.scalarization import Scalarizer
 
 from ._cagrad import CAGrad
+from ._conic_grad import ConicGrad
+from ._db_mtl import DBMTL
 from ._fair_grad import FairGrad
+from ._go4align import GO4Align
+from ._grad_norm import GradNorm
 from ._gradvac import GradVac
+from ._imtl import IMTL
+from ._ldc_mtl import LDCMTL
 from ._method import Method, Options, of_gramian, sized, uniform
 from ._mgda import MGDA
+from ._moco import MoCo
 from ._nash_mtl import NashMTL
 from ._pcd import PCD
 from ._pcgrad import PCGrad
 from ._projector import ExactProjector
 from ._sdmgrad import SDMGradWeighting
+from ._si import SI
+from ._slaw import SLAW
+from ._stl import STL
 
 
 def _smoothed(kind: Callable[..., Any], n_tasks: int, options: Options) -> Any:
@@ -47,6 +57,24 @@ _TABLE = (
     Method("constant", "Linear scalarization: weights of your own", "nothing", sca.Constant),
     Method(
         "rlw", "Random loss weighting", "nothing", sca.Random, ("lin2022rlw",), aliases=("random",)
+    ),
+    Method(
+        "stl",
+        "Single-task learning: one of the losses",
+        "nothing",
+        STL,
+        ("caruana1997multitask",),
+        note="task: the position of the task that is learnt.",
+        build=sized,
+    ),
+    Method(
+        "si",
+        "Scale-invariant scalarization: the sum of logarithms",
+        "losses",
+        SI,
+        ("navon2022nash",),
+        note="Losses must be positive.",
+        aliases=("scale-invariant",),
     ),
     Method(
         "gls",
@@ -108,6 +136,35 @@ _TABLE = (
         build=sized,
     ),
     Method(
+        "slaw",
+        "Scaled loss approximate weighting",
+        "losses",
+        SLAW,
+        ("crawshaw2021slaw",),
+        note="The moving averages start as in the authors' code.",
+    ),
+    Method(
+        "ldc-mtl",
+        "Loss discrepancy control",
+        "losses",
+        LDCMTL,
+        ("xiao2025ldcmtl",),
+        note=(
+            "The authors' lambda_ is 0.1 (Cityscapes), 0.05 (NYUv2, QM9) and 0.01 (CelebA). One "
+            "number a task in the place of the paper's router. The order of the tasks matters. "
+            "Weights of tasks can be negative."
+        ),
+        build=sized,
+    ),
+    Method(
+        "go4align",
+        "Group optimization for multi-task alignment",
+        "losses",
+        GO4Align,
+        ("shen2024go4align",),
+        note="Losses must be positive. The groups are K-means', found exactly: nothing is drawn.",
+    ),
+    Method(
         "mgda",
         "Multiple-gradient descent algorithm",
         "gramian",
@@ -125,11 +182,42 @@ _TABLE = (
         ("liu2021imtl",),
     ),
     Method(
+        "imtl",
+        "Impartial multi-task learning, loss and gradient balance",
+        "gramian",
+        IMTL,
+        ("liu2021imtl",),
+        note="Give its parameters to the optimizer, as those of imtl-l.",
+        build=sized,
+    ),
+    Method(
+        "gradnorm",
+        "Gradient normalisation",
+        "gramian",
+        GradNorm,
+        ("chen2018gradnorm",),
+        note=(
+            "Norms of all shared parameters, not of the last layer. Losses must be positive. That "
+            "the weights' step is Adam's with lr 0.025 is not certain from the paper."
+        ),
+    ),
+    Method(
         "cagrad",
         "Conflict-averse gradient descent",
         "gramian",
         CAGrad,
         ("liu2021cagrad",),
+    ),
+    Method(
+        "conicgrad",
+        "The best direction within a cone around the mean gradient",
+        "gramian",
+        ConicGrad,
+        ("hassanpour2025conicgrad",),
+        note=(
+            "The paper's problem, solved exactly in a way of this package's own; the default of c "
+            "is its choice as well."
+        ),
     ),
     Method(
         "aligned-mtl",
@@ -158,6 +246,28 @@ _TABLE = (
         "config", "Conflict-free inverse gradients", "gradients", agg.ConFIG, ("liu2025config",)
     ),
     Method("excess-mtl", "Excess risks", "gradients", agg.ExcessMTL, ("he2024excessmtl",)),
+    Method(
+        "moco",
+        "Stochastic multi-objective gradient correction",
+        "gradients",
+        MoCo,
+        ("fernando2023moco",),
+        note=(
+            "Keeps a tracked gradient of each task. Algorithm 1 of the paper, with LibMTL's step "
+            "sizes, but not its normalisation of the gradients."
+        ),
+    ),
+    Method(
+        "db-mtl",
+        "Dual balancing",
+        "gradients",
+        DBMTL,
+        ("lin2023dbmtl",),
+        note=(
+            "Keeps an averaged gradient of each task. The paper tunes beta for each benchmark. "
+            "Losses must be positive."
+        ),
+    ),
     Method(
         "sdmgrad",
         "Stochastic direction-oriented multi-objective gradient descent",

@@ -12,10 +12,12 @@ from torchjd.linalg import PSDMatrix
 
 from ._arrays import Array, library, to_array, to_tensor
 from ._checks import in_range
+from ._scale_free import ScaleFree
+from ._simplex import onto_simplex
 
 
 @final
-class SDMGradWeighting(Weighting[PSDMatrix], Stateful):
+class SDMGradWeighting(Weighting[PSDMatrix], Stateful, ScaleFree):
     r"""Stochastic direction-oriented multi-objective gradient descent.
 
     With w̃ the preferred weights, ``n_iter`` projected gradient steps with momentum are taken from
@@ -110,7 +112,7 @@ class SDMGradWeighting(Weighting[PSDMatrix], Stateful):
         matrix, velocity = gramian / (scale or 1.0), 0.0
         for _ in range(self.n_iter):
             velocity = self.momentum * velocity + matrix @ (w + pull)
-            w = _onto_simplex(w - self.lr * velocity)
+            w = onto_simplex(w - self.lr * velocity)
         return w
 
     def __repr__(self) -> str:
@@ -118,14 +120,3 @@ class SDMGradWeighting(Weighting[PSDMatrix], Stateful):
             f"SDMGradWeighting(lr={self.lr}, momentum={self.momentum}, n_iter={self.n_iter}, "
             f"lambda_={self.lambda_}, pref_vector={self.pref_vector})"
         )
-
-
-def _onto_simplex(point: Array) -> Array:
-    """The nearest point of the simplex."""
-    # The same number taken from all coordinates changes nothing; with the largest at 0, the 1 is
-    # not lost against large ones.
-    point = point - point.max()
-    ordered = point[(-point).argsort()]
-    thresholds = (ordered.cumsum(0) - 1) / (library().arange(len(point)) + 1)
-    last = int((ordered > thresholds).sum()) - 1
-    return (point - thresholds[last]).clip(min=0)

@@ -1,0 +1,121 @@
+"""GO4Align: weights of groups of tasks that are found anew at each step."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+from torchjd import Stateful
+from torchjd.scalarization import Scalarizer
+
+from ._checks import check_positive, check_shape, in_range
+
+
+@final
+class GO4Align(Scalarizer, Stateful):
+    r"""Group optimization for multi-task alignment.
+
+    Risks of earlier steps are kept in probabilities p, balanced by the size of the losses, and
+    shared within groups of tasks for which they are alike:
+
+    .. math::
+        p_i \propto p_i e^{-\eta l_i}, \qquad \gamma_i = p_i \frac{\sum_j l_j}{l_i}, \qquad
+        w_i = \text{mean of } \gamma \text{ over the group of } i
+
+    (Shen et al., NeurIPS 2024, arXiv 2404.06486, in the form of the authors' code). The groups are
+    those of K-means on the numbers γ. The authors' code runs Lloyd's algorithm from a random start;
+    on numbers the best division can be found exactly, so here it is, and nothing is drawn.
+
+    Args:
+        num_groups: The number of groups G; K if there are fewer tasks.
+        robust_step_size: The step size η of the probabilities.
+
+    Raises:
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from samo.aggregation import GO4Align
+        >>> losses = torch.tensor([1.0, 1.1, 9.0], requires_grad=True)
+        >>> GO4Align()(losses).backward()
+        >>> losses.grad  # the first two make a group
+        tensor([3.5328, 3.5328, 0.4109])
+    """
+
+    def __init__(self, num_groups: int = 2, robust_step_size: float = 1e-4) -> None:
+        super().__init__()
+        if not isinstance(num_groups, int) or num_groups < 1:
+            raise ValueError(f"num_groups must be a positive integer; found {num_groups!r}.")
+        self.num_groups = num_groups
+        self.robust_step_size = in_range("robust_step_size", robust_step_size, 0)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all calls so far."""
+        self._log_p: Tensor | None = None
+
+    def forward(self, values: Tensor, /) -> Tensor:
+        """Scalarizes, and takes the losses into the probabilities.
+
+        Args:
+            values: The losses, ``[K]``.
+
+        Returns:
+            Their weighted sum; the weights are constants.
+
+        Raises:
+            ValueError: If their number changes, or if one is not positive.
+        """
+        check_positive(self, values)
+        losses = values.detach()
+        if self._log_p is None:
+            self._log_p = torch.zeros_like(losses)
+        check_shape(self, losses, len(self._log_p))
+        self._log_p = (self._log_p - self.robust_step_size * losses).log_softmax(0)
+        indicators = self._log_p.exp() * (losses.sum() / losses)
+        weights = _group_means(indicators, min(self.num_groups, len(losses)))
+        return (weights * values).sum()
+
+    def __repr__(self) -> str:
+        return f"GO4Align(num_groups={self.num_groups}, robust_step_size={self.robust_step_size})"
+
+
+def _group_means(numbers: Tensor, groups: int) -> Tensor:
+    """Replaces numbers by the means of their groups, for the best division into groups.
+
+    Groups of numbers are intervals of their sorted order, so a table of the costs of all intervals,
+    and of the best divisions of all first parts, finds the best in O(groups K²).
+
+    Args:
+        numbers: The numbers, ``[K]``.
+        groups: The number of groups, at most K.
+
+    Returns:
+        The means, ``[K]``.
+    """
+    ordered, order = numbers.double().cpu().sort()
+    n = len(ordered)
+    zero = ordered.new_zeros(1)
+    sums = torch.cat([zero, ordered.cumsum(0)])
+    # Around the mean, so that the difference of squares does not lose the spread.
+    centred = ordered - ordered.mean()
+    first, second = (torch.cat([zero, part.cumsum(0)]) for part in (centred, centred.square()))
+    length = torch.arange(n + 1)
+    length = length[None, :] - length[:, None]
+    inside = length > 0
+    between = first[None, :] - first[:, None]
+    cost = (second[None, :] - second[:, None]) - between.square() / length.clamp(min=1)
+    cost = cost.clamp(min=0).where(inside, torch.inf)
+    best = cost[0]
+    starts = []
+    for _ in range(groups - 1):
+        best, start = (best[:, None] + cost).min(0)
+        starts.append(start.tolist())
+    means = torch.empty_like(ordered)
+    end = n
+    for start in [*reversed(starts), [0] * (n + 1)]:
+        means[start[end] : end] = (sums[end] - sums[start[end]]) / max(end - start[end], 1)
+        end = start[end]
+    return torch.empty_like(means).index_copy(0, order, means).to(numbers)
