@@ -58,9 +58,7 @@ class NonnegativePrograms:
         x, positive, unsolved = self._exchange(linear, guess, self.ridge)
         if unsolved.any():
             x[unsolved], positive[unsolved] = self._solve_hard(linear[unsolved])
-        # One step of refinement, whose residual is without the ridge: most of its effect goes.
-        x = x + self.equations(positive, x @ self.cosines + linear, self.ridge)
-        return x.clip(min=0), positive
+        return self._refined(x, positive, linear), positive
 
     def equations(self, positive: Array, linear: Array, ridge: float) -> Array:
         """Solves C x + q = 0 for the variables marked positive, with the others at 0.
@@ -73,17 +71,31 @@ class NonnegativePrograms:
         Returns:
             x, ``[n, K]``.
         """
+        matrix, place, mask = self._parts(positive, ridge)
+        x = library().zeros_like(linear)
+        x[place] = -library().linalg.solve(matrix, (linear[place] * mask)[:, :, None])[:, :, 0]
+        return x
+
+    def _parts(self, positive: Array, ridge: float) -> tuple[Array, tuple[Array, Array], Array]:
+        """The rows and columns of C of the positive variables, where they are, and a mask."""
         xp, size = library(), int(positive.sum(1).max())
         # The positive variables come first; in the place of others stands a row of zeros.
-        rows, place = xp.arange(len(linear))[:, None], (positive * -1.0).argsort(1)[:, :size]
+        rows, place = xp.arange(len(positive))[:, None], (positive * -1.0).argsort(1)[:, :size]
         mask = positive[rows, place]
         found = xp.where(mask, place, len(self.cosines))
         side = len(self._bordered)
         matrix = xp.take(self._bordered, found[:, :, None] * side + found[:, None, :])
         diagonal_of(matrix)[:] = 1.0 + ridge
-        x = xp.zeros_like(linear)
-        x[rows, place] = -xp.linalg.solve(matrix, (linear[rows, place] * mask)[:, :, None])[:, :, 0]
-        return x
+        return matrix, (rows, place), mask
+
+    def _refined(self, x: Array, positive: Array, linear: Array) -> Array:
+        """A first step against rounding, and a second one that takes most of the ridge's effect."""
+        matrix, place, mask = self._parts(positive, self.ridge)
+        inverse = library().linalg.inv(matrix)
+        for ridge in (self.ridge, 0.0):
+            residual = (x @ self.cosines + ridge * x + linear)[place] * mask
+            x[place] -= (inverse @ residual[:, :, None])[:, :, 0]
+        return x.clip(min=0)
 
     def _exchange(self, linear: Array, positive: Array, ridge: float) -> tuple[Array, Array, Array]:
         """Block pivoting: x, which of it is positive, and which programs are not solved."""
@@ -122,17 +134,21 @@ class NonnegativePrograms:
     def _one_by_one(self, linear: Array, x: Array) -> tuple[Array, Array]:
         """Lawson and Hanson's method for one program, from any x ≥ 0."""
         xp, positive = library(), x > 0
+        barred = x < 0
         for _ in range(30 * len(self.cosines)):
             target = self.equations(positive, linear, self.ridge)
             below = positive & (target < 0)
             share = xp.where(below, x, math.inf) / xp.where(below, x - target, 1.0)
             nearest = share.min()
             if nearest <= 1:  # the first ones to become zero on the way there leave
-                x = (x + nearest * (target - x)).clip(min=0)
-                positive = positive & (share > nearest)
+                leaving = share <= nearest
+                x = xp.where(leaving, 0.0, (x + nearest * (target - x)).clip(min=0))
+                positive = positive & ~leaving
+                # One that left as it came did so by rounding, and would come again.
+                barred = leaving | (barred & (nearest == 0))
                 continue
-            x = target
-            wrong = self._wrong(x, positive, linear)
+            x, barred = target, barred & (target == x).all()
+            wrong = self._wrong(x, positive, linear) & ~barred
             if not wrong.any():
                 return x, positive
             slack = xp.where(wrong, x @ self.cosines + linear, 0.0)

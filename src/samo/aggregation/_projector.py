@@ -43,7 +43,7 @@ class ExactProjector(DualConeProjector):
             G: The Gramian, ``[K, K]``.
 
         Returns:
-            The combinations v, of the same shape.
+            The combinations v, of the same shape, in the dtype of G.
 
         Raises:
             ConvergenceError: If one is not found.
@@ -55,7 +55,7 @@ class ExactProjector(DualConeProjector):
         linear = xp.where(norms > 0, (u * norms) @ cosines, 0.0)
         x, _ = NonnegativePrograms(cosines, resolution(G)).solve(linear)
         v = u + x / xp.where(norms > 0, norms, 1.0)
-        return to_tensor(v, U).reshape(U.shape)
+        return to_tensor(v, G).reshape(U.shape)
 
     def __repr__(self) -> str:
         return "ExactProjector()"
