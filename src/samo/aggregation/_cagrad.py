@@ -153,7 +153,7 @@ def _best(cosines: Array, norms: Array, c: float, noise: float) -> Array:
         if close or (surplus < 0 and level == high):
             return x
         low, high = (low, level) if surplus > 0 else (level, high)
-        (slope,) = programs.equations(positive, -a[None], programs.ridge)
+        (slope,) = programs.equations(positive, -a[None])
         first, second = float(a @ x), float(a @ slope)
         root = max(first * first - second * surplus, 0.0) ** 0.5
         level -= surplus / (first + root)
