@@ -106,9 +106,10 @@ NAMES = [
     "transformer",
 ]
 CASES = [
-    (preset, name, ("ls", "mgda")[(i + j) % 2])
+    (preset, name, ("ls", "mgda")[(i + j // 2) % 2])
     for i, preset in enumerate(PRESETS)
     for j, name in enumerate(NAMES)
+    if (i + j) % 2
 ]
 
 
@@ -185,7 +186,7 @@ def test_after_an_exception_inside_the_model_all_is_as_the_natural_pass_leaves_i
     assert at >= least[what]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["GSAM", "FMTL", "SAMO"])
 def test_flags_that_a_closure_switches_for_a_while_are_as_the_natural_pass_leaves_them(preset):
     """As where it freezes a part, or asks a teacher in eval mode, and is interrupted meanwhile."""
     model = everything()
@@ -214,7 +215,7 @@ def test_flags_that_a_closure_switches_for_a_while_are_as_the_natural_pass_leave
     assert at == {"ERM": 1, "GSAM": 2, "SAMO": 10}.get(preset, 4)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["ERM", "FMTL", "SAMO, previous"])
 def test_an_exception_between_micro_batches_leaves_the_natural_passes_so_far(preset):
     model = everything()
     engine = PRESETS[preset](model, aggregator="mgda")

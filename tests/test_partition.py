@@ -336,7 +336,7 @@ def test_what_is_thawed_in_a_batch_without_a_task_is_not_kept_from_it(resumed):
     same(gradients(model), fresh_step("LSAM", model, TASKS))
 
 
-@pytest.mark.parametrize("first", ["a", "b", "ab", "bc"])
+@pytest.mark.parametrize("first", ["a", "bc"])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_tasks_may_appear_later(preset, first):
     case = problem("branches")
@@ -455,22 +455,22 @@ def test_in_a_compiled_whole_the_partition_is_to_be_declared(kind):
     assert "CompiledFunctionBackward" in names, "nothing was compiled"
     for _ in range(2):
         with pytest.raises(samo.PartitionError, match=r"Declare them: Engine\(.., shared="):
-            samo.SAMO(model, TASKS, aggregator="mgda").backward(closure)
+            samo.LSAM(model, TASKS, aggregator="mgda").backward(closure)
     own = {task: model.get_submodule(f"heads.{task}") for task in TASKS}
     for options in ({"own": own}, {"own": own, "shared": model.get_submodule("trunk")}):
         model.zero_grad()
         eager.zero_grad()
-        samo.SAMO(model, TASKS, aggregator="mgda", **options).backward(closure)
-        samo.SAMO(eager, TASKS, aggregator="mgda").backward(partial(losses, eager))
+        samo.LSAM(model, TASKS, aggregator="mgda", **options).backward(closure)
+        samo.LSAM(eager, TASKS, aggregator="mgda").backward(partial(losses, eager))
         close(gradients(model), gradients(eager))
 
 
 @pytest.mark.usefixtures("_forget_compiled_code")
 def test_around_a_compiled_trunk_the_partition_is_found():
     model, called, eager = compiled_model("trunk")
-    engine = samo.SAMO(model, TASKS, aggregator="mgda")
+    engine = samo.LSAM(model, TASKS, aggregator="mgda")
     engine.backward(partial(losses, called))
-    samo.SAMO(eager, TASKS, aggregator="mgda").backward(partial(losses, eager))
+    samo.LSAM(eager, TASKS, aggregator="mgda").backward(partial(losses, eager))
     case = problem("plain")
     assert parts(engine) == (list(case.shared), dict(case.own))
     close(gradients(model), gradients(eager))

@@ -116,13 +116,22 @@ _TABLE = (
         ),
         build=uniform,
     ),
-    Method("uw", "Uncertainty weighting", "losses", sca.UW, ("kendall2018uw",), build=sized),
+    Method(
+        "uw",
+        "Uncertainty weighting",
+        "losses",
+        sca.UW,
+        ("kendall2018uw",),
+        trained=True,
+        build=sized,
+    ),
     Method(
         "imtl-l",
         "Impartial multi-task learning, loss balance",
         "losses",
         sca.IMTLL,
         ("liu2021imtl",),
+        trained=True,
         build=sized,
     ),
     Method("dwa", "Dynamic weight average", "losses", sca.DWA, ("liu2019dwa",)),
@@ -149,6 +158,7 @@ _TABLE = (
         "losses",
         LDCMTL,
         ("xiao2025ldcmtl",),
+        trained=True,
         note=(
             "The authors' lambda_ is 0.1 (Cityscapes), 0.05 (NYUv2, QM9) and 0.01 (CelebA). One "
             "number a task in the place of the paper's router. The order of the tasks matters. "
@@ -188,6 +198,7 @@ _TABLE = (
         IMTL,
         ("liu2021imtl",),
         note="Give its parameters to the optimizer, as those of imtl-l.",
+        trained=True,
         build=sized,
     ),
     Method(
@@ -344,10 +355,10 @@ _BY_NAME = {name: method for method in _TABLE for name in (method.name, *method.
 
 
 def _types(method: Method) -> list[type[Any]]:
-    """The classes of a method: there may be an aggregator, a weighting and a scalarizer of it."""
+    """The classes of a method: aggregator, weighting and scalarizer of one name."""
     base = method.kind.__name__.removesuffix("Weighting")
-    homes = (agg, sys.modules[method.kind.__module__])
-    twins = [getattr(home, base + suffix, None) for home in homes for suffix in ("", "Weighting")]
+    places = (agg, sys.modules[method.kind.__module__])
+    twins = [getattr(p, base + suffix, None) for p in places for suffix in ("", "Weighting")]
     return [method.kind, *(twin for twin in twins if twin is not None)]
 
 
