@@ -95,11 +95,11 @@ def fairness_error(gramian: Tensor, weights: Tensor, alpha: float) -> tuple[floa
 def harm(matrix: Tensor, weights: Tensor) -> float:
     """By how much the direction worsens a task: -min cos(g_i, d), 0 where it does not.
 
-    Rounding the weights turns the direction; where they cancel, it is what is left of them.
+    Less than 1e-12 of the gradients that make it up is left to the solvers.
     """
     gramian = gramian_of(matrix)
     norms = gramian.diagonal().sqrt()
     length = (weights @ gramian @ weights).clamp(min=0).sqrt()
     image = (gramian @ weights) / norms.clamp(min=1e-300)
-    rounding = 100 * len(weights) * EPSILON * (weights.abs() @ norms)
+    rounding = 1e-12 * len(weights) * (weights.abs() @ norms)
     return max(0.0, (-image - rounding).max().item()) / max(length.item(), math.ulp(0))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import pytest
 import torch
 import torchjd.aggregation
 from torch import Tensor
+from torchjd.linalg import PSDMatrix
 
 from samo.aggregation import CAGrad, CAGradWeighting, ExactProjector, MGDAWeighting
 from tests.gramians import draw, gramian_of, harm, jacobians, of_sizes, of_spectrum
@@ -25,8 +27,8 @@ def distance(gramian: Tensor, weights: Tensor) -> tuple[float, float]:
 def bound(gramian: Tensor, weights: Tensor, c: float) -> float:
     r"""No direction in the ball helps the worst-off task by more than this.
 
-    That is :math:`g_0^\top g_v + c \|g_0\| \|g_v\|` for any v of the simplex; the weights without the
-    mean's are in the direction of the best of them.
+    That is :math:`g_0^\top g_v + c \|g_0\| \|g_v\|` for any v of the simplex; the weights without
+    the mean's are in the direction of the best of them.
     """
     mean = torch.full_like(weights, 1 / len(weights))
     v = (weights - mean).clamp(min=0)
@@ -67,7 +69,7 @@ def test_is_at_least_as_good_as_torchjds(n_tasks: int, c: float) -> None:
         size = gramian.diagonal().sqrt().max().item()
         assert (gramian @ ours).min() >= (gramian @ theirs).min() - 2 * excess * size - 1e-9, name
         difference = ours - theirs
-        assert difference @ gramian @ difference <= (0.02 * norm) ** 2, name
+        assert difference @ gramian @ difference <= (0.02 * norm + 1e-4 * size) ** 2, name
 
 
 @pytest.mark.parametrize("n_tasks", [1, 2, 3, 11])
@@ -94,7 +96,7 @@ def test_where_nothing_helps_all_it_harms_none() -> None:
     matrix = torch.tensor([[1.0, 0, 0], [-2, 0, 0], [1, 3, 0]], dtype=torch.float64)
     gramian = gramian_of(matrix)
     mean = torch.full((3,), 1 / 3, dtype=torch.float64)
-    unharmed = ExactProjector()(mean, gramian) @ matrix
+    unharmed = ExactProjector()(mean, cast(PSDMatrix, gramian)) @ matrix
     torch.testing.assert_close(CAGradWeighting(2.0)(gramian) @ matrix, unharmed)
 
 

@@ -82,7 +82,9 @@ def test_scales(name: str, scale: float) -> None:
             rows, losses = gradients(kind, k) * scale, losses_of(k) * scale
             direction, weights = aggregate(make(name, k), rows, losses)
             check(direction, weights, rows)
-            assert direction.any()
+            plain, _ = aggregate(make(name, k), rows / scale, losses / scale)
+            assert direction.any() == plain.any()  # it may be zero: of rank 2, they cancel
+            assert direction.any() or kind == "rank 2"
 
 
 def scale_free(method: Combiner) -> bool:

@@ -73,9 +73,9 @@ def test_is_the_best_of_all_sets_of_tasks(n_tasks: int) -> None:
 def test_agrees_with_torchjd_given_time(n_tasks: int) -> None:
     gramian = of_spectrum(n_tasks, 10.0)
     theirs = torchjd.aggregation.MGDAWeighting(epsilon=1e-7, max_iters=3000)(gramian)
-    torch.testing.assert_close(weigh(gramian), theirs, rtol=0, atol=2e-3)
     ours = weigh(gramian)
-    assert ours @ gramian @ ours <= theirs @ gramian @ theirs
+    least, found = (ours @ gramian @ ours).item(), (theirs @ gramian @ theirs).item()
+    assert least <= found <= 1.01 * least
 
 
 @pytest.mark.parametrize("factor", [1e-30, 1e-15, 1e15, 1e30])
@@ -87,10 +87,10 @@ def test_the_size_of_the_gradients(factor: float) -> None:
 def test_the_order_of_the_tasks() -> None:
     order = torch.randperm(9)
     for name, matrix in jacobians(9).items():
-        if name in ("opposite", "stationary", "few dimensions"):
-            continue  # more than one solution
-        mixed, expected = weigh(gramian_of(matrix[order])), weigh(gramian_of(matrix))[order]
-        torch.testing.assert_close(mixed, expected, rtol=1e-5, atol=1e-9, msg=name)
+        mixed, expected = weigh(gramian_of(matrix[order])), weigh(gramian_of(matrix))
+        size = matrix.norm(dim=1).max().item()  # there may be more than one solution
+        difference = mixed @ matrix[order] - expected @ matrix
+        assert difference.norm().item() <= 1e-6 * size, name
 
 
 @pytest.mark.parametrize(

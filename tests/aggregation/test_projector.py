@@ -22,7 +22,7 @@ def solves(gramian: Tensor, u: Tensor) -> None:
     added = (v - u) * norms
     image = (v @ gramian) / norms.clamp(min=1e-300)
     cosines = gramian / (norms * norms[:, None]).clamp(min=1e-300)
-    size = (v.abs() * norms) @ cosines.abs() + 1e-300
+    size = ((u.abs() * norms + added.abs()) @ cosines.abs()).amax(-1, keepdim=True) + 1e-300
     assert (added >= -1e-14 * (u.abs() * norms)).all()
     assert (image >= -2e-12 * size).all()
     assert (added * image <= 5e-12 * added.abs().amax(-1, keepdim=True) * size).all()
