@@ -92,9 +92,10 @@ def test_options() -> None:
         PCD(tau=torch.tensor([2.0]))
     with pytest.raises(ValueError, match="tau must have 2 values for 3 tasks; found 1"):
         PCD(tau=torch.tensor([0.5]))(torch.eye(3))
+    kind: Any = SDMGradWeighting
     for option, value in (("lr", 0), ("momentum", 1), ("n_iter", 0), ("lambda_", -1)):
         with pytest.raises(ValueError, match=f"{option} must be in"):
-            SDMGradWeighting(**{option: value})
+            kind(**{option: value})
     with pytest.raises(ValueError, match="pref_vector must be a vector"):
         SDMGradWeighting(pref_vector=torch.eye(2))
     with pytest.raises(ValueError, match="pref_vector must have 3 values for 3 tasks; found 2"):

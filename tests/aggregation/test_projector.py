@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from torchjd.linalg import QuadprogProjector
 from samo.aggregation import ExactProjector
 from tests.gramians import draw, gramian_of, harm, jacobians, of_sizes, of_spectrum
 
-project = ExactProjector()
+project: Any = ExactProjector()
 
 
 def solves(gramian: Tensor, u: Tensor) -> None:
