@@ -163,14 +163,14 @@ def vaccinated(
     lengths = norms[orders].T
     slopes = 1 / (lengths * sines + eps)
     products, squares = gramian, norms * norms  # of each g_i^PC with each g_j, and with itself
-    found, added = [], []
+    found, added, nothing = [], [], norms * 0.0
     for others, target, sine, length, slope in zip(
         orders.T, targets, sines, lengths, slopes, strict=True
     ):
-        product, own = products[tasks, others], xp.sqrt(squares.clip(min=0))
+        product, own = products[tasks, others], xp.sqrt(xp.maximum(squares, nothing))
         cosine = product / (own * length + eps)
-        turn = target * xp.sqrt((1 - cosine * cosine).clip(min=0)) - cosine * sine
-        factors = xp.where(cosine < target, turn * own * slope, 0.0)
+        turn = target * xp.sqrt(xp.maximum(1 - cosine * cosine, nothing)) - cosine * sine
+        factors = xp.where(cosine < target, turn * own * slope, nothing)
         products = products + factors[:, None] * gramian[others]
         squares = squares + factors * (2 * product + factors * length**2)
         found.append(cosine)

@@ -35,12 +35,11 @@ class NonnegativePrograms:
 
     def __init__(self, cosines: Array, noise: float) -> None:
         self.cosines = cosines
-        self._ridge = max(_RIDGE, noise)
         self._magnitudes = abs(cosines)
-        xp, size = library(), len(cosines)
-        self._bordered = xp.zeros((size + 1, size + 1), dtype=cosines.dtype)
-        self._bordered[:size, :size] = cosines
-        self._rounding = 8 * size * sys.float_info.epsilon
+        self._rounding = 8 * len(cosines) * sys.float_info.epsilon
+        self._identity = library().zeros_like(cosines)
+        diagonal_of(self._identity)[:] = 1.0
+        self._matrix = cosines + max(_RIDGE, noise) * self._identity
 
     def solve(self, linear: Array, guess: Array | None = None) -> tuple[Array, Array]:
         """Solves the programs.
@@ -85,18 +84,13 @@ class NonnegativePrograms:
         Returns:
             x, ``[n, K]``.
         """
-        xp, size = library(), int(positive.sum(1).max())
-        # The positive variables come first; in the place of others stands a row of zeros.
-        rows, place = xp.arange(len(positive))[:, None], (positive * -1.0).argsort(1)[:, :size]
-        mask = positive[rows, place]
-        found = xp.where(mask, place, len(self.cosines))
-        side = len(self._bordered)
-        matrix = xp.take(self._bordered, found[:, :, None] * side + found[:, None, :])
-        diagonal_of(matrix)[:] = 1.0 + self._ridge
-        right = linear[rows, place] * mask
-        x = xp.zeros_like(linear)
-        x[rows, place] = -xp.linalg.solve(matrix, right[:, :, None])[:, :, 0]
-        return x
+        xp = library()
+        if not positive.any():
+            return xp.zeros_like(linear)
+        inside = positive[:, :, None] & positive[:, None, :]
+        matrix = xp.where(inside, self._matrix, self._identity)
+        right = xp.where(positive, -linear, 0.0)
+        return xp.linalg.solve(matrix, right[:, :, None])[:, :, 0]
 
     def _wrong(self, x: Array, positive: Array, linear: Array) -> Array:
         """The variables on the wrong side: negative ones, and zeros with a negative slack."""
@@ -107,27 +101,25 @@ class NonnegativePrograms:
     def _interior(self, linear: Array) -> tuple[Array, Array]:
         """Mehrotra's method for one program: x, s > 0 with s = C x + q and x s ever smaller."""
         xp, size = library(), float(abs(linear).max())
-        matrix = self.cosines * 1.0
-        diagonal_of(matrix)[:] += self._ridge
         q = linear / size
         x = s = q * 0.0 + 1.0
         for _ in range(_STEPS):
-            missing = s - matrix @ x - q
+            missing = s - self._matrix @ x - q
             products = x * s
             mean = float(products.mean())
             scale = float(x.max()) * float((self._magnitudes @ x + abs(q)).max())
             if mean <= _TOLERANCE * scale and float(abs(missing).max()) <= 1e-14 * scale:
                 return x * size, x > s
-            hessian = matrix * 1.0
+            hessian = self._matrix * 1.0
             diagonal_of(hessian)[:] += s / x
             inverse = xp.linalg.inv(hessian)
             dx = inverse @ (missing - s)
-            ds = matrix @ dx - missing
+            ds = self._matrix @ dx - missing
             step = _longest(x, s, dx, ds)
             after = float(((x + step * dx) * (s + step * ds)).mean())
             centre = (after / mean) ** 3 * mean
             dx = inverse @ (missing + (centre - dx * ds) / x - s)
-            ds = matrix @ dx - missing
+            ds = self._matrix @ dx - missing
             step = 0.99 * _longest(x, s, dx, ds)
             x, s = x + step * dx, s + step * ds
         raise ConvergenceError(

@@ -75,9 +75,9 @@ def surgery(gramian: Array, orders: Array) -> Array:
     squares = gramian.diagonal()
     inverses = xp.where(squares > 0, 1.0, 0.0) / xp.where(squares > 0, squares, 1.0)
     tasks, weights = xp.arange(len(gramian)), xp.zeros_like(gramian)
-    products = gramian  # of each g_i^PC with each g_j
+    products, nothing = gramian, squares * 0.0  # of each g_i^PC with each g_j
     for others in orders.T:
-        factors = (-products[tasks, others]).clip(min=0) * inverses[others]
+        factors = xp.maximum(-products[tasks, others], nothing) * inverses[others]
         products = products + factors[:, None] * gramian[others]
         weights[tasks, others] = factors
     return weights.sum(0) + 1.0
