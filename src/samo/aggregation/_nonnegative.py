@@ -9,7 +9,7 @@ from ._errors import ConvergenceError
 
 # Rounds after which exchanging variables is taken to go round in circles.
 _ROUNDS = 10
-# Steps of the interior-point method, of which 15 to 25 are usual.
+# Steps of the interior-point method, of which 10 to 40 are usual.
 _STEPS = 100
 # What those steps leave of x s, relative to the size of both.
 _TOLERANCE = 1e-15
