@@ -58,8 +58,8 @@ class MGDA(GramianWeightedAggregator):
 
     Sener and Koltun's code and TorchJD's class of the same name take up to 100 steps of Frank and
     Wolfe's method. Here the solution is exact, to a duality gap :math:`w^\top G w - \min_i (G w)_i`
-    below 1e-11 times the squares of the gradients that have weights, however different the gradients'
-    sizes are. Where there are gradients of zero, they share the weights equally.
+    below 1e-11 times the squares of the gradients that have weights, however different the sizes of
+    the gradients are. Where there are gradients of zero, they share the weights equally.
 
     Example:
         >>> import torch
