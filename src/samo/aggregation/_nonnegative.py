@@ -7,6 +7,8 @@ import sys
 from ._arrays import Array, diagonal_of, library
 from ._errors import ConvergenceError
 
+# Steps of gradient descent towards a guess for many programs at once.
+_DESCENT = 12
 # Rounds after which exchanging variables is taken to go round in circles.
 _ROUNDS = 10
 # Steps of the interior-point method, of which 10 to 40 are usual.
@@ -54,7 +56,7 @@ class NonnegativePrograms:
         Raises:
             ConvergenceError: If one is not found.
         """
-        positive = linear < 0 if guess is None else guess
+        positive = self._guess(linear) if guess is None else guess
         x = self.equations(positive, linear)
         wrong = self._wrong(x, positive, linear)
         open_ = wrong.any(1)
@@ -91,6 +93,18 @@ class NonnegativePrograms:
         matrix = xp.where(inside, self._matrix, self._identity)
         right = xp.where(positive, -linear, 0.0)
         return xp.linalg.solve(matrix, right[:, :, None])[:, :, 0]
+
+    def _guess(self, linear: Array) -> Array:
+        """Which variables may be positive."""
+        guess = linear < 0
+        if len(linear) == 1 or not guess.any():
+            return guess
+        # Steps for all programs together cost less than a round for each.
+        step = 1.8 / float(self._magnitudes.sum(0).max())
+        x = nothing = linear * 0.0
+        for _ in range(_DESCENT):
+            x = library().maximum(x - step * (x @ self.cosines + linear), nothing)
+        return x > 0
 
     def _wrong(self, x: Array, positive: Array, linear: Array) -> Array:
         """The variables on the wrong side: negative ones, and zeros with a negative slack."""
