@@ -113,6 +113,13 @@ def test_the_mean_over_the_orders_is_torchjds() -> None:
         assert (difference <= 6 * spread + 1e-12).all()
 
 
+def test_vaccine_without_eps() -> None:
+    method = GradVacWeighting(eps=0.0)
+    for name in ("independent", "some zero", "identical", "all zero"):
+        for _ in range(3):
+            assert method(gramian_of(jacobians(5)[name])).isfinite().all(), name
+
+
 def test_vaccine_has_a_memory() -> None:
     method, gramian = GradVac(), gramian_of(draw(4, 9))
     torch.manual_seed(0)

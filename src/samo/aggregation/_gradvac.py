@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import final
 
 import torch
@@ -161,7 +162,9 @@ def vaccinated(
     targets = averages[tasks[:, None], orders].T
     sines = xp.sqrt((1 - targets * targets).clip(min=0))
     lengths = norms[orders].T
-    slopes = 1 / (lengths * sines + eps)
+    eps = max(eps, sys.float_info.min)
+    # Nothing can be turned towards a gradient of zero.
+    slopes = xp.where(lengths > 0, 1 / (lengths * sines + eps), 0.0)
     products, squares = gramian, norms * norms  # of each g_i^PC with each g_j, and with itself
     found, added, nothing = [], [], norms * 0.0
     for others, target, sine, length, slope in zip(
@@ -169,10 +172,12 @@ def vaccinated(
     ):
         product, own = products[tasks, others], xp.sqrt(xp.maximum(squares, nothing))
         cosine = product / (own * length + eps)
+        # The sine of the angle to turn by: positive where the cosine is less than its target.
         turn = target * xp.sqrt(xp.maximum(1 - cosine * cosine, nothing)) - cosine * sine
-        factors = xp.where(cosine < target, turn * own * slope, nothing)
+        factors = xp.maximum(turn, nothing) * own * slope
         products = products + factors[:, None] * gramian[others]
-        squares = squares + factors * (2 * product + factors * length**2)
+        added_length = factors * length
+        squares = squares + factors * product * 2 + added_length * added_length
         found.append(cosine)
         added.append(factors)
     if not found:
