@@ -4,9 +4,9 @@
 
 One process, one thread. The calls are interleaved: every method weighs a Gramian before any sees
 the next, the package's and TorchJD's class one after the other, in turn. So what else the machine
-does falls on all of them alike. The Gramians are those of random float32 gradients: a third
-independent, a third conflicting (nine tenths of their mean taken away), and a third nearly
-collinear. The tables have medians and quartiles over all calls.
+does falls on all of them alike. The Gramians are those of random float32 gradients, in float64 as
+the engine computes them: a third independent, a third conflicting (nine tenths of their mean taken
+away), and a third nearly collinear. The tables have medians and quartiles over all calls.
 """
 
 from __future__ import annotations
@@ -51,11 +51,17 @@ def matrices(n_tasks: int, count: int) -> list[Tensor]:
     return made
 
 
+def gramian(matrix: Tensor) -> Tensor:
+    """The inner products in float64, as the engine computes them."""
+    wide = matrix.double()
+    return wide @ wide.T
+
+
 def of_this_package(name: str, n_tasks: int) -> Call:
     """The weighting that the registry makes."""
     method: Any = aggregation.create(name, n_tasks)
     weighting = method.gramian_weighting
-    return lambda matrix: weighting(matrix @ matrix.T)
+    return lambda matrix: weighting(gramian(matrix))
 
 
 def of_torchjd(name: str, n_tasks: int) -> Call | None:
@@ -73,7 +79,7 @@ def of_torchjd(name: str, n_tasks: int) -> Call | None:
     if kind is None:
         return None
     other = kind(**options)
-    return lambda matrix: other(matrix @ matrix.T)
+    return lambda matrix: other(gramian(matrix))
 
 
 def timed(call: Call, matrix: Tensor) -> tuple[float, bool]:

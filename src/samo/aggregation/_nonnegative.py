@@ -16,7 +16,7 @@ _STEPS = 100
 # What those steps leave of x s, relative to the size of both.
 _TOLERANCE = 1e-15
 # The least that is added to the diagonal of C, for gradients that depend on each other.
-_RIDGE = 1e-12
+_RIDGE = 1e-13
 
 
 class NonnegativePrograms:
@@ -41,7 +41,8 @@ class NonnegativePrograms:
         self._rounding = 8 * len(cosines) * sys.float_info.epsilon
         self._identity = library().zeros_like(cosines)
         diagonal_of(self._identity)[:] = 1.0
-        self._matrix = cosines + max(_RIDGE, noise) * self._identity
+        self._ridge = max(_RIDGE, noise)
+        self._matrix = cosines + self._ridge * self._identity
 
     def solve(self, linear: Array, guess: Array | None = None) -> tuple[Array, Array]:
         """Solves the programs.
@@ -67,10 +68,11 @@ class NonnegativePrograms:
             x[open_] = self.equations(positive[open_], linear[open_])
             wrong[open_] = self._wrong(x[open_], positive[open_], linear[open_])
             open_ = wrong.any(1)
-        # One step of refinement, whose residual is without the ridge, undoes its effect.
-        refined = x + self.equations(positive, x @ self.cosines + linear)
-        better = (refined >= 0).all(1)
-        x[better] = refined[better]
+        if self._ridge > _RIDGE:
+            # One step of refinement, whose residual is without the ridge, undoes its effect.
+            refined = x + self.equations(positive, x @ self.cosines + linear)
+            better = (refined >= 0).all(1)
+            x[better] = refined[better]
         for row in range(len(x)):
             if open_[row]:
                 x[row], positive[row] = self._interior(linear[row])
