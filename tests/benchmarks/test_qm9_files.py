@@ -165,7 +165,10 @@ def test_bad_raw_files(
         ),
         (lambda d: d.update(y=d["y"].astype(object)), "Object arrays cannot be loaded"),
         (lambda d: d["y"].__setitem__((slice(None), 1), 3.0), "alpha has the same value for all"),
-        (lambda d: {k: v[:3] if len(v) == 40 else v for k, v in d.items()}, "at least 4 molecules"),
+        (
+            lambda d: {k: v[:3] if len(v) == 40 else v for k, v in d.items()},
+            "has 3 molecules: at least 4 are needed",
+        ),
     ],
 )
 def test_bad_subsets(spoil: Callable[..., Any], message: str, made: Made, tmp_path: Path) -> None:
