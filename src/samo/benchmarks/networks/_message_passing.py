@@ -115,9 +115,9 @@ class CompleteNNConv(nn.Module):
 
         y_i = Θ x_i + b + 1/(n-1) Σ_{j≠i} W(h(e_ij))ᵀ x_j
 
-    W is linear, so what belongs to a neighbour j alone is multiplied out once for each j, and not
-    once for each of its n - 1 edges: the same function with about n times fewer operations and n
-    times less memory than the library's, which forms a matrix for each edge.
+    W is linear, so the product with a neighbour j can be made once for each j, hidden unit by
+    hidden unit, and not once for each of its n - 1 edges; the hidden units of the edges then weigh
+    the results. The same function, without the matrix that the library forms for each edge.
 
     Args:
         width: The features of a node, before and after.

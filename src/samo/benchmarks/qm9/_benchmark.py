@@ -43,6 +43,7 @@ class QM9(Benchmark):
         data: The directory. Either PyTorch Geometric's, with ``raw/gdb9.sdf``,
             ``raw/gdb9.sdf.csv`` and ``raw/uncharacterized.txt`` (read here without RDKit, to the
             same features), or one with a subset in ``qm9_3d.npz``; or the file of a subset.
+        molecules: How many of the molecules to use, drawn by `seed`; None for all.
         gap: Whether the gap between HOMO and LUMO is a twelfth task; papers leave it out.
         width: The width of the network.
         seed: The seed of the division. It is not the seed of a run: all runs see the same data.
@@ -59,7 +60,13 @@ class QM9(Benchmark):
     tasks = tuple(name for name in TARGETS if name != "gap")
 
     def __init__(
-        self, *, data: str | Path, gap: bool = False, width: int = 64, seed: int = 0
+        self,
+        *,
+        data: str | Path,
+        molecules: int | None = None,
+        gap: bool = False,
+        width: int = 64,
+        seed: int = 0,
     ) -> None:
         if width < 1:
             raise ValueError(f"width must be at least 1; found {width}.")
@@ -67,18 +74,21 @@ class QM9(Benchmark):
             raise ValueError(f"seed must be at least 0; found {seed}.")
         require_graph_extra()
         self.data = data
+        self.molecules = molecules
         self.gap = gap
         self.width = width
         self.seed = seed
         self.tasks = tuple(TARGETS) if gap else type(self).tasks
-        molecules = read_molecules(data)
-        if len(molecules) < _FEWEST:
+        found = read_molecules(data)
+        used = len(found) if molecules is None else molecules
+        if not _FEWEST <= used <= len(found):
             raise ValueError(
-                f"{data} must have at least {_FEWEST} molecules; found {len(molecules)}."
+                f"{data} has {len(found)} molecules: at least {_FEWEST} are needed, and molecules "
+                f"must be in {_FEWEST}..{len(found)}; found {molecules}."
             )
         columns = [list(TARGETS).index(task) for task in self.tasks]
-        parts = _divided(len(molecules), seed)
-        values = molecules.targets[:, columns]
+        parts = _divided(len(found), used, seed)
+        values = found.targets[:, columns]
         mean, std = values[parts["train"]].mean(0), values[parts["train"]].std(0)
         for task, spread in zip(self.tasks, std.tolist(), strict=True):
             if spread == 0:
@@ -92,7 +102,7 @@ class QM9(Benchmark):
         }
         targets = ((values - mean) / std).float()
         self._data = {
-            split: partial(MoleculeBatches, molecules.take(chosen), targets[chosen])
+            split: partial(MoleculeBatches, found.take(chosen), targets[chosen])
             for split, chosen in parts.items()
         }
 
@@ -160,10 +170,10 @@ class QM9(Benchmark):
         return F.mse_loss(prediction, target)
 
 
-def _divided(n: int, seed: int) -> dict[Split, Tensor]:
-    """The indices of the molecules of each split."""
-    held_out = max(1, round(_HELD_OUT * n))
-    order = torch.randperm(n, generator=Generator().manual_seed(seed))
+def _divided(n: int, used: int, seed: int) -> dict[Split, Tensor]:
+    """The indices of the molecules of each split, of those that are used out of n."""
+    held_out = max(1, round(_HELD_OUT * used))
+    order = torch.randperm(n, generator=Generator().manual_seed(seed))[:used]
     return {
         "test": order[:held_out],
         "validation": order[held_out : 2 * held_out],
