@@ -4,6 +4,7 @@ from ._batches import TaskBatches, TensorBatches
 from ._benchmark import Benchmark, Defaults, Metric, Split
 from ._registry import available, create, get
 from .digits import Digits, DigitsDomains
+from .tabular import Tabular
 
 __all__ = [
     "Benchmark",
@@ -12,6 +13,7 @@ __all__ = [
     "DigitsDomains",
     "Metric",
     "Split",
+    "Tabular",
     "TaskBatches",
     "TensorBatches",
     "available",

@@ -9,8 +9,13 @@ from typing import Any
 from ._benchmark import Benchmark
 from ._names import unknown
 from .digits import Digits, DigitsDomains
+from .tabular import Tabular
 
-_BENCHMARKS: dict[str, type[Benchmark]] = {"digits": Digits, "digits-domains": DigitsDomains}
+_BENCHMARKS: dict[str, type[Benchmark]] = {
+    "digits": Digits,
+    "digits-domains": DigitsDomains,
+    "tabular": Tabular,
+}
 
 
 def available() -> list[str]:
@@ -21,7 +26,7 @@ def available() -> list[str]:
 
     Example:
         >>> available()
-        ['digits', 'digits-domains']
+        ['digits', 'digits-domains', 'tabular']
     """
     return list(_BENCHMARKS)
 
