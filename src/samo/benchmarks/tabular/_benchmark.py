@@ -80,7 +80,7 @@ class Tabular(Benchmark):
         (torch.Size([8, 2]), torch.float32, torch.int64)
     """
 
-    defaults: ClassVar[Defaults] = Defaults(epochs=50, batch_size=64, lr=1e-3)
+    defaults: ClassVar[Defaults] = Defaults(epochs=30, batch_size=64, lr=1e-3)
 
     def __init__(
         self,
