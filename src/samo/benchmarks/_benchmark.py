@@ -52,7 +52,7 @@ class Benchmark(ABC):
     No registration is needed: ``samo train my_module:MyBenchmark`` finds the class by its address,
     a file ``my_module.py`` in the current directory, or an installed module. The arguments of its
     ``__init__``, where it has any, can be set by ``--benchmark-option NAME=VALUE``.
-    ``examples/bring_your_own.py`` is a whole problem in forty lines.
+    ``examples/bring_your_own.py`` is a whole problem in one file.
 
     What a batch is, is up to the benchmark: only its own `outputs` looks inside. It may be a tensor
     with labels, a graph, or (multi-input problems) a mapping from tasks to batches. Where it holds

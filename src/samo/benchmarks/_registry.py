@@ -54,13 +54,14 @@ def get(name: str) -> type[Benchmark]:
     module, colon, attribute = name.partition(":")
     if not colon:
         raise ValueError(f"{unknown('benchmark', name, available())} Or your own, module:Class.")
-    if module.endswith(".py"):
+    if module.endswith(".py") or "/" in module:
         hint = f"'{Path(module).stem}:{attribute}' in the directory where {module} lies"
         raise ValueError(f"benchmark {name!r} must be named by its module: {hint}.")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"benchmark {name!r} cannot be imported: {error}") from error
+    except (ImportError, AttributeError, ValueError) as error:
+        where = "Modules are looked for in the current directory and among those installed."
+        raise ValueError(f"benchmark {name!r} cannot be imported: {error}. {where}") from error
     if not (inspect.isclass(found) and issubclass(found, Benchmark)):
         raise ValueError(f"benchmark {name!r} must be a class derived from {Benchmark.__name__}.")
     if inspect.isabstract(found):

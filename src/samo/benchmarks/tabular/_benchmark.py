@@ -70,7 +70,7 @@ class Tabular(Benchmark):
         >>> import tempfile
         >>> from pathlib import Path
         >>> path = Path(tempfile.mkdtemp()) / "houses.csv"
-        >>> rows = (f"{20 + i},{i % 3},{30 * i + 400},{i // 2 % 2}" for i in range(40))
+        >>> rows = (f"{7 * i % 50},{i % 3},{30 * i + 400},{i // 2 % 2}" for i in range(40))
         >>> _ = path.write_text(chr(10).join(["area,rooms,price,garden", *rows]))
         >>> houses = Tabular(data=path, tasks="price,garden")
         >>> list(houses.metrics["price"]), list(houses.metrics["garden"])
