@@ -22,7 +22,8 @@ def write_csv(path: Path, rows: Sequence[Row], **options: Any) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, **options)
         writer.writerow(rows[0])
-        writer.writerows(["" if v is None else v for v in row.values()] for row in rows)
+        values = ([row[name] for name in rows[0]] for row in rows)
+        writer.writerows(["" if v is None else v for v in row] for row in values)
     return path
 
 
@@ -47,7 +48,7 @@ def houses(n: int = 60) -> list[Row]:
             "city": None if i % 13 == 7 else ("Bonn", "Köln", "Ulm")[i % 3],
             "price": None if i % 5 == 4 else 1000.0 + 13 * i % 97,
             "garden": None if i % 7 == 6 else ("no", "yes")[i // 3 % 2],
-            "heating": None if i % 4 == 3 else ("gas", "oil", "wood")[i * i % 3 + i // 30],
+            "heating": None if i % 4 == 3 else ("gas", "oil", "wood")[(i * i + i // 30) % 3],
         }
         for i in range(n)
     ]
