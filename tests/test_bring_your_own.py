@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -12,31 +13,33 @@ from pathlib import Path
 import pytest
 
 from samo import benchmarks
+from samo.cli import main
 from tests.benchmarks.tables import houses, write_csv
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "bring_your_own.py"
 SCRIPT = Path(sys.executable).with_name("samo")
 
 
-def samo(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs the installed script, with the package that is under test."""
+def test_the_example_beside_the_user(tmp_path: Path) -> None:
+    """By the installed script, which does not by itself look for modules where it is called."""
+    shutil.copy(EXAMPLE, tmp_path)
     package = Path(benchmarks.__file__).parent.parent.parent
-    return subprocess.run(
-        [SCRIPT, *arguments],
-        cwd=directory,
+    command = [
+        SCRIPT,
+        "train",
+        "bring_your_own:Waves",
+        "--method",
+        "fairgrad",
+        "--sharpness",
+        "samo",
+    ]
+    done = subprocess.run(
+        [*command, "--epochs", "3", "--benchmark-option", "noise=0.3", "--out", "run"],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": str(package)},
-    )
-
-
-def test_the_example_beside_the_user(tmp_path: Path) -> None:
-    shutil.copy(EXAMPLE, tmp_path)
-    done = samo(
-        tmp_path,
-        *("train", "bring_your_own:Waves", "--method", "fairgrad", "--sharpness", "samo"),
-        *("--epochs", "4", "--benchmark-option", "noise=0.3", "--out", "run"),
     )
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -46,20 +49,27 @@ def test_the_example_beside_the_user(tmp_path: Path) -> None:
     assert test["periods"]["error"] < 0.4  # a constant: 0.5
 
 
-def test_a_table_beside_the_user(tmp_path: Path) -> None:
+def test_a_table_beside_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_csv(tmp_path / "houses.csv", houses())
-    command = ["train", "tabular", "--benchmark-option", "data=houses.csv", "--epochs", "1"]
-    types = 'types={"price": "regression"}'
-    done = samo(
-        tmp_path,
-        *command,
-        *("--benchmark-option", "tasks=price,garden", "--benchmark-option", types, "--out", "run"),
-    )
-    assert done.returncode == 0, done.stderr
+    logger = logging.getLogger("samo")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "level", logger.level)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    command = ["samo", "train", "tabular", "--epochs", "1", "--out", "run"]
+    for option in ("data=houses.csv", "tasks=price,garden", 'types={"price": "regression"}'):
+        command += ["--benchmark-option", option]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    output = capsys.readouterr()
+    assert ended.value.code == 0, output.err
     # What was found is said once, and not among the results.
-    assert done.stderr.count("task garden: binary, 52 labels of 60, no (") == 1
-    assert "R² (%)" in done.stdout
-    assert "task garden" not in done.stdout
+    assert output.err.count("task garden: binary, 52 labels of 60, no (") == 1
+    assert "R² (%)" in output.out
+    assert "task garden" not in output.out
 
 
 @pytest.mark.parametrize(

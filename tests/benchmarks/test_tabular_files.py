@@ -229,7 +229,7 @@ FAULTY_FILES = {
 @pytest.mark.parametrize("case", FAULTY_FILES)
 def test_faulty_files(tmp_path: Path, case: str) -> None:
     write, message = FAULTY_FILES[case]
-    path = write(tmp_path / "table")  # type: ignore[no-untyped-call]
+    path = write(tmp_path / "table")
     with pytest.raises((ValueError, OSError), match=re.escape(message)) as caught:
         Tabular(data=path, tasks="y")
     assert str(path) in str(caught.value)
