@@ -24,17 +24,10 @@ def test_the_example_beside_the_user(tmp_path: Path) -> None:
     """By the installed script, which does not by itself look for modules where it is called."""
     shutil.copy(EXAMPLE, tmp_path)
     package = Path(benchmarks.__file__).parent.parent.parent
-    command = [
-        SCRIPT,
-        "train",
-        "bring_your_own:Waves",
-        "--method",
-        "fairgrad",
-        "--sharpness",
-        "samo",
-    ]
+    command = [str(SCRIPT), "train", "bring_your_own:Waves", "--epochs", "3", "--out", "run"]
+    options = ["--method", "fairgrad", "--sharpness", "samo", "--benchmark-option", "noise=0.3"]
     done = subprocess.run(
-        [*command, "--epochs", "3", "--benchmark-option", "noise=0.3", "--out", "run"],
+        [*command, *options],
         cwd=tmp_path,
         capture_output=True,
         text=True,
