@@ -150,7 +150,7 @@ class _Cone:
 def _minimized(cone: _Cone) -> tuple[_Projection, Tensor]:
     """Minimises F over the simplex by a primal-dual interior-point method.
 
-    Each step is Newton's on F'(w) - z - y = 0, Σ w = 1, w z = μ, with μ a tenth of its present
+    Each step is Newton's on F'(w) - z - y = 0, Σ w = 1, w z = μ, with μ a fraction of its present
     value, as far as w and z stay positive.
 
     Args:
@@ -165,7 +165,7 @@ def _minimized(cone: _Cone) -> tuple[_Projection, Tensor]:
     for _ in range(_STEPS):
         if here.gap <= _RELATIVE * here.length**2 + _ABSOLUTE:
             break
-        mu = 0.1 * (w @ z) / n
+        mu = 0.02 * (w @ z) / n
         right = torch.stack([torch.ones_like(w), mu / w - here.gradient], dim=1)
         of_y, rest = torch.linalg.solve(here.hessian + (z / w).diag(), right).unbind(1)
         dw = rest - rest.sum() / of_y.sum() * of_y

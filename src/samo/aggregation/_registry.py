@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -107,13 +108,22 @@ _TABLE = (
         ),
         build=uniform,
     ),
-    Method("uw", "Uncertainty weighting", "losses", sca.UW, ("kendall2018uw",), build=sized),
+    Method(
+        "uw",
+        "Uncertainty weighting",
+        "losses",
+        sca.UW,
+        ("kendall2018uw",),
+        trained=True,
+        build=sized,
+    ),
     Method(
         "imtl-l",
         "Impartial multi-task learning, loss balance",
         "losses",
         sca.IMTLL,
         ("liu2021imtl",),
+        trained=True,
         build=sized,
     ),
     Method("dwa", "Dynamic weight average", "losses", sca.DWA, ("liu2019dwa",)),
@@ -140,6 +150,7 @@ _TABLE = (
         "losses",
         LDCMTL,
         ("xiao2025ldcmtl",),
+        trained=True,
         note=(
             "The authors' lambda_ is 0.1 (Cityscapes), 0.05 (NYUv2, QM9) and 0.01 (CelebA). One "
             "number a task in the place of the paper's router. The order of the tasks matters. "
@@ -179,6 +190,7 @@ _TABLE = (
         IMTL,
         ("liu2021imtl",),
         note="Give its parameters to the optimizer, as those of imtl-l.",
+        trained=True,
         build=sized,
     ),
     Method(
@@ -337,9 +349,10 @@ _BY_NAME = {name: method for method in _TABLE for name in (method.name, *method.
 
 
 def _types(method: Method) -> list[type[Any]]:
-    """The classes of a method: TorchJD has aggregator, weighting and scalarizer of one name."""
+    """The classes of a method: aggregator, weighting and scalarizer of one name."""
     base = method.kind.__name__.removesuffix("Weighting")
-    twins = [getattr(agg, base + suffix, None) for suffix in ("", "Weighting")]
+    places = (agg, sys.modules[method.kind.__module__])
+    twins = [getattr(p, base + suffix, None) for p in places for suffix in ("", "Weighting")]
     return [method.kind, *(twin for twin in twins if twin is not None)]
 
 
