@@ -10,6 +10,7 @@ import logging
 import pickle
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from samo.benchmarks import Tabular, create
 from tests.benchmarks.tables import TASKS, Row, houses, whole, write_csv, write_parquet
@@ -207,11 +210,11 @@ FAULTY_FILES = {
     "no header": (text("1,2\n3,4\n"), "table has numbers in its first line, where the columns'"),
     "too few values": (
         text("x,y\n1,2\n3\n4,5\n"),
-        "table, row 2: there are 1 values for 2 columns",
+        "table, row 2: expected 2 values, found 1",
     ),
     "too many values": (
         text("x,y\n1,2\n3,4,5\n"),
-        "table, row 2: there are 3 values for 2 columns",
+        "table, row 2: expected 2 values, found 3",
     ),
     "the same name twice": (text("x,y,x \n1,2,3\n"), "table has 2 columns named 'x'"),
     "an open quote": (text('x,y\n1,2\n3,"4\n5,6\n'), "table, column 'y', row 2: a quote is not"),
@@ -386,3 +389,22 @@ def test_faulty_columns_and_options(tmp_path: Path, case: str) -> None:
     given = json.loads(json.dumps({"data": str(path), "tasks": "y", **options}))
     with pytest.raises(ValueError, match=re.escape(message)):
         create("tabular", **given)
+
+
+cells = st.sampled_from(
+    [*"0123,", "a", '"', "\n", " b", "1e400", "5e-324", "NA", "inf", "\N{BELL}"]
+)
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(cells, cells), max_size=30), st.binary(max_size=40), st.booleans())
+def test_whatever_is_in_a_file_it_is_read_or_refused(
+    tmp_path: Path, lines: list[tuple[str, str]], raw: bytes, binary: bool
+) -> None:
+    path = tmp_path / "table"
+    content = "\n".join(["x,y", *map(",".join, [(str(i * i), "a") for i in range(9)] + lines)])
+    path.write_bytes(raw if binary else content.encode())
+    with suppress(ValueError):
+        made = Tabular(data=path, tasks="y")
+        losses = made.losses(made.model(), whole(made, "train"), ["y"])
+        assert losses["y"].isfinite()

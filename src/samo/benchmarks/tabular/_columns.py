@@ -79,10 +79,6 @@ class Texts:
         """Counts the different texts."""
         return len(np.unique(self.keys[self.present]))
 
-    def text(self, row: int) -> str | None:
-        """Gives the text of a row, None where it is missing."""
-        return self.levels[self.keys[row]] if self.keys[row] >= 0 else None
-
     def not_numbers(self) -> Mask:
         """Tells in which rows there is a text that is not a number."""
         faulty = [not _NUMBER.fullmatch(level) for level in self.levels]

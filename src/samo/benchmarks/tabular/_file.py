@@ -95,9 +95,9 @@ def _csv(path: Path, raw: Any) -> Any:
         )
     except pa.ArrowException as error:
         raise ValueError(f"{path}{_reason(str(error))}") from error
-    last = table.column(len(names) - 1)
     # Arrow takes all that follows an unclosed quote as one value.
-    if table.num_rows and "\n" in last[-1].as_py() and not raw.to_pybytes().rstrip().endswith(b'"'):
+    last = str(table.column(table.num_columns - 1)[-1]) if table.num_rows else ""
+    if "\n" in last and not raw.to_pybytes().rstrip().endswith(b'"'):
         row = table.num_rows
         raise ValueError(f"{path}, column {names[-1]!r}, row {row}: a quote is not closed.")
     return table
@@ -129,7 +129,7 @@ def _reason(error: str) -> str:
     """Puts into our words what Arrow says, which counts the header as the first row."""
     if found := re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", error):
         row, expected, got = map(int, found.groups())
-        return f", row {row - 1}: there are {got} values for {expected} columns."
+        return f", row {row - 1}: expected {expected} values, found {got}."
     if "invalid UTF8" in error:
         return " is not UTF-8 text. Save it as CSV in UTF-8."
     return f" cannot be read as CSV: {error.splitlines()[0]}"

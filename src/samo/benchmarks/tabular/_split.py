@@ -81,15 +81,15 @@ def _dealt(
 
 def _named(table: Table, column: str, labelled: Integers) -> Rows:
     names = table.texts(column)
-    found = [_NAMES.get(level.lower()) for level in names.levels]
-    for row in labelled:
-        code = names.keys[row]
-        if code < 0 or found[code] is None:
-            value = "nothing" if code < 0 else repr(names.levels[code])
-            raise table.fault(
-                column, row, f"the split must be train, validation (or val) or test; found {value}."
-            )
-    part = np.array([found[names.keys[row]] for row in labelled], dtype=object)
+    found = np.array([*(_NAMES.get(level.lower(), "") for level in names.levels), ""], dtype=object)
+    part = found[names.keys[labelled]]  # the key -1 takes the last one
+    faulty = labelled[part == ""]
+    if len(faulty):
+        row = int(faulty[0])
+        value = repr(names.levels[names.keys[row]]) if names.present[row] else "nothing"
+        raise table.fault(
+            column, row, f"the split must be train, validation (or val) or test; found {value}."
+        )
     rows: Rows = {split: labelled[part == split] for split in ("train", "validation", "test")}
     for split in ("train", "test"):
         if not len(rows[split]):
