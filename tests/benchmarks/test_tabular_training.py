@@ -9,6 +9,7 @@ import torch
 from sklearn import datasets
 
 from samo.benchmarks import Tabular
+from samo.metrics import delta_m
 from samo.training import RunError, configured, train
 from tests.benchmarks.tables import TASKS, Row, houses, whole, write_csv
 
@@ -59,6 +60,12 @@ def test_a_faulty_file_ends_a_run_before_it_begins(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"benchmark 'tabular': .*no\.csv does not exist"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_r_squared_below_zero_that_falls_is_a_loss() -> None:
+    """It is the one metric here that can be negative: Δm must not take a fall for a gain."""
+    assert delta_m([-3.0], [-1.0], [True]) == pytest.approx(200)
+    assert delta_m([1.0], [-1.0], [True]) == pytest.approx(-200)
 
 
 def table_of(name: str) -> list[Row]:
