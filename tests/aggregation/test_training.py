@@ -48,11 +48,6 @@ GUARANTEED: dict[str, dict[str, Any]] = {
 }
 # Relative to the norms of the gradient and of the direction.
 TOLERANCE = 1e-3
-BROKEN = {
-    "mgda": "TorchJD's MGDA is given up after 100 steps.",
-    "dualproj": "TorchJD's projection onto the dual cone adds 1e-4 to the diagonal.",
-    "nash-mtl": "TorchJD's Nash-MTL is not solved to convergence.",
-}
 TASKS = ("a", "b", "c")
 
 
@@ -160,15 +155,7 @@ def test_digits(name: str, preset: str, digits: Any) -> None:
     assert totals[-2:].sum() < totals[:2].sum()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=[pytest.mark.xfail(strict=True, reason=BROKEN[n])])
-        if n in BROKEN
-        else n
-        for n in GUARANTEED
-    ],
-)
+@pytest.mark.parametrize("name", GUARANTEED)
 def test_no_task_gets_worse(name: str) -> None:
     """The guarantee, on conflicting gradients of several kinds."""
     for kind in ("random", "conflicting"):
@@ -176,7 +163,7 @@ def test_no_task_gets_worse(name: str) -> None:
             rows = gradients(kind, k)
             direction, _ = aggregate(make(name, k, **GUARANTEED[name]), rows, losses_of(k))
             scale = rows.norm(dim=1) * direction.norm() + 1e-9
-            assert (rows @ direction >= -TOLERANCE * scale).all()
+            assert (rows @ direction >= -1e-6 * scale).all()
 
 
 @pytest.mark.parametrize("preset", ["erm", "gsam", "lsam", "samo"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,11 +9,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .. import NonFiniteError, __version__
-from ..training import PRESETS, RunError, compare, configured, plan, train
+from .. import __version__
+from ..training import PRESETS, compare, configured, plan, train
+from ._arguments import told
 from ._list import tables
 from ._options import assignments, names, numbers
 from ._show import CompareView, TrainView, scores_table
+from ._toy import toy_
 
 app = typer.Typer(
     name="samo",
@@ -46,22 +46,6 @@ class Kind(StrEnum):
     BENCHMARKS = "benchmarks"
     METHODS = "methods"
     SHARPNESS = "sharpness"
-
-
-@contextmanager
-def _told(console: Console) -> Iterator[None]:
-    """Says in one line what the user can put right; errors of the program keep their traceback."""
-    try:
-        yield
-    except RunError as error:
-        console.print(f"samo: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from error
-    except NonFiniteError as error:
-        console.print(f"samo: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        console.print("samo: interrupted. The same command goes on from here.", style="yellow")
-        raise typer.Exit(130) from error
 
 
 def _version(*, wanted: bool) -> None:
@@ -118,7 +102,7 @@ def train_(
     by name: --method-option alpha=2 --sharpness-option mu=0.02.
     """
     console, errors = Console(), Console(stderr=True)
-    with _told(errors):
+    with told(errors):
         config = configured(
             benchmark=benchmark,
             benchmark_options=assignments("--benchmark-option", benchmark_option),
@@ -175,7 +159,7 @@ def compare_(
     and preset is reported at the one that is best on validation data.
     """  # noqa: DOC501 - this is the help
     console, errors = Console(), Console(stderr=True)
-    with _told(errors):
+    with told(errors):
         cells = plan(
             benchmark,
             names(methods),
@@ -201,6 +185,9 @@ def compare_(
             )
         if failures:
             raise typer.Exit(1)
+
+
+app.command("toy")(toy_)
 
 
 def _report(console: Console, out: Path) -> None:
