@@ -15,11 +15,12 @@ def delta_m(
     r"""The mean relative loss of performance against a baseline, in percent: lower is better.
 
     .. math::
-        \Delta m = \frac{100}{M} \sum_{k=1}^{M} (-1)^{\delta_k} \frac{v_k - b_k}{b_k}
+        \Delta m = \frac{100}{M} \sum_{k=1}^{M} (-1)^{\delta_k} \frac{v_k - b_k}{|b_k|}
 
     with δ_k = 1 where a higher value is better, else 0 (SAMO, arXiv 2507.07883, §6; the baseline is
     usually single-task training). As in the published tables, the mean is over the metrics, so that
-    a task with more of them weighs more. A negative Δm says better than the baseline.
+    a task with more of them weighs more. A negative Δm says better than the baseline. Published
+    metrics are positive; by the absolute value, a rising R² is better below zero, too.
 
     Args:
         values: The M values v, by name or in order.
@@ -60,7 +61,7 @@ def delta_m(
                 raise ValueError(f"{name}[{key!r}] must be finite; found {number}.")
     if zero := [key for key, number in b.items() if number == 0]:
         raise ValueError(f"baseline[{zero[0]!r}] is 0, so that no change relative to it exists.")
-    return math.fsum(100 * (-1) ** bool(up[k]) * (v[k] - b[k]) / b[k] for k in v) / len(v)
+    return math.fsum(100 * (-1) ** bool(up[k]) * (v[k] - b[k]) / abs(b[k]) for k in v) / len(v)
 
 
 def _by_name(values: Mapping[Any, Any] | Iterable[Any]) -> dict[Any, Any]:

@@ -8,6 +8,7 @@ from .digits import Digits, DigitsDomains
 from .multimnist import MultiFashion, MultiFashionMNIST, MultiMNIST
 from .office_home import OfficeHome
 from .qm9 import QM9
+from .tabular import Tabular
 
 __all__ = [
     "Benchmark",
@@ -22,6 +23,7 @@ __all__ = [
     "OfficeHome",
     "QM9",
     "Split",
+    "Tabular",
     "TaskBatches",
     "TensorBatches",
     "available",

@@ -49,13 +49,17 @@ class Defaults:
 class Benchmark(ABC):
     """One multi-task problem. Fill in the four methods and the attributes for your own.
 
-    No registration is needed: ``samo train my_module:MyBenchmark`` finds the class by its address.
+    No registration is needed: ``samo train my_module:MyBenchmark`` finds the class by its address,
+    a file ``my_module.py`` in the current directory, or an installed module. The arguments of its
+    ``__init__``, where it has any, can be set by ``--benchmark-option NAME=VALUE``.
+    ``examples/bring_your_own.py`` is a whole problem in one file.
+
     What a batch is, is up to the benchmark: only its own `outputs` looks inside. It may be a tensor
     with labels, a graph, or (multi-input problems) a mapping from tasks to batches. Where it holds
     tensors in tuples, lists or mappings, or has a method ``to``, training moves it to the device.
 
     Attributes:
-        defaults: The customary hyper-parameters.
+        defaults: The customary hyper-parameters, where the command line does not set others.
         tasks: The names of the tasks.
         metrics: The metrics of each task, by name. Those of one task may differ from another's. The
             first of each task decides, on validation data, which epoch is reported.
@@ -70,7 +74,7 @@ class Benchmark(ABC):
         torch.Size([])
     """
 
-    defaults: ClassVar[Defaults]
+    defaults: ClassVar[Defaults] = Defaults(epochs=20, batch_size=64, lr=1e-3)
     tasks: tuple[str, ...]
     metrics: Mapping[str, Mapping[str, Metric]]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from pathlib import Path
 from typing import Any
 
 from ._benchmark import Benchmark
@@ -13,6 +14,7 @@ from .digits import Digits, DigitsDomains
 from .multimnist import MultiFashion, MultiFashionMNIST, MultiMNIST
 from .office_home import OfficeHome
 from .qm9 import QM9
+from .tabular import Tabular
 
 _BENCHMARKS: dict[str, type[Benchmark]] = {
     "digits": Digits,
@@ -23,6 +25,7 @@ _BENCHMARKS: dict[str, type[Benchmark]] = {
     "celeba": CelebA,
     "office-home": OfficeHome,
     "qm9": QM9,
+    "tabular": Tabular,
 }
 
 
@@ -49,7 +52,8 @@ def get(name: str) -> type[Benchmark]:
         The class.
 
     Raises:
-        ValueError: If there is none of this name, or the address leads to something else.
+        ValueError: If there is none of this name, the address leads to something else, or your
+            class is not complete.
 
     Example:
         >>> get("samo.benchmarks:Digits") is get("digits")
@@ -59,13 +63,20 @@ def get(name: str) -> type[Benchmark]:
         return _BENCHMARKS[name]
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise ValueError(unknown("benchmark", name, available()))
+        raise ValueError(f"{unknown('benchmark', name, available())} Or your own, module:Class.")
+    if module.endswith(".py") or "/" in module:
+        hint = f"'{Path(module).stem}:{attribute}' in the directory where {module} lies"
+        raise ValueError(f"benchmark {name!r} must be named by its module: {hint}.")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"benchmark {name!r} cannot be imported: {error}") from error
+        where = "Modules are looked for in the current directory and among those installed."
+        raise ValueError(f"benchmark {name!r} cannot be imported: {error}. {where}") from error
     if not (inspect.isclass(found) and issubclass(found, Benchmark)):
         raise ValueError(f"benchmark {name!r} must be a class derived from {Benchmark.__name__}.")
+    if inspect.isabstract(found):
+        missing = ", ".join(sorted(found.__abstractmethods__))
+        raise ValueError(f"benchmark {name!r} lacks methods of {Benchmark.__name__}: {missing}.")
     return found
 
 
@@ -80,7 +91,8 @@ def create(name: str, **options: Any) -> Benchmark:
         The benchmark.
 
     Raises:
-        ValueError: If the name or an option is unknown, or an option's value is bad.
+        ValueError: If the name or an option is unknown, an option's value is bad, or your class
+            does not say what its tasks and their metrics are.
 
     Example:
         >>> create("digits", pairs=100).tasks
@@ -92,4 +104,10 @@ def create(name: str, **options: Any) -> Benchmark:
         for option in options:
             if option not in allowed:
                 raise ValueError(unknown(f"option of benchmark {name!r},", option, allowed))
-    return kind(**options)
+    made = kind(**options)
+    if not getattr(made, "tasks", ()):
+        raise ValueError(f"benchmark {name!r} does not name its tasks: set the attribute `tasks`.")
+    without = [task for task in made.tasks if not getattr(made, "metrics", {}).get(task)]
+    if without:
+        raise ValueError(f"benchmark {name!r} has no metric for task {without[0]!r} in `metrics`.")
+    return made

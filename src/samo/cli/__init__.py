@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
+from typing import final
+
+
+@final
+class _Notes(logging.Handler):
+    """Prints what the package logs, such as what a benchmark found in a file."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Looked up each time: while a progress bar is shown, this is a stream that keeps above it.
+        print(self.format(record), file=sys.stderr)
 
 
 def main() -> None:
@@ -24,6 +35,9 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+    notes = logging.getLogger("samo")
+    notes.setLevel(logging.INFO)
+    notes.addHandler(_Notes())
     # Last, so that nothing there hides an installed module: where `module:Class` may lie.
     sys.path.append(str(Path.cwd()))
     app(prog_name="samo")

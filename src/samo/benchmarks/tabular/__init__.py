@@ -1,0 +1,5 @@
+"""One's own table, CSV or Parquet, with any columns as tasks."""
+
+from ._benchmark import Tabular
+
+__all__ = ["Tabular"]

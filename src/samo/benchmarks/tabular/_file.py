@@ -1,0 +1,135 @@
+"""CSV and Parquet files, read by Arrow, with errors that name the file and the row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+_SEPARATORS = ",;\t|"
+_FOREIGN = {
+    b"\x80": "a pickle, which is never loaded, for it can run code",
+    b"PK\x03\x04": "a zip archive (a spreadsheet, or a file of PyTorch or NumPy)",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x89HDF": "an HDF5 file",
+    b"ARROW1": "an Arrow (Feather) file",
+}
+
+
+def read(path: Path) -> Any:
+    """Reads a file: CSV, perhaps compressed (.gz, .bz2, .zst), or Parquet, told by its content.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A table of Arrow, with stripped names. What comes from CSV is all text.
+
+    Raises:
+        ValueError: If the file is neither, is damaged or empty, or two columns have the same name.
+        OSError: If it cannot be read.
+    """
+    raw = _content(path)
+    head = raw[:4096].to_pybytes()
+    if head.startswith(b"PAR1"):
+        table = _parquet(path, raw)
+    else:
+        for magic, what in _FOREIGN.items():
+            if head.startswith(magic):
+                raise ValueError(f"{path} is {what}. {_EXPECTED}")
+        if b"\0" in head:
+            raise ValueError(f"{path} is not text. {_EXPECTED}")
+        table = _csv(path, raw)
+    names = [str(name).strip() for name in table.column_names]
+    repeated = [name for name, times in Counter(names).items() if times > 1]
+    if repeated:
+        raise ValueError(f"{path} has {names.count(repeated[0])} columns named {repeated[0]!r}.")
+    if not table.num_rows:
+        raise ValueError(f"{path} has the names of {len(names)} columns and no rows below them.")
+    return table.rename_columns(names)
+
+
+_EXPECTED = "A CSV file (with the columns' names in its first line) or a Parquet file is expected."
+
+
+def _content(path: Path) -> Any:
+    """The bytes of a file, decompressed."""
+    import pyarrow as pa
+
+    if not path.is_file():
+        found = "is a directory" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {found}. {_EXPECTED}")
+    try:
+        with pa.input_stream(str(path), compression="detect") as stream:
+            return stream.read_buffer()
+    except OSError as error:
+        raise OSError(f"{path} cannot be read: {error}") from error
+
+
+def _parquet(path: Path, raw: Any) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(pa.BufferReader(raw)).read()
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path} is a damaged Parquet file: {reason}") from error
+
+
+def _csv(path: Path, raw: Any) -> Any:
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
+
+    names, separator = _header(path, raw)
+    try:
+        table = pacsv.read_csv(
+            pa.BufferReader(raw),
+            # With one thread, Arrow knows the number of a row at fault.
+            pacsv.ReadOptions(use_threads=False),
+            pacsv.ParseOptions(delimiter=separator, newlines_in_values=True),
+            pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+        )
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}{_reason(str(error))}") from error
+    # Arrow takes all that follows an unclosed quote as one value.
+    last = str(table.column(table.num_columns - 1)[-1]) if table.num_rows else ""
+    if "\n" in last and not raw.to_pybytes().rstrip().endswith(b'"'):
+        row = table.num_rows
+        raise ValueError(f"{path}, column {names[-1]!r}, row {row}: a quote is not closed.")
+    return table
+
+
+def _header(path: Path, raw: Any) -> tuple[list[str], str]:
+    """The names of the columns, and what separates them."""
+    import pyarrow as pa
+
+    lines = io.TextIOWrapper(pa.BufferReader(raw), encoding="utf-8-sig", newline="")
+    try:
+        first = next((line for line in lines if line.strip()), "")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}{_reason('invalid UTF8')}") from error
+    unquoted = re.sub(r'"[^"]*"', "", first)
+    separator = max(_SEPARATORS, key=unquoted.count)
+    names = next(csv.reader([first], delimiter=separator), [])
+    if not names:
+        raise ValueError(f"{path} is empty. {_EXPECTED}")
+    if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", name.strip()) for name in names):
+        raise ValueError(
+            f"{path} has numbers in its first line, where the columns' names are expected: "
+            f"{first.strip()[:60]!r}."
+        )
+    return names, separator
+
+
+def _reason(error: str) -> str:
+    """Puts into our words what Arrow says, which counts the header as the first row."""
+    if found := re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", error):
+        row, expected, got = map(int, found.groups())
+        return f", row {row - 1}: expected {expected} values, found {got}."
+    if "invalid UTF8" in error:
+        return " is not UTF-8 text. Save it as CSV in UTF-8."
+    return f" cannot be read as CSV: {error.splitlines()[0]}"

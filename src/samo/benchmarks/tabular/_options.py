@@ -1,0 +1,117 @@
+"""Options that name columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ._table import Table
+
+
+def chosen_columns(table: Table, option: str, value: Any) -> list[str]:
+    """Reads an option that names columns.
+
+    Args:
+        table: The file.
+        option: The option's name.
+        value: Its value: a list, or a text with commas between the names.
+
+    Returns:
+        The columns.
+
+    Raises:
+        ValueError: If it is of another type, or there is no such column, or one occurs twice.
+    """
+    if isinstance(value, str):
+        value = [value] if value in table.names else [part.strip() for part in value.split(",")]
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{option} must be names of columns; found {value!r}.")
+    names = [table.check(option, name) for name in value]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{option} names column {name!r} twice.")
+    return names
+
+
+def input_columns(
+    table: Table, tasks: Sequence[str], inputs: Any, ignore: Any, split_column: Any
+) -> list[str]:
+    """Tells which columns are inputs.
+
+    Args:
+        table: The file.
+        tasks: The tasks.
+        inputs: The option that names them; None for all that are nothing else.
+        ignore: The option that names those that are none.
+        split_column: The option that names the column of the splits.
+
+    Returns:
+        The columns.
+
+    Raises:
+        ValueError: If an option is faulty, or a column is asked to be two things.
+    """
+    others = dict.fromkeys(tasks, "tasks")
+    if split_column is not None:
+        if split_column in others:
+            raise ValueError(f"column {split_column!r} is in tasks and in split_column.")
+        others[table.check("split_column", split_column)] = "split_column"
+    for name in chosen_columns(table, "ignore", ignore):
+        if name in others:
+            raise ValueError(f"column {name!r} is in {others[name]} and in ignore.")
+        others[name] = "ignore"
+    if inputs is None:
+        return [name for name in table.names if name not in others]
+    names = chosen_columns(table, "inputs", inputs)
+    for name in names:
+        if name in others:
+            raise ValueError(f"column {name!r} is in {others[name]} and in inputs.")
+    return names
+
+
+def declared_types(table: Table, value: Any, used: Iterable[str]) -> dict[str, str]:
+    """Reads the option that declares types.
+
+    Args:
+        table: The file.
+        value: The option: a mapping from columns to types, or None.
+        used: The columns that are tasks or inputs.
+
+    Returns:
+        The types by column.
+
+    Raises:
+        ValueError: If it is no mapping, or a column of it is not there or not used.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f'types must map columns to types, {{"column": "type"}}; found {value!r}.')
+    used = set(used)
+    for name in value:
+        if table.check("types", name) not in used:
+            raise ValueError(f"types has column {name!r}, which is neither a task nor an input.")
+    return dict(value)
+
+
+def markers(value: Any) -> list[str | float]:
+    """Reads the option that says what stands for a missing value.
+
+    Args:
+        value: A text, a number, or a list of them.
+
+    Returns:
+        The list.
+
+    Raises:
+        ValueError: If it is something else.
+
+    Example:
+        >>> markers("?"), markers([-1, "none"])
+        (['?'], [-1, 'none'])
+    """
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    for item in values:
+        if not isinstance(item, str | int | float) or isinstance(item, bool):
+            raise ValueError(f"missing must be texts or numbers; found {item!r}.")
+    return values

@@ -1,0 +1,125 @@
+"""Which rows are for training, for validation and for the test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .._benchmark import Split
+from ._columns import Integers
+from ._labels import Labels
+from ._table import Table
+
+Rows = dict[Split, Integers]
+"""The indices of the rows of each split."""
+
+# How every five rows are dealt out: 60, 20 and 20 %.
+_DEAL: tuple[Split, ...] = ("train", "validation", "train", "test", "train")
+_NAMES: dict[str, Split] = {
+    "train": "train",
+    "validation": "validation",
+    "val": "validation",
+    "test": "test",
+}
+
+
+def divide(table: Table, tasks: Sequence[Labels], column: str | None, seed: int) -> Rows:
+    """Divides the rows that have a label of any task.
+
+    Args:
+        table: The file.
+        tasks: The labels of each task.
+        column: The column that names each row's split; None to deal the rows out by seed.
+        seed: The seed.
+
+    Returns:
+        The rows of each split, in an order such that the first few have labels of every task.
+
+    Raises:
+        ValueError: If there is no row for training or none for the test, or a row's split is no
+            split, or a task cannot be learned or evaluated on the rows of a split.
+    """
+    classes = np.stack([labels.classes for labels in tasks])
+    labelled = np.flatnonzero((classes >= 0).any(0))
+    random = np.random.default_rng(seed)
+    if column is None:
+        rows = _dealt(labelled, classes, _DEAL, random)
+    else:
+        rows = _named(table, column, labelled)
+        if not len(rows["validation"]):
+            deal: tuple[Split, ...] = ("train", "train", "validation", "train", "train")
+            test = rows["test"]
+            rows = {**_dealt(rows["train"], classes, deal, random), "test": test}
+    for labels in tasks:
+        _check(table, labels, rows)
+    return {
+        split: _varied_first(random.permutation(chosen), tasks) for split, chosen in rows.items()
+    }
+
+
+def _dealt(
+    rows: Integers, classes: Integers, deal: Sequence[Split], random: np.random.Generator
+) -> Rows:
+    """Deals rows out, so that each split has its share of the rarest class of any row."""
+    counts = [np.bincount(of[of >= 0]) for of in classes]
+    sizes = np.stack(
+        [
+            np.where(of >= 0, n[of], np.iinfo(np.int64).max)
+            for of, n in zip(classes, counts, strict=True)
+        ]
+    )
+    task = sizes.argmin(0)[rows]
+    rarest = classes[task, rows]
+    order = rows[np.lexsort((random.random(len(rows)), rarest, task))]
+    part = np.arange(len(rows)) % len(deal)
+    return {
+        split: order[np.isin(part, [i for i, of in enumerate(deal) if of == split])]
+        for split in ("train", "validation", "test")
+    }
+
+
+def _named(table: Table, column: str, labelled: Integers) -> Rows:
+    names = table.texts(column)
+    found = np.array([*(_NAMES.get(level.lower(), "") for level in names.levels), ""], dtype=object)
+    part = found[names.keys[labelled]]  # the key -1 takes the last one
+    faulty = labelled[part == ""]
+    if len(faulty):
+        row = int(faulty[0])
+        value = repr(names.levels[names.keys[row]]) if names.present[row] else "nothing"
+        raise table.fault(
+            column, row, f"the split must be train, validation (or val) or test; found {value}."
+        )
+    rows: Rows = {split: labelled[part == split] for split in ("train", "validation", "test")}
+    for split in ("train", "test"):
+        if not len(rows[split]):
+            raise ValueError(f"{table.path}: no labelled row is {split!r} in column {column!r}.")
+    return rows
+
+
+def _check(table: Table, labels: Labels, rows: Rows) -> None:
+    """Makes sure that a task's metrics are defined on each split."""
+    for split, chosen in rows.items():
+        column = labels.column.at(chosen)
+        needed = 1 if labels.kind == "multi-class" and split != "train" else 2
+        if column.distinct() < needed:
+            n = int(column.present.sum())
+            raise ValueError(
+                f"{table.path}: task {labels.task!r} ({labels.kind}) has {n} labels in the {split} "
+                f"split, {column.distinct()} of them different; {needed} are needed. Label more "
+                f"rows, or divide them otherwise (seed, split_column)."
+            )
+
+
+def _varied_first(rows: Integers, tasks: Sequence[Labels]) -> Integers:
+    """Puts first, for each task, a row of each class, or two rows with different numbers."""
+    # So that metrics are defined on the first training batches, too, which training is watched on.
+    first: list[int] = []
+    for labels in tasks:
+        column = labels.column.at(rows)
+        present = np.flatnonzero(column.present)
+        _, chosen = np.unique(column.keys[present], return_index=True)
+        first += rows[
+            present[np.sort(chosen)[: None if labels.kind != "regression" else 2]]
+        ].tolist()
+    return np.array(list(dict.fromkeys([*first, *rows.tolist()])), dtype=np.int64)
