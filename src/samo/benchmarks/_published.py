@@ -158,8 +158,9 @@ def _all() -> tuple[PublishedTable, ...]:
 
 def _order(name: str) -> tuple[bool, int, str]:
     """SAMO's tables by their numbers, then those of F-MTL."""
-    paper, _, rest = name.removesuffix(".toml").rpartition("-")
-    return paper != "samo", int(rest) if rest.isdigit() else 0, name
+    stem = name.removesuffix(".toml")
+    paper, _, rest = stem.rpartition("-")
+    return paper != "samo", int(rest) if rest.isdigit() else 0, stem
 
 
 def _read(name: str) -> PublishedTable:

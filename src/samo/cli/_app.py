@@ -22,12 +22,14 @@ from ._arguments import (
     Lr,
     OptimizerChoice,
     OptionPairs,
+    Published,
     ScheduleChoice,
     WeightDecay,
     told,
 )
 from ._list import tables
 from ._options import assignments, benchmark_options, names, numbers
+from ._report import show_report
 from ._show import CompareView, TrainView, scores_table
 
 app = typer.Typer(
@@ -150,6 +152,7 @@ def compare_(
     stl: Annotated[
         bool, typer.Option(help="Train single-task baselines, against which Δm is measured.")
     ] = True,
+    published: Published = False,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: Lr = None,
@@ -191,23 +194,10 @@ def compare_(
         )
         with CompareView(console, cells) as view:
             failures = compare(cells, out, jobs=jobs, watch=view.watch)
-        _report(console, out)
+        show_report(console, out, published=published)
         for path, reason in failures.items():
             errors.print(
                 f"samo: {path} failed: {reason}", style="red", markup=False, soft_wrap=True
             )
         if failures:
             raise typer.Exit(1)
-
-
-def _report(console: Console, out: Path) -> None:
-    # Matplotlib is for the end only.
-    from ..report import read, rich_table, summarize, write
-
-    summary = summarize(read(out))
-    figures = write(summary, out)
-    console.print(rich_table(summary, width=console.width))
-    if figures:
-        console.print("Plots:", *figures, sep="\n  ", highlight=False, soft_wrap=True)
-    tables = f"{out / 'table.csv'}, {out / 'table.md'}"
-    console.print(f"Tables: {tables}", highlight=False, soft_wrap=True)

@@ -39,6 +39,7 @@ AverageLast = Annotated[
 Clip = Annotated[
     float | None, typer.Option(help="Clip the gradient to this norm. Default: no clipping.")
 ]
+Published = Annotated[bool, typer.Option("--published", help="Show the papers' results beside.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda ..")]
 
 

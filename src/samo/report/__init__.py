@@ -1,18 +1,22 @@
 """Tables and figures from the runs on disk."""
 
+from ._difference_tables import difference_table
 from ._plots import delta_m, learning_curves, rho_grid
-from ._rows import Column, Entry, Row, Spread, Summary
+from ._rows import Column, Difference, Entry, Quoted, Row, Spread, Summary
 from ._summary import read, summarize
 from ._tables import markdown, rich_table, write_csv
 from ._write import write
 
 __all__ = [
     "Column",
+    "Difference",
     "Entry",
+    "Quoted",
     "Row",
     "Spread",
     "Summary",
     "delta_m",
+    "difference_table",
     "learning_curves",
     "markdown",
     "read",

@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..benchmarks import published_baseline
 from ..metrics import delta_m
 from ..training import reported
 from ..training._files import RunDirectory, read_json
-from ._rows import Column, Entry, Key, Row, Spread, Summary
+from ._differences import differences
+from ._quoted import with_published
+from ._rows import Column, Entry, Key, Row, Spread, Summary, first_metrics
 
 Arm = tuple[str, str]
 """A method and a preset."""
@@ -36,15 +39,17 @@ def read(out: Path | str) -> list[Entry]:
     ]
 
 
-def summarize(entries: Sequence[Entry]) -> Summary:
+def summarize(entries: Sequence[Entry], *, published: bool = False) -> Summary:
     """Sums a comparison up.
 
     For each method and preset, ρ is chosen by the mean over the seeds of the score on *validation*
     data; a ρ at which a run is missing only if there is none where all are there. The test scores
-    of other ρ are not looked at.
+    of other ρ are not looked at. Where there are no single-task baselines, Δm is against published
+    ones, if there are some for these metrics.
 
     Args:
         entries: The runs.
+        published: Whether to quote published results of the benchmark.
 
     Returns:
         The summary.
@@ -58,15 +63,34 @@ def summarize(entries: Sequence[Entry]) -> Summary:
     columns = _columns(entries)
     rows = [_baseline_row(baselines, columns)] if baselines else []
     reference = {key: spread.mean for row in rows for key, spread in row.metrics.items()}
+    source = ""
+    if not baselines:
+        source, reference = _published(entries[0].config["benchmark"], columns)
     rows += [_row(arm, by_rho, columns, reference) for arm, by_rho in arms.items()]
-    return Summary(
+    rows = _with_ratios(_with_ranks(rows, columns))
+    summary = Summary(
         benchmark=entries[0].config["benchmark"],
         seeds=len({entry.config["seed"] for entry in entries}),
         columns=columns,
-        rows=_with_ratios(rows),
+        rows=tuple(rows),
         average_last=entries[0].config.get("average_last", 0),
         grid={arm: _scores(by_rho) for arm, by_rho in arms.items() if None not in by_rho},
+        differences=differences(rows),
+        baseline=source,
     )
+    return with_published(summary) if published else summary
+
+
+def _published(benchmark: str, columns: Sequence[Column]) -> tuple[str, dict[Key, float]]:
+    """Published single-task numbers of these metrics, and their source; none if one is missing."""
+    found = published_baseline(benchmark)
+    if found is None:
+        return "", {}
+    table, values = found
+    units = {(c.task, c.metric): c.unit for c in table.columns}
+    if not columns or any(units.get(c.key) != c.unit for c in columns):
+        return "", {}
+    return table.source, {c.key: values[c.key] for c in columns}
 
 
 def _columns(entries: Sequence[Entry]) -> tuple[Column, ...]:
@@ -152,19 +176,35 @@ def _baseline_row(baselines: Sequence[Entry], columns: Sequence[Column]) -> Row:
 
 def _average(values: Sequence[Mapping[Key, float]], columns: Sequence[Column]) -> Spread | None:
     """The mean over the tasks of each one's first metric, if that is the same for all."""
-    first: dict[str, Column] = {}
-    for column in columns:
-        first.setdefault(column.task, column)
-    if not values or len({(c.metric, c.unit) for c in first.values()}) > 1:
+    first = first_metrics(columns)
+    if not values or len({(c.metric, c.unit) for c in first}) > 1:
         return None
-    return Spread(tuple(math.fsum(v[c.key] for c in first.values()) / len(first) for v in values))
+    return Spread(tuple(math.fsum(v[c.key] for c in first) / len(first) for v in values))
 
 
-def _with_ratios(rows: Sequence[Row]) -> tuple[Row, ...]:
+def _with_ranks(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
+    """Ranks the arms by each metric; those of single-task training take no part."""
+    from scipy.stats import rankdata
+
+    arms = [row for row in rows if row.method != "stl" and row.metrics]
+    if len(arms) < 2:
+        return list(rows)
+    ranks = [
+        rankdata([row.metrics[c.key].mean * (-1) ** c.higher_is_better for row in arms])
+        for c in columns
+    ]
+    mean = {
+        (row.method, row.sharpness): math.fsum(rank[i] for rank in ranks) / len(ranks)
+        for i, row in enumerate(arms)
+    }
+    return [replace(row, mean_rank=mean.get((row.method, row.sharpness))) for row in rows]
+
+
+def _with_ratios(rows: Sequence[Row]) -> list[Row]:
     plain = {row.method: row.step_ms for row in rows if row.sharpness == "erm"}
 
     def ratio(row: Row) -> float | None:
         base = plain.get(row.method)
         return None if row.step_ms is None or not base else row.step_ms / base
 
-    return tuple(replace(row, step_ratio=ratio(row)) for row in rows)
+    return [replace(row, step_ratio=ratio(row)) for row in rows]

@@ -1,0 +1,35 @@
+"""What a comparison prints when it is over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from .. import benchmarks
+
+
+def show_report(console: Console, out: Path, *, published: bool) -> None:
+    """Prints the tables of a comparison, and writes them and the figures.
+
+    Args:
+        console: Where to print.
+        out: The comparison's directory.
+        published: Whether to quote published results.
+    """
+    # Matplotlib is for the end only.
+    from ..report import difference_table, read, rich_table, summarize, write
+
+    summary = summarize(read(out), published=published)
+    figures = write(summary, out)
+    console.print(rich_table(summary, width=console.width))
+    if differences := difference_table(summary):
+        console.print(differences)
+    if published and not summary.quoted:
+        console.print(f"There are no published results of {summary.benchmark!r} here.")
+    elif not published and benchmarks.published(summary.benchmark):
+        console.print("The papers' results beside these: the same command with --published.")
+    if figures:
+        console.print("Plots:", *figures, sep="\n  ", highlight=False, soft_wrap=True)
+    tables = ", ".join(str(out / name) for name in ("table.csv", "table.md", "differences.csv"))
+    console.print(f"Tables: {tables}", highlight=False, soft_wrap=True)
