@@ -25,12 +25,14 @@ from ._arguments import (
     Published,
     ScheduleChoice,
     WeightDecay,
+    fail,
     told,
 )
 from ._list import tables
 from ._options import assignments, benchmark_options, names, numbers
 from ._report import show_report
 from ._show import CompareView, TrainView, scores_table
+from ._sweep import sweep_
 
 app = typer.Typer(
     name="samo",
@@ -170,7 +172,7 @@ def compare_(
 
     Finished runs are kept; after an interrupt the same command goes on. With several ρ, each method
     and preset is reported at the one that is best on validation data.
-    """  # noqa: DOC501 - this is the help
+    """
     console, errors = Console(), Console(stderr=True)
     with told(errors):
         cells = plan(
@@ -192,12 +194,10 @@ def compare_(
             clip=clip,
             device=device,
         )
-        with CompareView(console, cells) as view:
+        with CompareView(console, len(cells)) as view:
             failures = compare(cells, out, jobs=jobs, watch=view.watch)
         show_report(console, out, published=published)
-        for path, reason in failures.items():
-            errors.print(
-                f"samo: {path} failed: {reason}", style="red", markup=False, soft_wrap=True
-            )
-        if failures:
-            raise typer.Exit(1)
+        fail(errors, failures)
+
+
+app.command("sweep")(sweep_)

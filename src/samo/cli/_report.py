@@ -18,9 +18,9 @@ def show_report(console: Console, out: Path, *, published: bool) -> None:
         published: Whether to quote published results.
     """
     # Matplotlib is for the end only.
-    from ..report import difference_table, read, rich_table, summarize, write
+    from ..report import chosen_by_sweep, difference_table, read, rich_table, summarize, write
 
-    summary = summarize(read(out), published=published)
+    summary = summarize(read(out), published=published, remarks=chosen_by_sweep(out))
     figures = write(summary, out)
     console.print(rich_table(summary, width=console.width))
     if differences := difference_table(summary):

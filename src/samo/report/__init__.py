@@ -3,7 +3,7 @@
 from ._difference_tables import difference_table
 from ._plots import delta_m, learning_curves, rho_grid
 from ._rows import Column, Difference, Entry, Quoted, Row, Spread, Summary
-from ._summary import read, summarize
+from ._summary import chosen_by_sweep, read, summarize
 from ._tables import markdown, rich_table, write_csv
 from ._write import write
 
@@ -15,6 +15,7 @@ __all__ = [
     "Row",
     "Spread",
     "Summary",
+    "chosen_by_sweep",
     "delta_m",
     "difference_table",
     "learning_curves",

@@ -206,6 +206,7 @@ class Summary:
             comparison's own.
         quoted: Published results to show beside.
         sources: Where these were published.
+        remarks: What else should be said of the numbers.
     """
 
     benchmark: str
@@ -218,3 +219,4 @@ class Summary:
     baseline: str = ""
     quoted: tuple[Quoted, ...] = ()
     sources: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()

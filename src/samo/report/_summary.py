@@ -39,7 +39,33 @@ def read(out: Path | str) -> list[Entry]:
     ]
 
 
-def summarize(entries: Sequence[Entry], *, published: bool = False) -> Summary:
+def chosen_by_sweep(out: Path | str) -> tuple[str, ...]:
+    """Words how a sweep chose the settings of the runs that it compares.
+
+    Args:
+        out: Its directory.
+
+    Returns:
+        A sentence; none where there was no sweep.
+    """
+    file = Path(out) / "best.json"
+    if not file.exists():
+        return ()
+    arms = []
+    for name, best in read_json(file).items():
+        params = ", ".join(
+            f"{n.removeprefix('sharpness_options.')} = {v:.3g}"
+            if isinstance(v, float)
+            else f"{n} = {v}"
+            for n, v in best["params"].items()
+        )
+        arms.append(f"{name} ({best['trials']} trials) {params or 'nothing to choose'}")
+    return (f"Chosen on validation data: {'; '.join(arms)}.",)
+
+
+def summarize(
+    entries: Sequence[Entry], *, published: bool = False, remarks: Sequence[str] = ()
+) -> Summary:
     """Sums a comparison up.
 
     For each method and preset, ρ is chosen by the mean over the seeds of the score on *validation*
@@ -50,6 +76,7 @@ def summarize(entries: Sequence[Entry], *, published: bool = False) -> Summary:
     Args:
         entries: The runs.
         published: Whether to quote published results of the benchmark.
+        remarks: What else should be said of the numbers.
 
     Returns:
         The summary.
@@ -77,6 +104,7 @@ def summarize(entries: Sequence[Entry], *, published: bool = False) -> Summary:
         grid={arm: _scores(by_rho) for arm, by_rho in arms.items() if None not in by_rho},
         differences=differences(rows),
         baseline=source,
+        remarks=tuple(remarks),
     )
     return with_published(summary) if published else summary
 

@@ -131,6 +131,7 @@ def notes(summary: Summary) -> list[str]:
             arm = "STL" if row.method == "stl" else f"{row.method} with {row.sharpness}"
             runs = "1 run is" if row.unfinished == 1 else f"{row.unfinished} runs are"
             said.append(f"Incomplete: {arm}, {runs} missing or failed.")
+    said += summary.remarks
     said += [f"[{i}] {source}" for i, source in enumerate(summary.sources, start=1)]
     return said
 

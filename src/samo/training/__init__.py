@@ -7,12 +7,14 @@ from ._plan import Cell, plan
 from ._run import Progress, Watch
 from ._schedule import SCHEDULES, Schedule
 from ._sharpness import PRESETS, Preset
+from ._sweep import Best, SweepPlan, SweepResult, finals, plan_sweep, sweep
 from ._train import reported, train
 from ._workers import Event
 
 __all__ = [
     "PRESETS",
     "SCHEDULES",
+    "Best",
     "Cell",
     "Event",
     "Preset",
@@ -20,10 +22,15 @@ __all__ = [
     "RunConfig",
     "RunError",
     "Schedule",
+    "SweepPlan",
+    "SweepResult",
     "Watch",
     "compare",
     "configured",
+    "finals",
     "plan",
+    "plan_sweep",
     "reported",
+    "sweep",
     "train",
 ]
