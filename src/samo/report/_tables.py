@@ -47,7 +47,7 @@ def cells(summary: Summary, row: Row) -> list[str]:
     return [
         "STL" if stl else row.method,
         _NONE if stl else row.sharpness,
-        _NONE if row.rho is None else f"{row.rho:g}",
+        _NONE if row.rho is None else f"{row.rho:.4g}",
         *(_text(row.metrics.get(c.key), decimals(summary, c)) for c in summary.columns),
         _text(row.average, decimals(summary, *summary.columns[:1])),
         _NONE if row.mean_rank is None else f"{row.mean_rank:.2f}",
@@ -157,7 +157,7 @@ def rich_table(summary: Summary, *, width: int) -> Table:
         # Measured, and not guessed: names of tasks and methods may be of any length.
         console = Console(width=10_000)
         needed = Measurement.get(console, console.options, table)
-        if (needed.minimum if close else needed.maximum) <= width:
+        if needed.maximum <= width:
             break
     return table
 
@@ -182,7 +182,8 @@ def _laid_out(summary: Summary, said: Sequence[str], *, close: bool) -> Table:
         table.add_row(*(word.replace(" ± ", "±") for word in words) if close else words)
     table.add_section()
     for quoted in summary.quoted:
-        table.add_row(*map(escape, quoted_cells(summary, quoted)))
+        label, *words = map(escape, quoted_cells(summary, quoted))
+        table.add_row(label.replace(" ", "\n") if close else label, *words)
     return table
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ._config import differences, upgraded
+from ._config import differences
 from ._errors import RunError
 from ._space import Arm
 
@@ -240,7 +240,7 @@ def _agree(study: Study, definition: Mapping[str, Any]) -> None:
     saved = study.user_attrs.get("definition")
     if saved is None:
         study.set_user_attr("definition", dict(definition))
-    elif differing := differences(upgraded(saved), definition):
+    elif differing := differences(saved, definition):
         raise RunError(
             f"the storage holds another sweep under the name {study.study_name!r}: {differing}. "
             f"Name another directory, or delete this one."
