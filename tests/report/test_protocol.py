@@ -16,6 +16,7 @@ from rich.console import Console
 from scipy import stats
 
 from samo.benchmarks import published_baseline
+from samo.cli._report import published_delta_m
 from samo.metrics import delta_m
 from samo.report import (
     Difference,
@@ -183,6 +184,18 @@ def test_without_single_task_runs_delta_m_is_against_the_published_ones() -> Non
     assert found.values == pytest.approx((expected,))
     assert "published single-task numbers (SAMO, arXiv 2507.07883, Table 4)" in markdown(summary)
     assert [row.method for row in summary.rows] == ["ls"]
+
+
+def test_a_single_run_has_its_delta_m_too() -> None:
+    run = cityscapes()
+    assert run.results is not None
+    config = {**run.config, "benchmark": "cityscapes"}
+    line = published_delta_m({**run.results, "config": config})
+    spread = summarize([run]).rows[0].delta_m
+    assert line == (
+        f"Δm against published single-task numbers (SAMO, arXiv 2507.07883, Table 4): {spread} %"
+    )
+    assert published_delta_m({**run.results, "config": {**config, "benchmark": "digits"}}) is None
 
 
 def test_own_single_task_runs_come_first() -> None:

@@ -370,7 +370,8 @@ def test_machines_that_share_a_database_only(
 @pytest.mark.parametrize("storage", ["nosuch://x", "sqlite:////no/such/place.db"])
 def test_a_storage_that_cannot_be_used(tmp_path: Path, storage: str) -> None:
     with pytest.raises(RunError, match=r"the storage .* cannot be used"):
-        sweep(plan(), tmp_path, storage=storage)
+        sweep(plan(), tmp_path / "x", storage=storage)
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("seed", range(4))

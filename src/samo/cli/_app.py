@@ -30,7 +30,7 @@ from ._arguments import (
 )
 from ._list import tables
 from ._options import assignments, benchmark_options, names, numbers
-from ._report import show_report
+from ._report import published_delta_m, show_report
 from ._show import CompareView, TrainView, scores_table
 from ._sweep import sweep_
 
@@ -49,6 +49,7 @@ class Kind(StrEnum):
     BENCHMARKS = "benchmarks"
     METHODS = "methods"
     SHARPNESS = "sharpness"
+    SCHEDULES = "schedules"
 
 
 def _version(*, wanted: bool) -> None:
@@ -134,6 +135,8 @@ def train_(
         with TrainView(console, config.epochs) as view:
             results = train(config, out, watch=view.watch)
         console.print(scores_table(results))
+        if line := published_delta_m(results):
+            console.print(line, highlight=False, soft_wrap=True)
         console.print(f"written to {out}", highlight=False, soft_wrap=True)
 
 

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from .. import benchmarks
+
+
+def published_delta_m(results: Mapping[str, Any]) -> str | None:
+    """Words Δm of a single run against published single-task numbers.
+
+    Args:
+        results: What ``results.json`` holds.
+
+    Returns:
+        A line; None if there are no such numbers for these metrics.
+    """
+    if benchmarks.published_baseline(results["config"]["benchmark"]) is None:
+        return None
+    from ..report import Entry, summarize
+
+    summary = summarize([Entry(results["config"], False, results)])
+    spread = summary.rows[0].delta_m
+    if spread is None:
+        return None
+    return f"Δm against published single-task numbers ({summary.baseline}): {spread} %"
 
 
 def show_report(console: Console, out: Path, *, published: bool) -> None:

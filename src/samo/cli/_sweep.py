@@ -120,7 +120,7 @@ def sweep_(
         console.print(f"All trials: {out / 'trials.csv'}", highlight=False, soft_wrap=True)
         if result.going_on:
             console.print(
-                f"{result.going_on} trials are still going on in other processes; the last one "
+                f"Trials that other processes are still at: {result.going_on}. The last process "
                 f"compares the best."
             )
             return

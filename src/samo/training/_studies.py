@@ -90,12 +90,13 @@ class Studies:
         self._budget = budget
         self._seed = seed
         self._failed: set[tuple[str, int]] = set()
-        self._where = _identity(out)
         # In its own directory a sweep keeps its name when the directory is renamed.
         prefix = "" if storage is None else f"{out.absolute().name}/"
         with _usable(storage):
             shared = _storage(storage, out)
             self._studies = {arm.name: _study(shared, prefix + arm.name) for arm in self.arms}
+        out.mkdir(parents=True, exist_ok=True)
+        self._where = _identity(out)
         for arm, definition in arms:
             _agree(self._studies[arm.name], definition)
 
@@ -277,7 +278,10 @@ def _storage(given: str | None, out: Path) -> BaseStorage:
     logging.getLogger("optuna").setLevel(logging.WARNING)
     if given is not None and "://" in given:
         return RDBStorage(given)
-    return JournalStorage(JournalFileBackend(str(out / "studies.log" if given is None else given)))
+    if given is None:
+        out.mkdir(parents=True, exist_ok=True)
+        given = str(out / "studies.log")
+    return JournalStorage(JournalFileBackend(given))
 
 
 def _study(storage: BaseStorage, name: str) -> Study:

@@ -201,7 +201,6 @@ def sweep(
         RunError: If the storage cannot be used or holds another sweep.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     arms = [(arm, _definition(arm, plan)) for arm in plan.arms]
     studies = Studies(arms, out, storage, plan.trials, seed)
     write_json(out / "sweep.json", {arm.name: definition for arm, definition in arms})
