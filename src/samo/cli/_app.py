@@ -33,6 +33,7 @@ from ._options import assignments, benchmark_options, names, numbers
 from ._report import published_delta_m, show_report
 from ._show import CompareView, TrainView, scores_table
 from ._sweep import sweep_
+from ._toy import toy_
 
 app = typer.Typer(
     name="samo",
@@ -204,3 +205,4 @@ def compare_(
 
 
 app.command("sweep")(sweep_)
+app.command("toy")(toy_)

@@ -5,6 +5,8 @@ from ._plots import delta_m, learning_curves, rho_grid
 from ._rows import Column, Difference, Entry, Quoted, Row, Spread, Summary
 from ._summary import chosen_by_sweep, read, summarize
 from ._tables import markdown, rich_table, write_csv
+from ._toy import landscape, loss_space
+from ._toy_tables import toy_table, write_toy
 from ._write import write
 
 __all__ = [
@@ -18,12 +20,16 @@ __all__ = [
     "chosen_by_sweep",
     "delta_m",
     "difference_table",
+    "landscape",
     "learning_curves",
+    "loss_space",
     "markdown",
     "read",
     "rho_grid",
     "rich_table",
     "summarize",
+    "toy_table",
     "write",
     "write_csv",
+    "write_toy",
 ]
