@@ -212,11 +212,23 @@ def test_other_metrics_or_units_have_no_published_baseline(
 ) -> None:
     assert published_baseline("crafted") is None
     assert summarize([entry("ls")]).baseline == ""
-    monkeypatch.setitem(METRICS["depth"], "absolute error", (1.31, "cm", False))
+    depth = METRICS["depth"]
+    monkeypatch.setitem(METRICS, "depth", {**depth, "absolute error": (1.31, "cm", False)})
     assert summarize([cityscapes()]).rows[0].delta_m is None
-    monkeypatch.setitem(METRICS["depth"], "absolute error", (0.0131, "", False))
-    monkeypatch.setitem(METRICS["depth"], "another", (1.0, "", False))
+    relative = {"relative error": depth["relative error"]}
+    monkeypatch.setitem(METRICS, "depth", relative)
     assert summarize([cityscapes()]).baseline == ""
+
+
+def test_metrics_that_were_not_published_play_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = summarize([cityscapes()]).rows[0].delta_m
+    depth = {**METRICS["depth"], "another": (1.0, "", False)}
+    monkeypatch.setitem(METRICS, "depth", depth)
+    summary = summarize([cityscapes()], published=True)
+    assert summary.rows[0].delta_m == before
+    assert len(summary.columns) == 5
+    assert {q.label for q in summary.quoted} >= {"SAMO-LS", "G-SAM-LS", "F-IMTL"}
+    assert all(len(q.metrics) == 4 for q in summary.quoted)
 
 
 def test_published_rows_stand_beside_with_their_source() -> None:

@@ -12,8 +12,8 @@ from ._rows import Column, Quoted, Summary
 def with_published(summary: Summary) -> Summary:
     """Adds the published results of the benchmark.
 
-    They are taken from the tables that have all of the comparison's metrics; where there is no such
-    table, from all. What is printed in several tables is taken once.
+    They are taken from the tables that have most of the comparison's metrics; where none has any,
+    from all. What is printed in several tables is taken once.
 
     Args:
         summary: The comparison.
@@ -23,11 +23,12 @@ def with_published(summary: Summary) -> Summary:
     """
     tables = published(summary.benchmark)
     keys = {column.key for column in summary.columns}
-    whole = [t for t in tables if keys <= {(c.task, c.metric) for c in t.columns}]
+    matches = {t.name: len(keys & {(c.task, c.metric) for c in t.columns}) for t in tables}
+    most = max(matches.values(), default=0)
     quoted: list[Quoted] = []
     sources: list[str] = []
     seen: set[tuple[str, str]] = set()
-    for table in whole or tables:
+    for table in (table for table in tables if matches[table.name] == most):
         rows = _rows(table, summary.columns, len(sources))
         new = [row for row in rows if (table.paper, row.label) not in seen]
         if new:

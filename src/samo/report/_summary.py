@@ -71,7 +71,7 @@ def summarize(
     For each method and preset, ρ is chosen by the mean over the seeds of the score on *validation*
     data; a ρ at which a run is missing only if there is none where all are there. The test scores
     of other ρ are not looked at. Where there are no single-task baselines, Δm is against published
-    ones, if there are some for these metrics.
+    ones, if there are some, over the metrics that were published.
 
     Args:
         entries: The runs.
@@ -110,15 +110,15 @@ def summarize(
 
 
 def _published(benchmark: str, columns: Sequence[Column]) -> tuple[str, dict[Key, float]]:
-    """Published single-task numbers of these metrics, and their source; none if one is missing."""
+    """Published single-task numbers and their source; none if a metric is missing here."""
     found = published_baseline(benchmark)
     if found is None:
         return "", {}
     table, values = found
-    units = {(c.task, c.metric): c.unit for c in table.columns}
-    if not columns or any(units.get(c.key) != c.unit for c in columns):
+    units = {column.key: column.unit for column in columns}
+    if any(units.get((c.task, c.metric)) != c.unit for c in table.columns if c.task):
         return "", {}
-    return table.source, {c.key: values[c.key] for c in columns}
+    return table.source, values
 
 
 def _columns(entries: Sequence[Entry]) -> tuple[Column, ...]:
@@ -167,18 +167,16 @@ def _row(
     runs = tuple(e.results for e in by_rho.get(rho, ()) if e.results)
     tests = [reported(run)["test"] for run in runs]
     values = [{c.key: test[c.task][c.metric] for c in columns} for test in tests]
-    up = {c.key: c.higher_is_better for c in columns}
-    comparable = columns and reference.keys() == up.keys() and all(reference.values())
+    up = {c.key: c.higher_is_better for c in columns if c.key in reference}
+    against = [{key: v[key] for key in up} for v in values if up and all(reference.values())]
     return Row(
         *arm,
         rho=rho,
         runs=runs,
         unfinished=sum(e.results is None for runs in by_rho.values() for e in runs),
-        metrics={key: Spread(tuple(v[key] for v in values)) for key in up if values},
+        metrics={c.key: Spread(tuple(v[c.key] for v in values)) for c in columns if values},
         average=_average(values, columns),
-        delta_m=Spread(tuple(delta_m(v, reference, up) for v in values))
-        if values and comparable
-        else None,
+        delta_m=Spread(tuple(delta_m(v, reference, up) for v in against)) if against else None,
     )
 
 
