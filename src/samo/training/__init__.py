@@ -7,7 +7,8 @@ from ._plan import Cell, plan
 from ._run import Progress, Watch
 from ._schedule import SCHEDULES, Schedule
 from ._sharpness import PRESETS, Preset
-from ._sweep import Best, SweepPlan, SweepResult, finals, plan_sweep, sweep
+from ._sweep import Best, SweepResult, finals, sweep
+from ._sweep_plan import SweepPlan, plan_sweep
 from ._train import reported, train
 from ._workers import Event
 

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +96,8 @@ class Studies:
             self._studies = {arm.name: _study(shared, prefix + arm.name) for arm in self.arms}
         out.mkdir(parents=True, exist_ok=True)
         self._where = _identity(out)
+        # Who uses a storage in the directory is at work in the directory.
+        self._elsewhere = None if storage is not None else self._where
         for arm, definition in arms:
             _agree(self._studies[arm.name], definition)
 
@@ -206,9 +207,9 @@ class Studies:
 
     def _dead(self, arm: Arm, slot: int, trial: FrozenTrial) -> bool:
         """Whether no process is at work on a trial any more."""
-        if trial.user_attrs.get("where") != self._where:
-            begun = trial.datetime_start or datetime.min
-            heard = trial.user_attrs.get("beat", begun.timestamp())
+        if trial.user_attrs.get("where", self._elsewhere) != self._where:
+            begun = trial.datetime_start
+            heard = trial.user_attrs.get("beat", begun.timestamp() if begun else 0.0)
             return time.time() > float(heard) + STALE
         directory = self._out / trial_path(arm, slot)
         # The run's own lock too: a worker outlives its parent by a moment.
