@@ -103,8 +103,8 @@ class PublishedTable:
 def published(benchmark: str | None = None) -> tuple[PublishedTable, ...]:
     """Gives the result tables of the SAMO and F-MTL papers.
 
-    Of SAMO's fourteen, Table 3 is about passes and has no numbers. Of F-MTL's, Multi-MNIST is whole,
-    and of the others there is what the remarks say.
+    Of SAMO's fourteen, Table 3 is about passes and has no numbers. Of F-MTL's, Multi-MNIST is
+    whole, and of the others there is what the remarks say.
 
     Args:
         benchmark: Only what is about this benchmark: its columns, and the rows with a value there.
