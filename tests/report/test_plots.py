@@ -98,6 +98,25 @@ def test_learning_curves_are_means_over_the_seeds() -> None:
     assert len(figure.axes) == 4
 
 
+def test_many_tasks_share_a_panel() -> None:
+    one = entry("ls")
+    assert one.results is not None
+    names = [f"t{i}" for i in range(8)]
+
+    def scores(epoch: int) -> dict[str, dict[str, float]]:
+        return {name: {"accuracy": 10.0 * i + epoch} for i, name in enumerate(names)}
+
+    about = dict.fromkeys(names, one.results["metrics"]["left"])
+    history = [
+        {"epoch": e, "train": scores(e), "validation": scores(-e), "score": 1.0} for e in (1, 2)
+    ]
+    selected = {**one.results["selected"], "test": scores(0)}
+    results = {**one.results, "metrics": about, "history": history, "selected": selected}
+    figure = learning_curves(summarize([Entry(one.config, False, results)]))
+    assert len(figure.axes) == 1
+    np.testing.assert_allclose(curves(figure, "ls: 8 tasks")["erm", True], [34.0, 33.0])
+
+
 def test_the_marks_are_the_rows_of_the_table() -> None:
     summary = summarize(comparison())
     figure = delta_m(summary)
