@@ -124,7 +124,8 @@ class _Panel:
 def _panels(summary: Summary) -> list[_Panel]:
     found = []
     if any(row.delta_m for row in summary.rows):
-        label = "Δm against single-task training (%)"
+        against = "published single-task numbers" if summary.baseline else "single-task training"
+        label = f"Δm against {against} (%)"
         found.append(_Panel(label, lambda row: row.delta_m, higher_is_better=False, level=0.0))
     if any(row.average for row in summary.rows):
         column = summary.columns[0]
