@@ -58,6 +58,7 @@ def test_figures_and_tables_are_written(tmp_path: Path) -> None:
         assert height > 300
         assert "<svg" in path.with_suffix(".svg").read_text(encoding="utf-8")
     assert {path.name for path in tmp_path.glob("table.*")} == {"table.csv", "table.md"}
+    assert (tmp_path / "differences.csv").exists()
     assert not list(tmp_path.glob("*.new"))
 
 
@@ -95,6 +96,25 @@ def test_learning_curves_are_means_over_the_seeds() -> None:
     np.testing.assert_allclose(found["erm", True], [88.0, 87.0, 86.0])
     np.testing.assert_allclose(found["erm", False], [90.0, 91.0, 92.0])
     assert len(figure.axes) == 4
+
+
+def test_many_tasks_share_a_panel() -> None:
+    one = entry("ls")
+    assert one.results is not None
+    names = [f"t{i}" for i in range(8)]
+
+    def scores(epoch: int) -> dict[str, dict[str, float]]:
+        return {name: {"accuracy": 10.0 * i + epoch} for i, name in enumerate(names)}
+
+    about = dict.fromkeys(names, one.results["metrics"]["left"])
+    history = [
+        {"epoch": e, "train": scores(e), "validation": scores(-e), "score": 1.0} for e in (1, 2)
+    ]
+    selected = {**one.results["selected"], "test": scores(0)}
+    results = {**one.results, "metrics": about, "history": history, "selected": selected}
+    figure = learning_curves(summarize([Entry(one.config, False, results)]))
+    assert len(figure.axes) == 1
+    np.testing.assert_allclose(curves(figure, "ls: 8 tasks")["erm", True], [34.0, 33.0])
 
 
 def test_the_marks_are_the_rows_of_the_table() -> None:

@@ -2,6 +2,13 @@
 
 from ._batches import TaskBatches, TensorBatches
 from ._benchmark import Benchmark, Defaults, Metric, Split
+from ._published import (
+    PublishedColumn,
+    PublishedNote,
+    PublishedTable,
+    published,
+    published_baseline,
+)
 from ._registry import available, create, get
 from .celeba import CelebA
 from .digits import Digits, DigitsDomains
@@ -22,6 +29,9 @@ __all__ = [
     "MultiMNIST",
     "OfficeHome",
     "QM9",
+    "PublishedColumn",
+    "PublishedNote",
+    "PublishedTable",
     "Split",
     "Tabular",
     "TaskBatches",
@@ -29,4 +39,6 @@ __all__ = [
     "available",
     "create",
     "get",
+    "published",
+    "published_baseline",
 ]

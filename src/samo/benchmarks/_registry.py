@@ -91,8 +91,9 @@ def create(name: str, **options: Any) -> Benchmark:
         The benchmark.
 
     Raises:
-        ValueError: If the name or an option is unknown, an option's value is bad, or your class
-            does not say what its tasks and their metrics are.
+        ValueError: If the name or an option is unknown, an option that has no default is left out,
+            an option's value is bad, or your class does not say what its tasks and their metrics
+            are.
 
     Example:
         >>> create("digits", pairs=100).tasks
@@ -104,6 +105,11 @@ def create(name: str, **options: Any) -> Benchmark:
         for option in options:
             if option not in allowed:
                 raise ValueError(unknown(f"option of benchmark {name!r},", option, allowed))
+    for option, p in allowed.items():
+        named = p.kind in {p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD}
+        if named and p.default is p.empty and option not in options:
+            hint = "--data PATH" if option == "data" else f"--benchmark-option {option}=.."
+            raise ValueError(f"benchmark {name!r} needs the option {option!r} ({hint}).")
     made = kind(**options)
     if not getattr(made, "tasks", ()):
         raise ValueError(f"benchmark {name!r} does not name its tasks: set the attribute `tasks`.")

@@ -11,10 +11,28 @@ from rich.console import Console
 
 from .. import __version__
 from ..training import PRESETS, compare, configured, plan, train
-from ._arguments import told
+from ._arguments import (
+    AverageLast,
+    BatchSize,
+    BenchmarkName,
+    Clip,
+    Data,
+    Device,
+    Epochs,
+    Lr,
+    OptimizerChoice,
+    OptionPairs,
+    Published,
+    ScheduleChoice,
+    WeightDecay,
+    fail,
+    told,
+)
 from ._list import tables
-from ._options import assignments, names, numbers
+from ._options import assignments, benchmark_options, names, numbers
+from ._report import published_delta_m, show_report
 from ._show import CompareView, TrainView, scores_table
+from ._sweep import sweep_
 from ._toy import toy_
 
 app = typer.Typer(
@@ -25,20 +43,6 @@ app = typer.Typer(
     add_completion=False,
 )
 
-BenchmarkName = Annotated[
-    str, typer.Argument(help="A benchmark (see `samo list`), or your own as module:Class.")
-]
-OptionPairs = Annotated[list[str], typer.Option(metavar="NAME=VALUE", help="May be repeated.")]
-Epochs = Annotated[int | None, typer.Option(help="Times through the training data.")]
-BatchSize = Annotated[int | None, typer.Option(help="Examples a step.")]
-Lr = Annotated[float | None, typer.Option(help="Learning rate.")]
-WeightDecay = Annotated[float | None, typer.Option(help="Weight decay.")]
-OptimizerChoice = Annotated[str | None, typer.Option(help="adam, adamw or sgd.")]
-Clip = Annotated[
-    float | None, typer.Option(help="Clip the gradient to this norm. Default: no clipping.")
-]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda ..")]
-
 
 class Kind(StrEnum):
     """What can be listed."""
@@ -46,6 +50,7 @@ class Kind(StrEnum):
     BENCHMARKS = "benchmarks"
     METHODS = "methods"
     SHARPNESS = "sharpness"
+    SCHEDULES = "schedules"
 
 
 def _version(*, wanted: bool) -> None:
@@ -90,11 +95,15 @@ def train_(
     lr: Lr = None,
     weight_decay: WeightDecay = None,
     optimizer: OptimizerChoice = None,
+    schedule: ScheduleChoice = None,
+    average_last: AverageLast = None,
     clip: Clip = None,
     device: Device = None,
+    data: Data = None,
     benchmark_option: OptionPairs = [],  # noqa: B006 - typer copies it
     method_option: OptionPairs = [],  # noqa: B006
     sharpness_option: OptionPairs = [],  # noqa: B006
+    schedule_option: OptionPairs = [],  # noqa: B006
 ) -> None:
     """Train one run, or go on with one that was interrupted.
 
@@ -105,7 +114,7 @@ def train_(
     with told(errors):
         config = configured(
             benchmark=benchmark,
-            benchmark_options=assignments("--benchmark-option", benchmark_option),
+            benchmark_options=benchmark_options(benchmark, benchmark_option, data),
             tasks=None if tasks is None else tuple(names(tasks)),
             method=method,
             method_options=assignments("--method-option", method_option),
@@ -118,12 +127,17 @@ def train_(
             lr=lr,
             weight_decay=weight_decay,
             optimizer=optimizer,
+            schedule=schedule,
+            schedule_options=assignments("--schedule-option", schedule_option),
+            average_last=average_last,
             clip=clip,
             device=device,
         )
         with TrainView(console, config.epochs) as view:
             results = train(config, out, watch=view.watch)
         console.print(scores_table(results))
+        if line := published_delta_m(results):
+            console.print(line, highlight=False, soft_wrap=True)
         console.print(f"written to {out}", highlight=False, soft_wrap=True)
 
 
@@ -144,20 +158,25 @@ def compare_(
     stl: Annotated[
         bool, typer.Option(help="Train single-task baselines, against which Δm is measured.")
     ] = True,
+    published: Published = False,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: Lr = None,
     weight_decay: WeightDecay = None,
     optimizer: OptimizerChoice = None,
+    schedule: ScheduleChoice = None,
+    average_last: AverageLast = None,
     clip: Clip = None,
     device: Device = None,
-    benchmark_option: OptionPairs = [],  # noqa: B006
+    data: Data = None,
+    benchmark_option: OptionPairs = [],  # noqa: B006 - typer copies it
+    schedule_option: OptionPairs = [],  # noqa: B006
 ) -> None:
     """Train methods with presets over several seeds, and hold them against each other.
 
     Finished runs are kept; after an interrupt the same command goes on. With several ρ, each method
     and preset is reported at the one that is best on validation data.
-    """  # noqa: DOC501 - this is the help
+    """
     console, errors = Console(), Console(stderr=True)
     with told(errors):
         cells = plan(
@@ -167,37 +186,23 @@ def compare_(
             numbers("--rho", rho),
             seeds,
             stl=stl,
-            benchmark_options=assignments("--benchmark-option", benchmark_option),
+            benchmark_options=benchmark_options(benchmark, benchmark_option, data),
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,
             weight_decay=weight_decay,
             optimizer=optimizer,
+            schedule=schedule,
+            schedule_options=assignments("--schedule-option", schedule_option),
+            average_last=average_last,
             clip=clip,
             device=device,
         )
-        with CompareView(console, cells) as view:
+        with CompareView(console, len(cells)) as view:
             failures = compare(cells, out, jobs=jobs, watch=view.watch)
-        _report(console, out)
-        for path, reason in failures.items():
-            errors.print(
-                f"samo: {path} failed: {reason}", style="red", markup=False, soft_wrap=True
-            )
-        if failures:
-            raise typer.Exit(1)
+        show_report(console, out, published=published)
+        fail(errors, failures)
 
 
+app.command("sweep")(sweep_)
 app.command("toy")(toy_)
-
-
-def _report(console: Console, out: Path) -> None:
-    # Matplotlib is for the end only.
-    from ..report import read, rich_table, summarize, write
-
-    summary = summarize(read(out))
-    figures = write(summary, out)
-    console.print(rich_table(summary, width=console.width))
-    if figures:
-        console.print("Plots:", *figures, sep="\n  ", highlight=False, soft_wrap=True)
-    tables = f"{out / 'table.csv'}, {out / 'table.md'}"
-    console.print(f"Tables: {tables}", highlight=False, soft_wrap=True)

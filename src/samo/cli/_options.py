@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from .. import benchmarks
 from ..training import RunError
 
 
@@ -79,3 +82,60 @@ def assignments(option: str, pairs: Iterable[str]) -> dict[str, Any]:
         except ValueError:
             values[name] = {"True": True, "False": False, "None": None}.get(text, text)
     return values
+
+
+def ranges(named: Mapping[str, str | None], pairs: Iterable[str]) -> dict[str, str]:
+    """Reads what a sweep is to choose from.
+
+    Args:
+        named: What was typed for options of their own, by name.
+        pairs: What was typed for ``--set``.
+
+    Returns:
+        The ranges as text, by name.
+
+    Raises:
+        RunError: If there is no ``=`` in a pair, or something is named twice.
+
+    Example:
+        >>> ranges({"rho": "0.01..1", "lr": None}, ["clip=1,2"])
+        {'rho': '0.01..1', 'clip': '1,2'}
+    """
+    found = {name: text for name, text in named.items() if text is not None}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.strip():
+            raise RunError(f"--set must be NAME=RANGE, for instance clip=1..5; found {pair!r}.")
+        if name.strip() in found:
+            raise RunError(f"{name.strip()} is to be chosen from two ranges: give one.")
+        found[name.strip()] = text
+    return found
+
+
+def benchmark_options(benchmark: str, pairs: Iterable[str], data: Path | None) -> dict[str, Any]:
+    """Reads a benchmark's options, with the place of its files among them.
+
+    Args:
+        benchmark: The benchmark.
+        pairs: What was typed for ``--benchmark-option``.
+        data: What was typed for ``--data``. It is passed on as it was typed, so that a relative
+            path stays one.
+
+    Returns:
+        The options by name.
+
+    Raises:
+        RunError: If the benchmark is unknown, reads no files, or the place is named twice.
+    """
+    options = assignments("--benchmark-option", pairs)
+    if data is None:
+        return options
+    try:
+        parameters = inspect.signature(benchmarks.get(benchmark)).parameters
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    if "data" not in parameters:
+        raise RunError(f"benchmark {benchmark!r} reads no files: --data has no meaning for it.")
+    if "data" in options:
+        raise RunError("--data and --benchmark-option data= say the same: give one of them.")
+    return {**options, "data": str(data)}

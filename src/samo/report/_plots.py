@@ -12,15 +12,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ._rows import Column, Row, Spread, Summary
+from ..training import reported
+from ._rows import Column, Row, Spread, Summary, first_metrics
 from .style import MUTED, house_style, look, panels
+
+_PANELS = 6  # side by side
 
 
 def learning_curves(summary: Summary) -> Figure:
     """Draws each task's first metric by epoch, on training and validation data.
 
-    A panel a method and task. The lines are means over the seeds, the bands reach from the lowest
-    seed to the highest. The test data plays no part: it is looked at once, at the end.
+    A panel a method and task; of many tasks, a panel for each kind of metric, with the mean over
+    its tasks. The lines are means over the seeds, the bands reach from the lowest seed to the
+    highest. The test data plays no part: it is looked at once, at the end.
 
     Args:
         summary: The comparison.
@@ -29,17 +33,19 @@ def learning_curves(summary: Summary) -> Figure:
         The figure.
     """
     methods = _methods(summary)
-    columns = _first(summary.columns)
+    groups = _groups(first_metrics(summary.columns))
     with house_style():
-        figure, axes = panels(len(methods), len(columns), sharex=True, sharey="col", height=2.3)
+        figure, axes = panels(len(methods), len(groups), sharex=True, sharey="col", height=2.3)
         for i, method in enumerate(methods):
-            for j, column in enumerate(columns):
+            for j, group in enumerate(groups):
                 axis = axes[i, j]
                 for row in _arms(summary, method):
-                    _curve(axis, row, column, "train")
-                    _curve(axis, row, column, "validation")
-                axis.set_title(f"{method}: {column.task}")
-            axes[i, 0].set_ylabel(columns[0].label)
+                    _curve(axis, row, group, "train")
+                    _curve(axis, row, group, "validation")
+                alone = len(group) == 1
+                axis.set_title(f"{method}: {group[0].task if alone else f'{len(group)} tasks'}")
+                if j == 0 or group[0].label != groups[0][0].label:
+                    axis.set_ylabel(group[0].label)
         _zoom(axes)
         for axis in axes[-1]:
             axis.set_xlabel("epoch")
@@ -53,10 +59,23 @@ def learning_curves(summary: Summary) -> Figure:
     return figure
 
 
-def _curve(axis: Axes, row: Row, column: Column, split: str) -> None:
+def _groups(columns: Sequence[Column]) -> list[list[Column]]:
+    """The metrics that share a panel: each has its own, unless there are too many to look at."""
+    if len(columns) <= _PANELS:
+        return [[column] for column in columns]
+    groups: dict[str, list[Column]] = {}
+    for column in columns:
+        groups.setdefault(column.label, []).append(column)
+    return list(groups.values())
+
+
+def _curve(axis: Axes, row: Row, group: Sequence[Column], split: str) -> None:
     values = np.array(
         [
-            [record[split][column.task][column.metric] for record in run["history"]]
+            [
+                np.mean([record[split][column.task][column.metric] for column in group])
+                for record in run["history"]
+            ]
             for run in row.runs
         ]
     )
@@ -105,7 +124,8 @@ class _Panel:
 def _panels(summary: Summary) -> list[_Panel]:
     found = []
     if any(row.delta_m for row in summary.rows):
-        label = "Δm against single-task training (%)"
+        against = "published single-task numbers" if summary.baseline else "single-task training"
+        label = f"Δm against {against} (%)"
         found.append(_Panel(label, lambda row: row.delta_m, higher_is_better=False, level=0.0))
     if any(row.average for row in summary.rows):
         column = summary.columns[0]
@@ -221,7 +241,7 @@ def _scores(axis: Axes, summary: Summary, row: Row) -> None:
     style = look(row.sharpness)
     by_rho = summary.grid.get((row.method, row.sharpness))
     if by_rho is None:
-        scores = Spread(tuple(run["selected"]["score"] for run in row.runs))
+        scores = Spread(tuple(reported(run)["score"] for run in row.runs))
         axis.axhline(scores.mean, color=style.colour, linestyle=style.line, linewidth=1.2)
         return
     rhos = sorted(by_rho)
@@ -240,14 +260,6 @@ def _scores(axis: Axes, summary: Summary, row: Row) -> None:
     )
     axis.set_xticks(rhos, [f"{rho:g}" for rho in rhos])
     axis.set_xticks([], minor=True)
-
-
-def _first(columns: Sequence[Column]) -> list[Column]:
-    """The first metric of each task."""
-    first: dict[str, Column] = {}
-    for column in columns:
-        first.setdefault(column.task, column)
-    return list(first.values())
 
 
 def _methods(summary: Summary) -> list[str]:

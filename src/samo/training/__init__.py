@@ -5,21 +5,33 @@ from ._config import RunConfig, configured
 from ._errors import RunError
 from ._plan import Cell, plan
 from ._run import Progress, Watch
+from ._schedule import SCHEDULES, Schedule
 from ._sharpness import PRESETS, Preset
-from ._train import train
+from ._sweep import Best, SweepResult, finals, sweep
+from ._sweep_plan import SweepPlan, plan_sweep
+from ._train import reported, train
 from ._workers import Event
 
 __all__ = [
     "PRESETS",
+    "SCHEDULES",
+    "Best",
     "Cell",
     "Event",
     "Preset",
     "Progress",
     "RunConfig",
     "RunError",
+    "Schedule",
+    "SweepPlan",
+    "SweepResult",
     "Watch",
     "compare",
     "configured",
+    "finals",
     "plan",
+    "plan_sweep",
+    "reported",
+    "sweep",
     "train",
 ]
