@@ -81,6 +81,9 @@ class Benchmark(ABC):
         tasks: The names of the tasks.
         metrics: The metrics of each task, by name. Those of one task may differ from another's. The
             first of each task decides, on validation data, which epoch is reported.
+        own: The name of the model's attribute that maps tasks to the modules which are their own;
+            all else is then shared, as in published codes that count everything but the heads so.
+            None: what is reached by one task only is its own, as the autograd graph shows.
 
     Example:
         >>> import samo.benchmarks
@@ -95,6 +98,7 @@ class Benchmark(ABC):
     defaults: ClassVar[Defaults] = Defaults(epochs=20, batch_size=64, lr=1e-3)
     tasks: tuple[str, ...]
     metrics: Mapping[str, Mapping[str, Metric]]
+    own: ClassVar[str | None] = None
 
     @abstractmethod
     def model(self) -> nn.Module:

@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from .. import Engine, StepResult, aggregation, benchmarks
+from ..benchmarks._errors import DataError
 from ..benchmarks._names import unknown
 from ._config import RunConfig
 from ._errors import RunError
@@ -61,8 +62,8 @@ class Run:
         self.device = _device(config.device)
         self.benchmark = _benchmark(config)
         self.tasks = _chosen_tasks(self.benchmark, config.tasks)
-        self.model = self.benchmark.model().to(self.device)
-        self.engine = _engine(config, self.model, self.tasks)
+        self.model = _model(self.benchmark).to(self.device)
+        self.engine = _engine(config, self.model, self.tasks, self.benchmark.own)
         self.optimizer = _optimizer(config, self.model, self.engine.aggregator)
         self.scheduler = scheduler(
             config.schedule, config.schedule_options, self.optimizer, config.epochs
@@ -217,6 +218,13 @@ def _benchmark(config: RunConfig) -> benchmarks.Benchmark:
         raise RunError(f"benchmark {config.benchmark!r}: {error}") from error
 
 
+def _model(benchmark: benchmarks.Benchmark) -> nn.Module:
+    try:
+        return benchmark.model()
+    except DataError as error:  # a file of weights, for instance
+        raise RunError(str(error)) from error
+
+
 def _chosen_tasks(benchmark: benchmarks.Benchmark, chosen: Sequence[str] | None) -> tuple[str, ...]:
     tasks = benchmark.tasks if chosen is None else tuple(chosen)
     for task in tasks:
@@ -225,7 +233,9 @@ def _chosen_tasks(benchmark: benchmarks.Benchmark, chosen: Sequence[str] | None)
     return tasks
 
 
-def _engine(config: RunConfig, model: nn.Module, tasks: Sequence[str]) -> Engine:
+def _engine(
+    config: RunConfig, model: nn.Module, tasks: Sequence[str], own: str | None
+) -> Engine:
     options: Any = config.method_options
     try:
         aggregator = aggregation.create(config.method, len(tasks), **options)
@@ -238,6 +248,7 @@ def _engine(config: RunConfig, model: nn.Module, tasks: Sequence[str]) -> Engine
         aggregator=aggregator,
         perturbation=perturb,
         decompose=decompose,
+        own=None if own is None else {task: getattr(model, own)[task] for task in tasks},
         seed=config.seed,
     )
 

@@ -64,6 +64,7 @@ class OfficeHome(Benchmark):
         rho=1e-3,
         rho_grid=(1e-4, 1e-3, 1e-2),
         weight_decay=1e-5,
+        schedule="step",
     )
     tasks = DOMAINS
 

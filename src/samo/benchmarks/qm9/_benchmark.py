@@ -55,7 +55,12 @@ class QM9(Benchmark):
     """
 
     defaults: ClassVar[Defaults] = Defaults(
-        epochs=300, batch_size=120, lr=1e-3, rho=1e-5, rho_grid=(1e-5, 1e-4, 1e-3, 1e-2)
+        epochs=300,
+        batch_size=120,
+        lr=1e-3,
+        rho=1e-5,
+        rho_grid=(1e-5, 1e-4, 1e-3, 1e-2),
+        schedule="plateau",
     )
     tasks = tuple(name for name in TARGETS if name != "gap")
 
