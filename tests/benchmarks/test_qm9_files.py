@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from samo.benchmarks._errors import DataError
 from samo.benchmarks.qm9 import QM9
 from tests.benchmarks.molecules import Made, make, write_raw, write_subset
 
@@ -213,7 +214,7 @@ def test_files_that_are_no_subset(
 
 def test_what_is_missing_is_named_and_the_layout_shown(made: Made, tmp_path: Path) -> None:
     def message(path: Path) -> str:
-        with pytest.raises(FileNotFoundError) as caught:
+        with pytest.raises(DataError) as caught:
             QM9(data=path)
         assert "raw/gdb9.sdf.csv\n" in str(caught.value)
         assert "qm9_3d.npz" in str(caught.value)

@@ -136,5 +136,5 @@ def test_bad_weight_files(
 
 
 def test_a_weight_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nothing\.pth.*resnet18-f37072fd"):
+    with pytest.raises(ValueError, match=r"nothing\.pth.*resnet18-f37072fd"):
         OfficeHomeResNet18(["Art"], weights=tmp_path / "nothing.pth")

@@ -233,9 +233,7 @@ def _chosen_tasks(benchmark: benchmarks.Benchmark, chosen: Sequence[str] | None)
     return tasks
 
 
-def _engine(
-    config: RunConfig, model: nn.Module, tasks: Sequence[str], own: str | None
-) -> Engine:
+def _engine(config: RunConfig, model: nn.Module, tasks: Sequence[str], own: str | None) -> Engine:
     options: Any = config.method_options
     try:
         aggregator = aggregation.create(config.method, len(tasks), **options)

@@ -71,9 +71,8 @@ class OfficeHomeResNet18(SharedTrunk):
         width: The channels of the first convolution; `weights` need 64.
 
     Raises:
-        ValueError: If there is no task, a size is below 1, or the file does not hold weights of
-            ResNet-18.
-        FileNotFoundError: If there is no such file.
+        ValueError: If there is no task, or a size is below 1.
+        DataError: If there is no such file, or it does not hold weights of ResNet-18.
 
     Example:
         >>> import torch

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._errors import DataError
+
 
 def load_weights(module: nn.Module, file: Path, ignored: Sequence[str] = ()) -> None:
     """Loads a ``state_dict`` into a module, without running code from it.
@@ -23,11 +25,10 @@ def load_weights(module: nn.Module, file: Path, ignored: Sequence[str] = ()) -> 
         ignored: Names that the file may have and the module has not.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read, or does not fit the module.
+        DataError: If there is no such file, it cannot be read, or it does not fit the module.
     """
     if not file.is_file():
-        raise FileNotFoundError(
+        raise DataError(
             f"there is no weight file {file}. It must be a state_dict as torchvision publishes it, "
             f"for instance resnet18-f37072fd.pth."
         )
@@ -51,7 +52,7 @@ def load_weights(module: nn.Module, file: Path, ignored: Sequence[str] = ()) -> 
     ]
     if faults:
         more = f"; and {len(faults) - 3} more faults" if len(faults) > 3 else ""
-        raise ValueError(
+        raise DataError(
             f"{file} does not fit {type(module).__name__}: {'; '.join(faults[:3])}{more}."
         )
     module.load_state_dict(given, strict=False)
@@ -69,9 +70,9 @@ def _read(file: Path) -> dict[str, Tensor]:
         zipfile.BadZipFile,
     ) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{file} cannot be read as weights: {reason}") from error
+        raise DataError(f"{file} cannot be read as weights: {reason}") from error
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise ValueError(f"{file} must hold a state_dict: a dictionary of tensors.")
+        raise DataError(f"{file} must hold a state_dict: a dictionary of tensors.")
     return state
 
 

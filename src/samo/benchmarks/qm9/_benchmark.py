@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from .._benchmark import Benchmark, Defaults, Metric, Split
+from .._errors import DataError
 from ..networks import MessagePassing, require_graph_extra
 from ._files import read_molecules
 from ._molecules import EDGE_FEATURES, NODE_FEATURES, TARGETS, MoleculeBatches
@@ -49,8 +50,8 @@ class QM9(Benchmark):
         seed: The seed of the division. It is not the seed of a run: all runs see the same data.
 
     Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If an argument is out of its range, or a file does not hold what it should.
+        DataError: If a file is missing, or does not hold what it should.
+        ValueError: If an argument is out of its range.
         ImportError: If PyTorch Geometric is not installed.
     """
 
@@ -97,7 +98,7 @@ class QM9(Benchmark):
         mean, std = values[parts["train"]].mean(0), values[parts["train"]].std(0)
         for task, spread in zip(self.tasks, std.tolist(), strict=True):
             if spread == 0:
-                raise ValueError(f"{data}: {task} has the same value for all training molecules.")
+                raise DataError(f"{data}: {task} has the same value for all training molecules.")
         self.metrics = {
             task: {
                 "standardised MAE": _mean_absolute_error(100.0, "% of σ"),

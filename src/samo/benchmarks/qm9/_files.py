@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .._errors import DataError
 from ._gdb9 import CSV, EXCLUDED, SDF, read_gdb9
 from ._molecules import Molecules
 from ._subset import read_subset
@@ -28,24 +29,24 @@ def read_molecules(data: str | Path) -> Molecules:
         The molecules.
 
     Raises:
-        FileNotFoundError: If a file is missing, or there is nothing of either layout.
-        ValueError: If a file does not hold what it should.
+        DataError: If a file is missing or does not hold what it should, or there is nothing of
+            either layout.
     """
     path = Path(data).expanduser()
     if path.is_file():
         return read_subset(path)
     if not path.is_dir():
-        raise FileNotFoundError(f"{path} does not exist. {_LAYOUT}")
+        raise DataError(f"{path} does not exist. {_LAYOUT}")
     for folder in (path / "raw", path):
         files = [folder / name for name in (SDF, CSV, EXCLUDED)]
         absent = [str(file) for file in files if not file.is_file()]
         if not absent:
             return read_gdb9(*files)
         if len(absent) < len(files):
-            raise FileNotFoundError(f"{' and '.join(absent)} does not exist. {_LAYOUT}")
+            raise DataError(f"{' and '.join(absent)} does not exist. {_LAYOUT}")
     if (path / _SUBSET).is_file():
         return read_subset(path / _SUBSET)
-    raise FileNotFoundError(
+    raise DataError(
         f"{path} holds no QM9. {_LAYOUT}\nWhat PyTorch Geometric makes of it (qm9_v3.pt, "
         f"data_v3.pt) is not read: it downloads the raw files where RDKit is installed."
     )

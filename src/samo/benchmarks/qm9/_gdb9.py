@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from .._errors import DataError
 from ._molecules import BOND_TYPES, ELEMENTS, LARGEST, TARGETS, Molecules
 
 SDF, CSV, EXCLUDED = "gdb9.sdf", "gdb9.sdf.csv", "uncharacterized.txt"
@@ -30,7 +31,7 @@ def read_gdb9(sdf: Path, table: Path, excluded: Path) -> Molecules:
         The molecules: 130,831 of the original files.
 
     Raises:
-        ValueError: If a file does not hold what it should.
+        DataError: If a file does not hold what it should.
     """
     names, targets = _read_table(table)
     n = len(names)
@@ -42,10 +43,10 @@ def read_gdb9(sdf: Path, table: Path, excluded: Path) -> Molecules:
     found = 0
     for found, record in enumerate(_records(sdf), start=1):
         if found > n:
-            raise ValueError(f"{sdf} has more molecules than the {n} rows of {table}.")
+            raise DataError(f"{sdf} has more molecules than the {n} rows of {table}.")
         i = found - 1
         if record.name != names[i]:
-            raise ValueError(
+            raise DataError(
                 f"{sdf}: molecule {found} is {record.name!r}, and {table} has {names[i]!r} there."
             )
         atoms = len(record.numbers)
@@ -54,7 +55,7 @@ def read_gdb9(sdf: Path, table: Path, excluded: Path) -> Molecules:
         for a, b, kind in record.bonds:
             bonds[i, a, b] = bonds[i, b, a] = kind
     if found < n:
-        raise ValueError(f"{sdf} has {found} molecules, and {table} has {n} rows: one is cut off.")
+        raise DataError(f"{sdf} has {found} molecules, and {table} has {n} rows: one is cut off.")
     return Molecules(
         *(torch.from_numpy(array[kept]) for array in (numbers, positions, bonds, targets))
     )
@@ -71,7 +72,7 @@ def _read_table(file: Path) -> tuple[list[str], np.ndarray]:
             columns = [target.column for target in TARGETS.values()]
             absent = [name for name in ("mol_id", *columns) if name not in header]
             if absent:
-                raise ValueError(
+                raise DataError(
                     f"{file} must have the columns mol_id, {', '.join(columns)}; it has no "
                     f"{', '.join(absent)}."
                 )
@@ -79,16 +80,16 @@ def _read_table(file: Path) -> tuple[list[str], np.ndarray]:
             name = header.index("mol_id")
             for row in reader:
                 if len(row) != len(header):
-                    raise ValueError(
+                    raise DataError(
                         f"{file}, line {reader.line_num}: {len(row)} values, and the header has "
                         f"{len(header)}. Is the file cut off?"
                     )
                 names.append(row[name])
                 rows.append(_numbers([row[i] for i in wanted], f"{file}, line {reader.line_num}"))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{file} is not a CSV file: {error}") from error
+        raise DataError(f"{file} is not a CSV file: {error}") from error
     if not rows:
-        raise ValueError(f"{file} has no rows.")
+        raise DataError(f"{file} has no rows.")
     return names, np.array(rows) * [target.factor for target in TARGETS.values()]
 
 
@@ -96,10 +97,10 @@ def _numbers(texts: list[str], where: str) -> list[float]:
     try:
         values = [float(text) for text in texts]
     except ValueError as error:
-        raise ValueError(f"{where}: {error}.") from error
+        raise DataError(f"{where}: {error}.") from error
     for value in values:
         if not math.isfinite(value):
-            raise ValueError(f"{where}: a value is {value}.")
+            raise DataError(f"{where}: a value is {value}.")
     return values
 
 
@@ -113,14 +114,14 @@ def _read_excluded(file: Path, n: int) -> list[int]:
                 if first and first[0].isdecimal():
                     number = int(first[0])
                     if not 1 <= number <= n:
-                        raise ValueError(
+                        raise DataError(
                             f"{file} leaves out molecule {number}, and there are only {n}."
                         )
                     found.append(number - 1)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not a text file: {error}") from error
+        raise DataError(f"{file} is not a text file: {error}") from error
     if not found:
-        raise ValueError(f"{file} must name molecules by number at the beginning of lines.")
+        raise DataError(f"{file} must name molecules by number at the beginning of lines.")
     return found
 
 
@@ -143,9 +144,9 @@ def _records(file: Path) -> Iterator[_Record]:
                 try:
                     yield _record(name, lines)
                 except _RecordError as error:
-                    raise ValueError(f"{file}, molecule {count} ({name}): {error}") from None
+                    raise DataError(f"{file}, molecule {count} ({name}): {error}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not a text file: {error}") from error
+        raise DataError(f"{file} is not a text file: {error}") from error
 
 
 class _RecordError(Exception):

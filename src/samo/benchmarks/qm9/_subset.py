@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._errors import DataError
 from ._molecules import ELEMENTS, LARGEST, TARGETS, Molecules
 
 # Covalent radii in Å for single, double and triple bonds, by atomic number (Pyykkö and Atsumi,
@@ -44,27 +45,25 @@ def read_subset(file: Path) -> Molecules:
         The molecules.
 
     Raises:
-        ValueError: If it cannot be read, or does not hold what it should.
+        DataError: If it cannot be read, or does not hold what it should.
     """
     arrays = _read(file)
     z, r = arrays["Z"], arrays["R"]
     if z.ndim != 2 or not 1 <= z.shape[1] <= LARGEST or z.dtype.kind not in "ui" or not len(z):
-        raise ValueError(
+        raise DataError(
             f"{file}: Z must be integers of shape [M, A] with A in 1..{LARGEST}; found {z.dtype} "
             f"of shape {list(z.shape)}."
         )
     if r.shape != (*z.shape, 3) or r.dtype.kind != "f" or not np.isfinite(r).all():
-        raise ValueError(
+        raise DataError(
             f"{file}: R must be finite numbers of shape {[*z.shape, 3]}; found {r.dtype} of shape "
             f"{list(r.shape)}."
         )
     if unknown := sorted(set(np.unique(z).tolist()) - {0, *ELEMENTS.values()}):
-        raise ValueError(f"{file}: Z must have H, C, N, O and F; found the numbers {unknown}.")
+        raise DataError(f"{file}: Z must have H, C, N, O and F; found the numbers {unknown}.")
     real = z > 0
     if not real[:, 0].all() or (real[:, 1:] & ~real[:, :-1]).any():
-        raise ValueError(
-            f"{file}: the zeros of Z must come after the atoms, and one atom at least."
-        )
+        raise DataError(f"{file}: the zeros of Z must come after the atoms, and one atom at least.")
     targets = _targets(file, arrays, len(z))
     numbers = torch.from_numpy(z.astype(np.uint8))
     positions = torch.from_numpy(r.astype(np.float32))
@@ -76,13 +75,13 @@ def _read(file: Path) -> dict[str, np.ndarray]:
         with file.open("rb") as stream:
             found = np.load(stream, allow_pickle=False)
             if isinstance(found, np.ndarray):
-                raise ValueError("it holds a single array")
+                raise DataError("it holds a single array")
             absent = [key for key in _KEYS if key not in found]
             if absent:
-                raise ValueError(f"it has no {', '.join(absent)}; it must have {', '.join(_KEYS)}")
+                raise DataError(f"it has no {', '.join(absent)}; it must have {', '.join(_KEYS)}")
             return {key: found[key] for key in _KEYS}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{file} cannot be read as a subset of QM9: {error}.") from error
+        raise DataError(f"{file} cannot be read as a subset of QM9: {error}.") from error
 
 
 def _targets(file: Path, arrays: Mapping[str, np.ndarray], n: int) -> np.ndarray:
@@ -91,7 +90,7 @@ def _targets(file: Path, arrays: Mapping[str, np.ndarray], n: int) -> np.ndarray
         shape = (n, len(arrays[f"{key}_names"]))
         found = arrays[key]
         if found.shape != shape or found.dtype.kind != "f" or not np.isfinite(found).all():
-            raise ValueError(
+            raise DataError(
                 f"{file}: {key} must be finite numbers of shape {list(shape)} (a column for each "
                 f"of {key}_names); found {found.dtype} of shape {list(found.shape)}."
             )
@@ -101,10 +100,10 @@ def _targets(file: Path, arrays: Mapping[str, np.ndarray], n: int) -> np.ndarray
     columns = []
     for target in TARGETS.values():
         if target.column not in names:
-            raise ValueError(f"{file}: y_names and extra_names have no {target.column}.")
+            raise DataError(f"{file}: y_names and extra_names have no {target.column}.")
         unit = units.get(target.column, target.given)
         if unit != target.given:
-            raise ValueError(f"{file}: {target.column} must be in {target.given}; found {unit!r}.")
+            raise DataError(f"{file}: {target.column} must be in {target.given}; found {unit!r}.")
         columns.append(values[:, names.index(target.column)] * target.factor)
     return np.stack(columns, axis=1)
 

@@ -9,6 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from .._errors import DataError
+
 _SEPARATORS = ",;\t|"
 _FOREIGN = {
     b"\x80": "a pickle, which is never loaded, for it can run code",
@@ -29,7 +31,7 @@ def read(path: Path) -> Any:
         A table of Arrow, with stripped names. What comes from CSV is all text.
 
     Raises:
-        ValueError: If the file is neither, is damaged or empty, or two columns have the same name.
+        DataError: If the file is neither, is damaged or empty, or two columns have the same name.
         OSError: If it cannot be read.
     """
     raw = _content(path)
@@ -39,16 +41,16 @@ def read(path: Path) -> Any:
     else:
         for magic, what in _FOREIGN.items():
             if head.startswith(magic):
-                raise ValueError(f"{path} is {what}. {_EXPECTED}")
+                raise DataError(f"{path} is {what}. {_EXPECTED}")
         if b"\0" in head:
-            raise ValueError(f"{path} is not text. {_EXPECTED}")
+            raise DataError(f"{path} is not text. {_EXPECTED}")
         table = _csv(path, raw)
     names = [str(name).strip() for name in table.column_names]
     repeated = [name for name, times in Counter(names).items() if times > 1]
     if repeated:
-        raise ValueError(f"{path} has {names.count(repeated[0])} columns named {repeated[0]!r}.")
+        raise DataError(f"{path} has {names.count(repeated[0])} columns named {repeated[0]!r}.")
     if not table.num_rows:
-        raise ValueError(f"{path} has the names of {len(names)} columns and no rows below them.")
+        raise DataError(f"{path} has the names of {len(names)} columns and no rows below them.")
     return table.rename_columns(names)
 
 
@@ -61,7 +63,7 @@ def _content(path: Path) -> Any:
 
     if not path.is_file():
         found = "is a directory" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{path} {found}. {_EXPECTED}")
+        raise DataError(f"{path} {found}. {_EXPECTED}")
     try:
         with pa.input_stream(str(path), compression="detect") as stream:
             return stream.read_buffer()
@@ -77,7 +79,7 @@ def _parquet(path: Path, raw: Any) -> Any:
         return pq.ParquetFile(pa.BufferReader(raw)).read()
     except (pa.ArrowException, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} is a damaged Parquet file: {reason}") from error
+        raise DataError(f"{path} is a damaged Parquet file: {reason}") from error
 
 
 def _csv(path: Path, raw: Any) -> Any:
@@ -94,12 +96,12 @@ def _csv(path: Path, raw: Any) -> Any:
             pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
         )
     except pa.ArrowException as error:
-        raise ValueError(f"{path}{_reason(str(error))}") from error
+        raise DataError(f"{path}{_reason(str(error))}") from error
     # Arrow takes all that follows an unclosed quote as one value.
     last = str(table.column(table.num_columns - 1)[-1]) if table.num_rows else ""
     if "\n" in last and not raw.to_pybytes().rstrip().endswith(b'"'):
         row = table.num_rows
-        raise ValueError(f"{path}, column {names[-1]!r}, row {row}: a quote is not closed.")
+        raise DataError(f"{path}, column {names[-1]!r}, row {row}: a quote is not closed.")
     return table
 
 
@@ -111,14 +113,14 @@ def _header(path: Path, raw: Any) -> tuple[list[str], str]:
     try:
         first = next((line for line in lines if line.strip()), "")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}{_reason('invalid UTF8')}") from error
+        raise DataError(f"{path}{_reason('invalid UTF8')}") from error
     unquoted = re.sub(r'"[^"]*"', "", first)
     separator = max(_SEPARATORS, key=unquoted.count)
     names = next(csv.reader([first], delimiter=separator), [])
     if not names:
-        raise ValueError(f"{path} is empty. {_EXPECTED}")
+        raise DataError(f"{path} is empty. {_EXPECTED}")
     if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", name.strip()) for name in names):
-        raise ValueError(
+        raise DataError(
             f"{path} has numbers in its first line, where the columns' names are expected: "
             f"{first.strip()[:60]!r}."
         )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .._benchmark import Split
+from .._errors import DataError
 from ._columns import Integers
 from ._labels import Labels
 from ._table import Table
@@ -37,7 +38,7 @@ def divide(table: Table, tasks: Sequence[Labels], column: str | None, seed: int)
         The rows of each split, in an order such that the first few have labels of every task.
 
     Raises:
-        ValueError: If there is no row for training or none for the test, or a row's split is no
+        DataError: If there is no row for training or none for the test, or a row's split is no
             split, or a task cannot be learned or evaluated on the rows of a split.
     """
     classes = np.stack([labels.classes for labels in tasks])
@@ -93,7 +94,7 @@ def _named(table: Table, column: str, labelled: Integers) -> Rows:
     rows: Rows = {split: labelled[part == split] for split in ("train", "validation", "test")}
     for split in ("train", "test"):
         if not len(rows[split]):
-            raise ValueError(f"{table.path}: no labelled row is {split!r} in column {column!r}.")
+            raise DataError(f"{table.path}: no labelled row is {split!r} in column {column!r}.")
     return rows
 
 
@@ -104,7 +105,7 @@ def _check(table: Table, labels: Labels, rows: Rows) -> None:
         needed = 1 if labels.kind == "multi-class" and split != "train" else 2
         if column.distinct() < needed:
             n = int(column.present.sum())
-            raise ValueError(
+            raise DataError(
                 f"{table.path}: task {labels.task!r} ({labels.kind}) has {n} labels in the {split} "
                 f"split, {column.distinct()} of them different; {needed} are needed. Label more "
                 f"rows, or divide them otherwise (seed, split_column)."
