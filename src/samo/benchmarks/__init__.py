@@ -2,6 +2,13 @@
 
 from ._batches import TaskBatches, TensorBatches
 from ._benchmark import Benchmark, Defaults, Metric, Split
+from ._published import (
+    PublishedColumn,
+    PublishedNote,
+    PublishedTable,
+    published,
+    published_baseline,
+)
 from ._registry import available, create, get
 from .digits import Digits, DigitsDomains
 
@@ -11,10 +18,15 @@ __all__ = [
     "Digits",
     "DigitsDomains",
     "Metric",
+    "PublishedColumn",
+    "PublishedNote",
+    "PublishedTable",
     "Split",
     "TaskBatches",
     "TensorBatches",
     "available",
     "create",
     "get",
+    "published",
+    "published_baseline",
 ]

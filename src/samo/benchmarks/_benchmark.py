@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Generator, Tensor, nn
@@ -35,7 +35,22 @@ class Metric:
 
 @dataclass(frozen=True)
 class Defaults:
-    """The customary hyper-parameters of a benchmark, the same for every method and preset."""
+    """The customary hyper-parameters of a benchmark, the same for every method and preset.
+
+    Args:
+        epochs: How often to go through the training data.
+        batch_size: The number of examples a step.
+        lr: The learning rate.
+        rho: The radius ρ of the perturbation.
+        rho_grid: The radii to choose from on validation data.
+        weight_decay: The optimizer's weight decay.
+        optimizer: The optimizer.
+        schedule: How the learning rate changes: ``"constant"``, ``"step"`` (by default halved after
+            half of the epochs), ``"plateau"`` or ``"cosine"``.
+        schedule_options: The schedule's options.
+        average_last: Report the mean over this many last epochs; 0 for the epoch that is best on
+            validation data.
+    """
 
     epochs: int
     batch_size: int
@@ -44,6 +59,9 @@ class Defaults:
     rho_grid: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
     weight_decay: float = 0.0
     optimizer: OptimizerName = "adam"
+    schedule: str = "constant"
+    schedule_options: Mapping[str, Any] = field(default_factory=dict)
+    average_last: int = 0
 
 
 class Benchmark(ABC):

@@ -67,7 +67,8 @@ def create(name: str, **options: Any) -> Benchmark:
         The benchmark.
 
     Raises:
-        ValueError: If the name or an option is unknown, or an option's value is bad.
+        ValueError: If the name or an option is unknown, an option that has no default is left out,
+            or an option's value is bad.
 
     Example:
         >>> create("digits", pairs=100).tasks
@@ -79,4 +80,9 @@ def create(name: str, **options: Any) -> Benchmark:
         for option in options:
             if option not in allowed:
                 raise ValueError(unknown(f"option of benchmark {name!r},", option, allowed))
+    for option, p in allowed.items():
+        named = p.kind in {p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD}
+        if named and p.default is p.empty and option not in options:
+            hint = ": where its files lie (--data PATH)" if option == "data" else ""
+            raise ValueError(f"benchmark {name!r} needs the option {option!r}{hint}.")
     return kind(**options)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +9,25 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .. import NonFiniteError, __version__
-from ..training import PRESETS, RunError, compare, configured, plan, train
+from .. import __version__
+from ..training import PRESETS, compare, configured, plan, train
+from ._arguments import (
+    AverageLast,
+    BatchSize,
+    BenchmarkName,
+    Clip,
+    Data,
+    Device,
+    Epochs,
+    Lr,
+    OptimizerChoice,
+    OptionPairs,
+    ScheduleChoice,
+    WeightDecay,
+    told,
+)
 from ._list import tables
-from ._options import assignments, names, numbers
+from ._options import assignments, benchmark_options, names, numbers
 from ._show import CompareView, TrainView, scores_table
 
 app = typer.Typer(
@@ -25,20 +38,6 @@ app = typer.Typer(
     add_completion=False,
 )
 
-BenchmarkName = Annotated[
-    str, typer.Argument(help="A benchmark (see `samo list`), or your own as module:Class.")
-]
-OptionPairs = Annotated[list[str], typer.Option(metavar="NAME=VALUE", help="May be repeated.")]
-Epochs = Annotated[int | None, typer.Option(help="Times through the training data.")]
-BatchSize = Annotated[int | None, typer.Option(help="Examples a step.")]
-Lr = Annotated[float | None, typer.Option(help="Learning rate.")]
-WeightDecay = Annotated[float | None, typer.Option(help="Weight decay.")]
-OptimizerChoice = Annotated[str | None, typer.Option(help="adam, adamw or sgd.")]
-Clip = Annotated[
-    float | None, typer.Option(help="Clip the gradient to this norm. Default: no clipping.")
-]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda ..")]
-
 
 class Kind(StrEnum):
     """What can be listed."""
@@ -46,22 +45,6 @@ class Kind(StrEnum):
     BENCHMARKS = "benchmarks"
     METHODS = "methods"
     SHARPNESS = "sharpness"
-
-
-@contextmanager
-def _told(console: Console) -> Iterator[None]:
-    """Says in one line what the user can put right; errors of the program keep their traceback."""
-    try:
-        yield
-    except RunError as error:
-        console.print(f"samo: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from error
-    except NonFiniteError as error:
-        console.print(f"samo: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        console.print("samo: interrupted. The same command goes on from here.", style="yellow")
-        raise typer.Exit(130) from error
 
 
 def _version(*, wanted: bool) -> None:
@@ -106,11 +89,15 @@ def train_(
     lr: Lr = None,
     weight_decay: WeightDecay = None,
     optimizer: OptimizerChoice = None,
+    schedule: ScheduleChoice = None,
+    average_last: AverageLast = None,
     clip: Clip = None,
     device: Device = None,
+    data: Data = None,
     benchmark_option: OptionPairs = [],  # noqa: B006 - typer copies it
     method_option: OptionPairs = [],  # noqa: B006
     sharpness_option: OptionPairs = [],  # noqa: B006
+    schedule_option: OptionPairs = [],  # noqa: B006
 ) -> None:
     """Train one run, or go on with one that was interrupted.
 
@@ -118,10 +105,10 @@ def train_(
     by name: --method-option alpha=2 --sharpness-option mu=0.02.
     """
     console, errors = Console(), Console(stderr=True)
-    with _told(errors):
+    with told(errors):
         config = configured(
             benchmark=benchmark,
-            benchmark_options=assignments("--benchmark-option", benchmark_option),
+            benchmark_options=benchmark_options(benchmark, benchmark_option, data),
             tasks=None if tasks is None else tuple(names(tasks)),
             method=method,
             method_options=assignments("--method-option", method_option),
@@ -134,6 +121,9 @@ def train_(
             lr=lr,
             weight_decay=weight_decay,
             optimizer=optimizer,
+            schedule=schedule,
+            schedule_options=assignments("--schedule-option", schedule_option),
+            average_last=average_last,
             clip=clip,
             device=device,
         )
@@ -165,9 +155,13 @@ def compare_(
     lr: Lr = None,
     weight_decay: WeightDecay = None,
     optimizer: OptimizerChoice = None,
+    schedule: ScheduleChoice = None,
+    average_last: AverageLast = None,
     clip: Clip = None,
     device: Device = None,
-    benchmark_option: OptionPairs = [],  # noqa: B006
+    data: Data = None,
+    benchmark_option: OptionPairs = [],  # noqa: B006 - typer copies it
+    schedule_option: OptionPairs = [],  # noqa: B006
 ) -> None:
     """Train methods with presets over several seeds, and hold them against each other.
 
@@ -175,7 +169,7 @@ def compare_(
     and preset is reported at the one that is best on validation data.
     """  # noqa: DOC501 - this is the help
     console, errors = Console(), Console(stderr=True)
-    with _told(errors):
+    with told(errors):
         cells = plan(
             benchmark,
             names(methods),
@@ -183,12 +177,15 @@ def compare_(
             numbers("--rho", rho),
             seeds,
             stl=stl,
-            benchmark_options=assignments("--benchmark-option", benchmark_option),
+            benchmark_options=benchmark_options(benchmark, benchmark_option, data),
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,
             weight_decay=weight_decay,
             optimizer=optimizer,
+            schedule=schedule,
+            schedule_options=assignments("--schedule-option", schedule_option),
+            average_last=average_last,
             clip=clip,
             device=device,
         )

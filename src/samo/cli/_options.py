@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from .. import benchmarks
 from ..training import RunError
 
 
@@ -79,3 +82,32 @@ def assignments(option: str, pairs: Iterable[str]) -> dict[str, Any]:
         except ValueError:
             values[name] = {"True": True, "False": False, "None": None}.get(text, text)
     return values
+
+
+def benchmark_options(benchmark: str, pairs: Iterable[str], data: Path | None) -> dict[str, Any]:
+    """Reads a benchmark's options, with the place of its files among them.
+
+    Args:
+        benchmark: The benchmark.
+        pairs: What was typed for ``--benchmark-option``.
+        data: What was typed for ``--data``. It is passed on as it was typed, so that a relative
+            path stays one.
+
+    Returns:
+        The options by name.
+
+    Raises:
+        RunError: If the benchmark is unknown, reads no files, or the place is named twice.
+    """
+    options = assignments("--benchmark-option", pairs)
+    if data is None:
+        return options
+    try:
+        parameters = inspect.signature(benchmarks.get(benchmark)).parameters
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    if "data" not in parameters:
+        raise RunError(f"benchmark {benchmark!r} reads no files: --data has no meaning for it.")
+    if "data" in options:
+        raise RunError("--data and --benchmark-option data= say the same: give one of them.")
+    return {**options, "data": str(data)}

@@ -18,7 +18,7 @@ from rich.progress import Progress as Bars
 from rich.progress import TaskID as BarID
 from rich.table import Table
 
-from ..training import Cell, Event, Progress
+from ..training import Cell, Event, Progress, reported
 
 
 def _bars(console: Console) -> Bars:
@@ -133,7 +133,7 @@ class CompareView(_View):
 
 
 def scores_table(results: dict[str, Any]) -> Table:
-    """The scores of a finished run at its best epoch.
+    """The scores by which a finished run is reported.
 
     Args:
         results: What ``results.json`` holds.
@@ -141,14 +141,18 @@ def scores_table(results: dict[str, Any]) -> Table:
     Returns:
         A table with a row for each metric.
     """
-    selected = results["selected"]
-    table = Table(title=f"epoch {selected['epoch']}, the best on validation data")
-    for title in ("task", "metric", "validation", "test"):
-        table.add_column(title, justify="left" if title in ("task", "metric") else "right")
+    scores = reported(results)
+    if "epochs" in scores:
+        title = f"mean of epochs {scores['epochs'][0]} to {scores['epochs'][-1]}"
+    else:
+        title = f"epoch {scores['epoch']}, the best on validation data"
+    table = Table(title=title)
+    for heading in ("task", "metric", "validation", "test"):
+        table.add_column(heading, justify="left" if heading in ("task", "metric") else "right")
     for task, metrics in results["metrics"].items():
         units = {name: about["unit"] for name, about in metrics.items()} | {"loss": ""}
         for name, unit in units.items():
-            values = [selected[split][task][name] for split in ("validation", "test")]
+            values = [scores[split][task][name] for split in ("validation", "test")]
             label = f"{name} ({unit})" if unit else name
             table.add_row(task, label, *(f"{value:.4g}" for value in values))
     return table

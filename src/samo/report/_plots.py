@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from ..training import reported
 from ._rows import Column, Row, Spread, Summary
 from .style import MUTED, house_style, look, panels
 
@@ -221,7 +222,7 @@ def _scores(axis: Axes, summary: Summary, row: Row) -> None:
     style = look(row.sharpness)
     by_rho = summary.grid.get((row.method, row.sharpness))
     if by_rho is None:
-        scores = Spread(tuple(run["selected"]["score"] for run in row.runs))
+        scores = Spread(tuple(reported(run)["score"] for run in row.runs))
         axis.axhline(scores.mean, color=style.colour, linestyle=style.line, linewidth=1.2)
         return
     rhos = sorted(by_rho)

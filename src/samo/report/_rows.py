@@ -117,6 +117,8 @@ class Summary:
         seeds: How many seeds there are.
         columns: The metrics.
         rows: The arms, single-task baselines first.
+        average_last: Over how many last epochs the figures of a run are means; 0 where they are
+            those of the epoch that is best on validation data.
         grid: For each method and preset that has a ρ, the validation score by ρ and seed.
     """
 
@@ -124,4 +126,5 @@ class Summary:
     seeds: int
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    average_last: int
     grid: Mapping[tuple[str, str], Mapping[float, Spread]]

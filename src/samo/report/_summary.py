@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..metrics import delta_m
+from ..training import reported
 from ..training._files import RunDirectory, read_json
 from ._rows import Column, Entry, Key, Row, Spread, Summary
 
@@ -63,6 +64,7 @@ def summarize(entries: Sequence[Entry]) -> Summary:
         seeds=len({entry.config["seed"] for entry in entries}),
         columns=columns,
         rows=_with_ratios(rows),
+        average_last=entries[0].config.get("average_last", 0),
         grid={arm: _scores(by_rho) for arm, by_rho in arms.items() if None not in by_rho},
     )
 
@@ -82,7 +84,7 @@ def _scores(by_rho: Mapping[float | None, Sequence[Entry]]) -> dict[float, Sprea
     """The validation scores of an arm, by ρ and seed."""
     finished = {rho: [e.results for e in runs if e.results] for rho, runs in by_rho.items()}
     return {
-        rho: Spread(tuple(results["selected"]["score"] for results in runs))
+        rho: Spread(tuple(reported(results)["score"] for results in runs))
         for rho, runs in finished.items()
         if rho is not None and runs
     }
@@ -111,7 +113,7 @@ def _row(
 ) -> Row:
     rho = chosen(by_rho)
     runs = tuple(e.results for e in by_rho.get(rho, ()) if e.results)
-    tests = [run["selected"]["test"] for run in runs]
+    tests = [reported(run)["test"] for run in runs]
     values = [{c.key: test[c.task][c.metric] for c in columns} for test in tests]
     up = {c.key: c.higher_is_better for c in columns}
     comparable = columns and reference.keys() == up.keys() and all(reference.values())
@@ -133,7 +135,7 @@ def _baseline_row(baselines: Sequence[Entry], columns: Sequence[Column]) -> Row:
     runs = tuple(entry.results for entry in baselines if entry.results)
     by_seed: defaultdict[int, dict[Key, float]] = defaultdict(dict)
     for run in runs:
-        for task, scores in run["selected"]["test"].items():
+        for task, scores in reported(run)["test"].items():
             for name in run["metrics"][task]:
                 by_seed[run["config"]["seed"]][task, name] = scores[name]
     whole = [values for values in by_seed.values() if len(values) == len(columns)]

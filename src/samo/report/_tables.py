@@ -13,6 +13,7 @@ from ..training._files import write_atomically
 from ._rows import Row, Spread, Summary
 
 _NONE = "–"
+_BEST = "at the epoch that is best on validation data"
 
 
 def header(summary: Summary) -> list[str]:
@@ -63,9 +64,9 @@ def notes(summary: Summary) -> list[str]:
     Returns:
         Sentences.
     """
-    several = summary.seeds > 1
+    several, n = summary.seeds > 1, summary.average_last
     said = [
-        f"Test data, at the epoch that is best on validation data; "
+        f"Test data, {f'mean of the last {n} epochs' if n else _BEST}; "
         f"{f'mean ± standard deviation over {summary.seeds} seeds' if several else 'one seed'}."
     ]
     if grids := {tuple(sorted(by_rho)) for by_rho in summary.grid.values()}:

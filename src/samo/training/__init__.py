@@ -5,21 +5,25 @@ from ._config import RunConfig, configured
 from ._errors import RunError
 from ._plan import Cell, plan
 from ._run import Progress, Watch
+from ._schedule import SCHEDULES, Schedule
 from ._sharpness import PRESETS, Preset
-from ._train import train
+from ._train import reported, train
 from ._workers import Event
 
 __all__ = [
     "PRESETS",
+    "SCHEDULES",
     "Cell",
     "Event",
     "Preset",
     "Progress",
     "RunConfig",
     "RunError",
+    "Schedule",
     "Watch",
     "compare",
     "configured",
     "plan",
+    "reported",
     "train",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import (
@@ -21,9 +22,12 @@ from pydantic import (
 from .. import aggregation, benchmarks
 from ..benchmarks._benchmark import OptimizerName
 from ._errors import RunError
+from ._schedule import complete_schedule
 from ._sharpness import PRESETS, complete, perturbation
 
-_FROM_BENCHMARK = ("epochs", "batch_size", "lr", "weight_decay", "optimizer")
+_FROM_BENCHMARK = ("epochs", "batch_size", "lr", "weight_decay", "optimizer", "schedule")
+# What these fields stood for before there were any.
+_BEFORE = {"schedule": "constant", "schedule_options": {}, "average_last": 0}
 
 
 class RunConfig(BaseModel):
@@ -31,7 +35,8 @@ class RunConfig(BaseModel):
 
     Attributes:
         benchmark: A benchmark's name, or the address ``"module:Class"`` of your own.
-        benchmark_options: Its options.
+        benchmark_options: Its options. ``data``, where its files lie, may be another path when the
+            run goes on, as long as its last part is the same.
         tasks: The tasks to train; all if left out. One task alone is a single-task baseline.
         method: The aggregation method's name.
         method_options: Its options.
@@ -43,6 +48,11 @@ class RunConfig(BaseModel):
         lr: The learning rate.
         weight_decay: The optimizer's weight decay.
         optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (with momentum 0.9).
+        schedule: How the learning rate changes: ``"constant"``, ``"step"``, ``"plateau"`` or
+            ``"cosine"``.
+        schedule_options: Its options: every, factor ..
+        average_last: Report the mean over this many last epochs, on test data too; 0 to report the
+            epoch that is best on validation data.
         clip: The norm that the gradient of all parameters together is clipped to; None for no
             clipping.
         seed: The seed of everything random but the data.
@@ -70,6 +80,9 @@ class RunConfig(BaseModel):
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
     optimizer: OptimizerName
+    schedule: str
+    schedule_options: dict[str, JsonValue] = Field(default_factory=dict)
+    average_last: NonNegativeInt = 0
     clip: PositiveFloat | None = None
     seed: NonNegativeInt = 0
     threads: PositiveInt = 1
@@ -95,7 +108,7 @@ class RunConfig(BaseModel):
         values["sharpness_options"] = complete(name, values.get("sharpness_options", {}))
         if PRESETS[name].perturb is not None:
             values.setdefault("rho", defaults.rho)
-        return values
+        return _with_protocol(values, defaults)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -105,7 +118,28 @@ class RunConfig(BaseModel):
             perturbation(self.sharpness, self.rho, self.sharpness_options)
         except TypeError as error:
             raise ValueError(f"sharpness_options: {error}") from error
+        if self.average_last > self.epochs:
+            raise ValueError(
+                f"average_last = {self.average_last} is more than the {self.epochs} epochs there "
+                f"are."
+            )
         return self
+
+
+def _with_protocol(values: dict[str, Any], defaults: benchmarks.Defaults) -> dict[str, Any]:
+    """Fills in the options of the schedule, and what is reported, of which epochs decide."""
+    try:
+        epochs = int(values["epochs"])
+    except (TypeError, ValueError):
+        return values  # what is wrong with it is said where the fields are checked
+    customary = defaults.schedule_options if values["schedule"] == defaults.schedule else {}
+    given = values.get("schedule_options", {})
+    values["schedule_options"] = complete_schedule(
+        values["schedule"], {**customary, **given}, epochs
+    )
+    # A short trial run is not to fail for want of epochs.
+    values.setdefault("average_last", min(defaults.average_last, max(epochs, 0)))
+    return values
 
 
 def configured(**values: Any) -> RunConfig:
@@ -132,8 +166,34 @@ def _line(detail: Mapping[str, Any]) -> str:
     return f"{where} = {detail['input']!r}: {message}" if where else message
 
 
+def upgraded(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Completes a configuration that an older version wrote.
+
+    Args:
+        saved: The fields on disk.
+
+    Returns:
+        The fields, with those that there were not, as they were understood.
+
+    Example:
+        >>> upgraded({"seed": 1})
+        {'schedule': 'constant', 'schedule_options': {}, 'average_last': 0, 'seed': 1}
+    """
+    return {**_BEFORE, **saved}
+
+
+def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without the place of the data: files may be moved, but not exchanged."""
+    options = dict(config.get("benchmark_options") or {})
+    if isinstance(options.get("data"), str):
+        options["data"] = Path(options["data"]).absolute().name
+    return {**config, "benchmark_options": options} if options else dict(config)
+
+
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Words what differs between two configurations, for instance ``rho (0.05 there, 0.1 here)``.
+
+    Of a path to data only the last part counts: the directory may lie elsewhere by now.
 
     Args:
         there: The fields of the one on disk.
@@ -146,6 +206,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
         >>> differences({"rho": 0.05, "seed": 1}, {"rho": 0.1, "seed": 1})
         'rho (0.05 there, 0.1 here)'
     """
+    there, here = _comparable(there), _comparable(here)
     names = dict.fromkeys([*here, *there])
     return ", ".join(
         f"{name} ({there.get(name)!r} there, {here.get(name)!r} here)"

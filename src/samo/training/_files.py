@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from ._config import RunConfig, differences
+from ._config import RunConfig, differences, upgraded
 from ._errors import RunError
 
 
@@ -87,7 +87,7 @@ class RunDirectory:
             RunError: If it does, or if its configuration cannot be read.
         """
         if self.config_file.exists():
-            saved = read_json(self.config_file)
+            saved = upgraded(read_json(self.config_file))
             differing = differences(saved, config.model_dump(mode="json"))
             if differing:
                 raise RunError(
@@ -156,7 +156,7 @@ class RunDirectory:
             state: dict[str, Any] = torch.load(
                 self.checkpoint_file, map_location="cpu", weights_only=True
             )
-            saved = state["config"]
+            saved = upgraded(state["config"])
         except (
             OSError,
             RuntimeError,

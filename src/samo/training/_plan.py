@@ -72,7 +72,7 @@ def plan(
             aggregation.create(name, len(made.tasks))
         for name in sharpness:
             complete(name, {})
-    except (ValueError, TypeError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         raise RunError(str(error)) from error
     grid = list(dict.fromkeys(rhos or made.defaults.rho_grid))
     if not methods or not sharpness:

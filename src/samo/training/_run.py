@@ -20,6 +20,7 @@ from ..benchmarks._names import unknown
 from ._config import RunConfig
 from ._errors import RunError
 from ._evaluate import Scores, average, evaluate, to_device
+from ._schedule import advance, scheduler
 from ._sharpness import perturbation
 
 # Evaluation keeps no graph, so larger batches fit.
@@ -63,6 +64,9 @@ class Run:
         self.model = self.benchmark.model().to(self.device)
         self.engine = _engine(config, self.model, self.tasks)
         self.optimizer = _optimizer(config, self.model, self.engine.aggregator)
+        self.scheduler = scheduler(
+            config.schedule, config.schedule_options, self.optimizer, config.epochs
+        )
         self.generator = Generator().manual_seed(config.seed)
         self.training_data = self.benchmark.batches(
             "train", self.tasks, config.batch_size, self.generator
@@ -121,6 +125,7 @@ class Run:
             "config": self.config.model_dump(mode="json"),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
             "engine": self.engine.state_dict(),
             "generator": self.generator.get_state(),
             "random": _random_state(),
@@ -138,6 +143,8 @@ class Run:
         """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if "scheduler" in state:  # older runs have none: their learning rate was constant
+            self.scheduler.load_state_dict(state["scheduler"])
         self.engine.load_state_dict(state["engine"])
         self.generator.set_state(state["generator"])
         self.history = state["history"]
@@ -164,20 +171,24 @@ class Run:
         """Evaluates at the end of an epoch, and keeps the weights if none were better before.
 
         The training score is from as many batches as there are for validation: enough to see the
-        gap, and no dearer. The test data is not looked at.
+        gap, and no dearer. The test data is not looked at, except in the last epochs of a run that
+        reports their mean; nothing is chosen by it.
         """
         validation, n_batches = self.evaluate("validation")
         fitted, _ = self.evaluate("train", limit=n_batches)
         score = average(self.benchmark, validation)
-        self.history.append(
-            {
-                "epoch": self.epoch + 1,
-                "score": score,
-                "train": fitted,
-                "validation": validation,
-                "steps": training,
-            }
-        )
+        record = {
+            "epoch": self.epoch + 1,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "score": score,
+            "train": fitted,
+            "validation": validation,
+            "steps": training,
+        }
+        if self.epoch >= self.config.epochs - self.config.average_last:
+            record["test"], _ = self.evaluate("test")
+        self.history.append(record)
+        advance(self.scheduler, score)
         if self.epoch == 1 or score > self.best["score"]:
             weights = {name: value.clone() for name, value in self.model.state_dict().items()}
             self.best = {"epoch": self.epoch, "score": score, "model": weights}

@@ -6,7 +6,7 @@ import os
 import platform
 import random
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from .._version import __version__
 from ._config import RunConfig
 from ._errors import RunError
-from ._evaluate import average
+from ._evaluate import Scores, average
 from ._files import RunDirectory, write_json
 from ._log import Log
 from ._run import Progress, Run, Watch, _random_state, _set_random_state
@@ -32,7 +32,8 @@ def train(config: RunConfig, out: Path | str, *, watch: Watch | None = None) -> 
 
     The epoch to report is the one with the best score on validation data (see
     `samo.benchmarks.Benchmark`). Test data is looked at when training is over, with the weights of
-    that epoch and of the last one.
+    that epoch and of the last one. With `average_last` = n, the mean of the scores after each of
+    the last n epochs is reported instead.
 
     Args:
         config: What to train.
@@ -42,7 +43,8 @@ def train(config: RunConfig, out: Path | str, *, watch: Watch | None = None) -> 
     Returns:
         What ``results.json`` holds: configuration, metrics, history by epoch, ``selected`` (epoch,
         score, validation and test scores of the best epoch), ``last`` (those of the last one),
-        timing, environment.
+        ``averaged`` (the means over the last epochs, where they are what is reported), timing,
+        environment.
 
     Raises:
         RunError: If the settings do not fit together, the directory holds another run, or a
@@ -112,6 +114,7 @@ def _results(run: Run) -> dict[str, Any]:
             for task in run.tasks
         },
         **scores,
+        **_averaged(run.history[run.epoch - run.config.average_last :]),
         "history": run.history,
         "timing": {
             "step_ms": statistics.median(t["step_ms"] for t in run.timing),
@@ -128,6 +131,45 @@ def _results(run: Run) -> dict[str, Any]:
             "device": _device_name(run.device),
         },
     }
+
+
+def _averaged(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The means over the last epochs, if there are any to take."""
+    if not records:
+        return {}
+
+    def mean(split: str) -> Scores:
+        return {
+            task: {
+                name: statistics.fmean(record[split][task][name] for record in records)
+                for name in scores
+            }
+            for task, scores in records[0][split].items()
+        }
+
+    return {
+        "averaged": {
+            "epochs": [record["epoch"] for record in records],
+            "score": statistics.fmean(record["score"] for record in records),
+            "validation": mean("validation"),
+            "test": mean("test"),
+        }
+    }
+
+
+def reported(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Finds the scores by which a run is reported and compared.
+
+    Args:
+        results: What ``results.json`` holds.
+
+    Returns:
+        The means over the last epochs where the run was told to take them (``average_last``), else
+        the scores of the epoch that is best on validation data: ``score``, ``validation`` and
+        ``test``.
+    """
+    found: dict[str, Any] = results.get("averaged") or results["selected"]
+    return found
 
 
 def _device_name(device: torch.device) -> str:

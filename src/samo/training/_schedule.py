@@ -1,0 +1,154 @@
+"""Learning-rate schedules by name, as the command line and a run's configuration have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LRScheduler,
+    ReduceLROnPlateau,
+    StepLR,
+)
+
+from ..benchmarks._names import unknown
+
+
+def _constant(optimizer: Optimizer, epochs: int) -> LRScheduler:  # noqa: ARG001
+    return ConstantLR(optimizer, factor=1.0)
+
+
+def _step(optimizer: Optimizer, epochs: int, every: int, factor: float) -> LRScheduler:  # noqa: ARG001
+    return StepLR(optimizer, step_size=every, gamma=factor)
+
+
+def _plateau(
+    optimizer: Optimizer,
+    epochs: int,  # noqa: ARG001
+    patience: int,
+    factor: float,
+    min_lr: float,
+) -> LRScheduler:
+    # A relative threshold would take a worse score for a better one where scores are negative.
+    return ReduceLROnPlateau(
+        optimizer,
+        mode="max",
+        factor=factor,
+        patience=patience,
+        threshold=0.0,
+        threshold_mode="abs",
+        min_lr=min_lr,
+    )
+
+
+def _cosine(optimizer: Optimizer, epochs: int) -> LRScheduler:
+    return CosineAnnealingLR(optimizer, T_max=epochs)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A way to change the learning rate from epoch to epoch.
+
+    Attributes:
+        title: What it is, in a line.
+        make: Makes torch's scheduler from an optimizer, the number of epochs, and the options.
+        options: The names of its options, with their defaults.
+    """
+
+    title: str
+    make: Callable[..., LRScheduler]
+    options: Mapping[str, Any]
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": Schedule("the same learning rate throughout", _constant, {}),
+    "step": Schedule(
+        "times `factor` after every `every` epochs; by default halved after half of the epochs",
+        _step,
+        {"every": None, "factor": 0.5},
+    ),
+    # The defaults are those of PyTorch Geometric's example for QM9.
+    "plateau": Schedule(
+        "times `factor` when the validation score was not the best for more than `patience` epochs",
+        _plateau,
+        {"patience": 5, "factor": 0.7, "min_lr": 1e-5},
+    ),
+    "cosine": Schedule("down to zero along half a cosine", _cosine, {}),
+}
+
+
+def complete_schedule(name: str, options: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """Fills in the defaults of a schedule's options.
+
+    Args:
+        name: The schedule.
+        options: Those that were given.
+        epochs: The number of epochs of the run.
+
+    Returns:
+        All options.
+
+    Raises:
+        ValueError: If the schedule or an option is unknown, or a value is out of its range.
+
+    Example:
+        >>> complete_schedule("step", {}, epochs=200)
+        {'every': 100, 'factor': 0.5}
+    """
+    if name not in SCHEDULES:
+        raise ValueError(unknown("schedule", name, SCHEDULES))
+    allowed = SCHEDULES[name].options
+    for option in options:
+        if option not in allowed:
+            raise ValueError(unknown(f"option of schedule {name!r},", option, allowed))
+    chosen = {**allowed, **options}
+    if "every" in chosen and chosen["every"] is None:
+        chosen["every"] = max(1, (epochs + 1) // 2)
+    for option, value in chosen.items():
+        right, range_ = _RANGES[option]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and right(value)):
+            raise ValueError(f"{option} of schedule {name!r} must be {range_}; found {value!r}.")
+    return chosen
+
+
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "every": (lambda v: v >= 1 and int(v) == v, "a whole number of at least 1"),
+    "patience": (lambda v: v >= 0 and int(v) == v, "a whole number of at least 0"),
+    "factor": (lambda v: 0 < v < 1, "between 0 and 1"),
+    "min_lr": (lambda v: v >= 0, "at least 0"),
+}
+
+
+def scheduler(
+    name: str, options: Mapping[str, Any], optimizer: Optimizer, epochs: int
+) -> LRScheduler:
+    """Makes torch's scheduler.
+
+    Args:
+        name: The schedule.
+        options: All of its options.
+        optimizer: The optimizer whose learning rates it sets.
+        epochs: The number of epochs of the run.
+
+    Returns:
+        The scheduler.
+    """
+    return SCHEDULES[name].make(optimizer, epochs, **options)
+
+
+def advance(made: LRScheduler, score: float) -> None:
+    """Tells a scheduler that an epoch has ended.
+
+    Args:
+        made: The scheduler.
+        score: The score on validation data, the higher the better.
+    """
+    if isinstance(made, ReduceLROnPlateau):
+        made.step(score)
+    else:
+        made.step()
