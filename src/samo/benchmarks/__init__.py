@@ -9,18 +9,26 @@ from ._published import (
     published,
     published_baseline,
 )
+from ._errors import DataError
 from ._registry import available, create, get
+from .dense import Cityscapes, DensePrediction, NYUv2
 from .digits import Digits, DigitsDomains
+from .scenes import Scenes
 
 __all__ = [
     "Benchmark",
+    "Cityscapes",
+    "DataError",
     "Defaults",
+    "DensePrediction",
     "Digits",
     "DigitsDomains",
     "Metric",
+    "NYUv2",
     "PublishedColumn",
     "PublishedNote",
     "PublishedTable",
+    "Scenes",
     "Split",
     "TaskBatches",
     "TensorBatches",

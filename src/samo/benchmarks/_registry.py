@@ -8,9 +8,17 @@ from typing import Any
 
 from ._benchmark import Benchmark
 from ._names import unknown
+from .dense import Cityscapes, NYUv2
 from .digits import Digits, DigitsDomains
+from .scenes import Scenes
 
-_BENCHMARKS: dict[str, type[Benchmark]] = {"digits": Digits, "digits-domains": DigitsDomains}
+_BENCHMARKS: dict[str, type[Benchmark]] = {
+    "digits": Digits,
+    "digits-domains": DigitsDomains,
+    "scenes": Scenes,
+    "cityscapes": Cityscapes,
+    "nyuv2": NYUv2,
+}
 
 
 def available() -> list[str]:
@@ -20,7 +28,7 @@ def available() -> list[str]:
         Their names, for `create`.
 
     Example:
-        >>> available()
+        >>> available()[:2]
         ['digits', 'digits-domains']
     """
     return list(_BENCHMARKS)
@@ -80,6 +88,10 @@ def create(name: str, **options: Any) -> Benchmark:
         for option in options:
             if option not in allowed:
                 raise ValueError(unknown(f"option of benchmark {name!r},", option, allowed))
+    for option, parameter in allowed.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and option not in options:
+            if parameter.default is parameter.empty:
+                raise ValueError(f"benchmark {name!r} needs {option}, which has no default.")
     for option, p in allowed.items():
         named = p.kind in {p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD}
         if named and p.default is p.empty and option not in options:

@@ -26,6 +26,7 @@ from ._arguments import (
     WeightDecay,
     told,
 )
+from ._data import data
 from ._list import tables
 from ._options import assignments, benchmark_options, names, numbers
 from ._show import CompareView, TrainView, scores_table
@@ -37,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(data, name="data")
 
 
 class Kind(StrEnum):

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 
 from ..training import RunError
+from ._arguments import told
 from ._show import CountView
-from ._told import told
 
 data = typer.Typer(help="Make data in the layouts that the benchmarks read.", no_args_is_help=True)
 

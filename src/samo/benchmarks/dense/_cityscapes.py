@@ -47,7 +47,12 @@ class Cityscapes(DensePrediction):
     """
 
     defaults: ClassVar[Defaults] = Defaults(
-        epochs=200, batch_size=8, lr=1e-4, rho=0.001, rho_grid=(1e-5, 1e-4, 1e-3, 1e-2)
+        epochs=200, batch_size=8,
+        lr=1e-4,
+        rho=0.001,
+        rho_grid=(1e-5, 1e-4, 1e-3, 1e-2),
+        schedule="step",
+        average_last=10,
     )
 
     def __init__(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torchmetrics
 
 NETWORKS = {"segnet-mtan": SegNetMTAN, "segnet": SegNet}
+_UNIT = 2**5  # SegNet halves the size five times
 _LOSSES = {SEGMENTATION: segmentation_loss, DEPTH: depth_loss, NORMALS: normals_loss}
 
 Parts = Mapping[Split, tuple[Examples, Tensor]]
@@ -41,7 +42,8 @@ class DensePrediction(Benchmark):
         depth_unit: The unit of the depth.
 
     Raises:
-        ValueError: If the network is unknown or the width too small.
+        ValueError: If the network is unknown, the width too small, or the size of the images does
+            not suit the network.
     """
 
     def __init__(
@@ -56,6 +58,12 @@ class DensePrediction(Benchmark):
     ) -> None:
         if network not in NETWORKS:
             raise ValueError(unknown("network", network, NETWORKS))
+        height, across = parts["train"][0].size
+        if height % _UNIT or across % _UNIT:
+            raise ValueError(
+                f"height and width of the images must be multiples of {_UNIT}; found {height} and "
+                f"{across}."
+            )
         if width < 1:
             raise ValueError(f"width must be at least 1; found {width}.")
         self.tasks = tasks

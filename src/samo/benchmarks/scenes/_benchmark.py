@@ -17,7 +17,7 @@ from ._layouts import LAYOUTS, arrays, remembered
 
 _FIELDS = {IMAGE: "image", SEGMENTATION: "label", DEPTH: "depth", NORMALS: "normal"}
 _PARTS: tuple[Split, ...] = ("train", "validation", "test")
-_HELD_OUT = 150  # images for validation, and as many for the test
+_HELD_OUT = 100  # images for validation, and as many for the test
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Scenes(DensePrediction):
     Rooms with furniture, of planes, boxes and spheres with procedural textures, a lamp that throws
     shadows, and a noisy camera; the thirteen classes are those of NYUv2, and depth (in metres) and
     normals are exact in every pixel. Each image is decided by the seed and its number, and rendered
-    when it is first needed. There are 150 images for validation and 150 for the test.
+    when it is first needed. There are 100 images for validation and 100 for the test.
 
     Args:
         images: The number of training images.
@@ -88,16 +88,21 @@ class Scenes(DensePrediction):
     """
 
     defaults: ClassVar[Defaults] = Defaults(
-        epochs=30, batch_size=8, lr=1e-3, rho=0.05, rho_grid=(0.01, 0.02, 0.05, 0.1)
+        epochs=20,
+        batch_size=8,
+        lr=2e-3,
+        rho=0.05,
+        rho_grid=(0.01, 0.02, 0.05, 0.1),
+        schedule="cosine",
     )
 
     def __init__(
         self,
         *,
-        images: int = 600,
+        images: int = 400,
         size: Sequence[int] = (96, 128),
         network: str = "segnet-mtan",
-        width: int = 16,
+        width: int = 8,
         seed: int = 0,
     ) -> None:
         if images < 1:
