@@ -2,6 +2,7 @@
 
 from ._batches import TaskBatches, TensorBatches
 from ._benchmark import Benchmark, Defaults, Metric, Split
+from ._errors import DataError
 from ._published import (
     PublishedColumn,
     PublishedNote,
@@ -9,7 +10,6 @@ from ._published import (
     published,
     published_baseline,
 )
-from ._errors import DataError
 from ._registry import available, create, get
 from .dense import Cityscapes, DensePrediction, NYUv2
 from .digits import Digits, DigitsDomains

@@ -88,10 +88,6 @@ def create(name: str, **options: Any) -> Benchmark:
         for option in options:
             if option not in allowed:
                 raise ValueError(unknown(f"option of benchmark {name!r},", option, allowed))
-    for option, parameter in allowed.items():
-        if parameter.kind is parameter.KEYWORD_ONLY and option not in options:
-            if parameter.default is parameter.empty:
-                raise ValueError(f"benchmark {name!r} needs {option}, which has no default.")
     for option, p in allowed.items():
         named = p.kind in {p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD}
         if named and p.default is p.empty and option not in options:

@@ -29,6 +29,7 @@ from ._arguments import (
 from ._data import data
 from ._list import tables
 from ._options import assignments, benchmark_options, names, numbers
+from ._pictures import show_
 from ._show import CompareView, TrainView, scores_table
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data, name="data")
+app.command("show")(show_)
 
 
 class Kind(StrEnum):

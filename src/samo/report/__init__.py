@@ -1,6 +1,7 @@
 """Tables and figures from the runs on disk."""
 
 from ._plots import delta_m, learning_curves, rho_grid
+from ._predictions import DensePictures, predictions
 from ._rows import Column, Entry, Row, Spread, Summary
 from ._summary import read, summarize
 from ._tables import markdown, rich_table, write_csv
@@ -8,6 +9,7 @@ from ._write import write
 
 __all__ = [
     "Column",
+    "DensePictures",
     "Entry",
     "Row",
     "Spread",
@@ -15,6 +17,7 @@ __all__ = [
     "delta_m",
     "learning_curves",
     "markdown",
+    "predictions",
     "read",
     "rho_grid",
     "rich_table",

@@ -8,6 +8,7 @@ from ._run import Progress, Watch
 from ._schedule import SCHEDULES, Schedule
 from ._sharpness import PRESETS, Preset
 from ._train import reported, train
+from ._trained import Trained, trained
 from ._workers import Event
 
 __all__ = [
@@ -20,10 +21,12 @@ __all__ = [
     "RunConfig",
     "RunError",
     "Schedule",
+    "Trained",
     "Watch",
     "compare",
     "configured",
     "plan",
     "reported",
     "train",
+    "trained",
 ]

@@ -112,10 +112,10 @@ def _resized(field: str, part: Tensor, size: tuple[int, int]) -> Tensor:
 class DenseBatches:
     """Batches by field, loaded by threads ahead of their use.
 
-    A batch maps ``"image"`` to float32 of shape ``[N, 3, H, W]`` and each task that it is for to its
-    targets: ``"segmentation"`` to labels of shape ``[N, H, W]``, ``"depth"`` to ``[N, 1, H, W]``,
-    ``"normals"`` to ``[N, 3, H, W]``. A task that no pixel of the batch has a target for is left
-    out of it.
+    A batch maps ``"image"`` to float32 of shape ``[N, 3, H, W]`` and each task that it is for to
+    its targets: ``"segmentation"`` to labels of shape ``[N, H, W]``, ``"depth"`` to
+    ``[N, 1, H, W]``, ``"normals"`` to ``[N, 3, H, W]``. A task that no pixel of the batch has a
+    target for is left out of it.
 
     All that is random in an epoch is drawn when it begins, so that the order in which threads end
     cannot matter.

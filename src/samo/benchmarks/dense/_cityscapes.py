@@ -47,7 +47,8 @@ class Cityscapes(DensePrediction):
     """
 
     defaults: ClassVar[Defaults] = Defaults(
-        epochs=200, batch_size=8,
+        epochs=200,
+        batch_size=8,
         lr=1e-4,
         rho=0.001,
         rho_grid=(1e-5, 1e-4, 1e-3, 1e-2),

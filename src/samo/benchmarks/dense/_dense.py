@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
@@ -30,8 +31,8 @@ Parts = Mapping[Split, tuple[Examples, Tensor]]
 class DensePrediction(Benchmark):
     """Something to be said of each pixel of an image: its class, its depth, its surface's normal.
 
-    A batch maps ``"image"`` (values in [0, 1]) and the tasks to tensors. Training images are scaled,
-    cropped and mirrored at random. Normals are predicted as unit vectors.
+    A batch maps ``"image"`` (values in [0, 1]) and the tasks to tensors. Training images are
+    scaled, cropped and mirrored at random. Normals are predicted as unit vectors.
 
     Args:
         parts: The images of each split.
@@ -70,6 +71,7 @@ class DensePrediction(Benchmark):
         self.class_names = tuple(classes)
         self.network = network
         self.width = width
+        self.depth_unit = depth_unit
         self._parts = parts
         metrics = _metrics(len(classes), depth_unit)
         self.metrics = {task: metrics[task] for task in tasks}
@@ -121,6 +123,22 @@ class DensePrediction(Benchmark):
         if NORMALS in predictions:
             predictions[NORMALS] = F.normalize(predictions[NORMALS], dim=1)
         return {task: (found, batch[task]) for task, found in predictions.items()}
+
+    def picture(self, task: str, values: Tensor) -> np.ndarray:
+        """Brings predictions or targets into the form of pictures.
+
+        Args:
+            task: The task.
+            values: What `outputs` gave, one of the two.
+
+        Returns:
+            Labels or depth of shape ``[N, H, W]``, or normals of shape ``[N, H, W, 3]``.
+        """
+        if task == SEGMENTATION:
+            values = values.argmax(dim=1) if values.ndim == 4 else values
+        else:
+            values = values[:, 0] if task == DEPTH else values.movedim(1, -1)
+        return np.asarray(values.cpu())
 
     def loss(self, task: str, prediction: Tensor, target: Tensor) -> Tensor:
         """Computes cross-entropy, absolute error, or one minus the dot product.
@@ -181,9 +199,7 @@ def _metrics(classes: int, depth_unit: str) -> dict[str, dict[str, Metric]]:
     def accuracy() -> torchmetrics.Metric:
         from torchmetrics.classification import MulticlassAccuracy
 
-        return MulticlassAccuracy(
-            classes, average="micro", ignore_index=VOID, validate_args=False
-        )
+        return MulticlassAccuracy(classes, average="micro", ignore_index=VOID, validate_args=False)
 
     def depth_error(*, relative: bool) -> torchmetrics.Metric:
         from ._metrics import DepthError

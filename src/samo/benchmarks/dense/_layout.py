@@ -127,7 +127,8 @@ class LayoutExamples:
         names = ", ".join(f"{f.folders[-1]} {f.shape('H', 'W')}" for f in self._forms.values())
         raise DataError(
             f"there is no directory {self.root / form.folders[-1]}. Expected are "
-            f"DIR/train and DIR/val, each with <i>.npy in {names}".replace("'", "") + "."
+            f"DIR/train and DIR/val, each with <i>.npy in {names}".replace("'", "")
+            + "."
         )
 
     def _paired(self) -> list[int]:
@@ -155,8 +156,8 @@ class LayoutExamples:
         expected = self._forms[field].shape(*self.size)
         if array.shape != expected:
             raise DataError(f"{path}: the shape must be {expected}; found {array.shape}.")
-        kinds, what = ("fiu", "numbers") if field == SEGMENTATION else ("f", "floating-point numbers")
-        if array.dtype.kind not in kinds:
+        if array.dtype.kind not in ("fiu" if field == SEGMENTATION else "f"):
+            what = "numbers" if field == SEGMENTATION else "floating-point numbers"
             raise DataError(f"{path} must hold {what}; found {array.dtype}.")
         return array
 

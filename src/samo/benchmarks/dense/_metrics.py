@@ -57,8 +57,8 @@ class DepthError(Metric):
 def angles(predicted: Tensor, normals: Tensor) -> Tensor:
     """The angles between predicted and true normals where there is a measurement.
 
-    By the arc tangent of sine and cosine: the arc cosine, as in the MTAN code, is off by up to 0.02°
-    near 0° in float32. The lengths of the vectors do not matter.
+    By the arc tangent of sine and cosine: the arc cosine, as in the MTAN code, is off by up to
+    0.02° near 0° in float32. The lengths of the vectors do not matter.
 
     Args:
         predicted: Shape ``[N, 3, H, W]``.

@@ -24,9 +24,9 @@ class NYUv2(DensePrediction):
     The data is what the authors of MTAN publish at https://github.com/lorenmt/mtan: 795 images for
     training and 654 (``val``) for testing, 288 × 384 pixels, 13 classes, in
     ``{train,val}/{image,label,depth,normal}/<i>.npy``. Depth is in metres, 0 where nothing was
-    measured; normals are unit vectors in the camera's frame, or zeros. The papers train on the whole
-    of ``train`` and look at ``val`` after each epoch; here a part of ``train`` is held out for all
-    choices, and ``val`` is the test.
+    measured; normals are unit vectors in the camera's frame, or zeros. The papers train on the
+    whole of ``train`` and look at ``val`` after each epoch; here a part of ``train`` is held out
+    for all choices, and ``val`` is the test.
 
     ``samo data scenes --layout nyuv2`` makes files of this layout.
 
@@ -43,7 +43,8 @@ class NYUv2(DensePrediction):
     """
 
     defaults: ClassVar[Defaults] = Defaults(
-        epochs=200, batch_size=2,
+        epochs=200,
+        batch_size=2,
         lr=1e-4,
         rho=0.001,
         rho_grid=(1e-5, 1e-4, 1e-3, 1e-2),

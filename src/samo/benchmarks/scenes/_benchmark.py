@@ -62,7 +62,7 @@ class RenderedExamples:
 
 @final
 class Scenes(DensePrediction):
-    """Rendered rooms: segmentation, depth and normals as NYUv2 has them, on data that needs no file.
+    """Rendered rooms: segmentation, depth and normals as in NYUv2, on data that needs no file.
 
     Rooms with furniture, of planes, boxes and spheres with procedural textures, a lamp that throws
     shadows, and a noisy camera; the thirteen classes are those of NYUv2, and depth (in metres) and

@@ -6,7 +6,7 @@ wall or hangs on it, its middle where it stands free.
 
 from __future__ import annotations
 
-from ._materials import Colour, Material, grain, planks, plain, spines, stripes
+from ._materials import Colour, Material, grain, plain, planks, spines, stripes
 from ._pieces import Builder, Piece
 
 _WOOD: tuple[Colour, ...] = ((0.5, 0.33, 0.18), (0.36, 0.22, 0.12), (0.68, 0.52, 0.34))
@@ -102,9 +102,8 @@ def furniture(p: Piece) -> None:
             y = 0.42 * i
             p.box("furniture", (-w, y, 0.05), (w, y + 0.03, 0.32), wood)
             if i < boards:
-                end = w - b.between(0.05, 0.5)
-                row = _spines(b)
-                p.box("books", (-w + 0.04, y + 0.03, 0.06), (end, y + b.between(0.25, 0.34), 0.26), row)
+                end, row, top = w - b.between(0.05, 0.5), _spines(b), y + b.between(0.25, 0.34)
+                p.box("books", (-w + 0.04, y + 0.03, 0.06), (end, top, 0.26), row)
 
 
 def _spines(b: Builder) -> Material:
@@ -160,7 +159,8 @@ def books(p: Piece) -> None:
     for _ in range(int(b.random.integers(2, 5))):
         top = y + b.between(0.03, 0.06)
         cover = Material(b.shade(_BRIGHT, 0.15), pattern=plain)
-        p.on(0, 0, 0, b.between(-0.3, 0.3)).box("books", (-0.12, y, -0.09), (0.12, top, 0.09), cover)
+        book = p.on(0, 0, 0, b.between(-0.3, 0.3))
+        book.box("books", (-0.12, y, -0.09), (0.12, top, 0.09), cover)
         y = top
 
 

@@ -41,9 +41,7 @@ LAYOUTS = {
 }
 
 
-def rendered(
-    layout: str, seed: int, part: int, index: int, size: tuple[int, int]
-) -> Rendered:
+def rendered(layout: str, seed: int, part: int, index: int, size: tuple[int, int]) -> Rendered:
     """Renders one image. It depends on the arguments alone.
 
     Args:
@@ -80,7 +78,7 @@ def arrays(layout: str, image: Rendered) -> Mapping[str, np.ndarray]:
     depth = image.depth[..., None]
     if kind.inverse_depth:
         depth = np.divide(1, depth, out=np.zeros_like(depth), where=depth > 0)
-    found = {
+    found: dict[str, np.ndarray] = {
         "image": image.image.astype(np.float32) / 255,
         "label": image.label.astype(np.float32),
         "depth": depth,

@@ -41,7 +41,7 @@ def planks(p: Array) -> Array:
     board = np.floor(p[0])
     joint = (p[0] % 1 < 0.04) | ((p[2] * 0.25 + _hash(board)) % 1 < 0.01)
     fibre = grain(np.stack([9 * p[0], 2 * p[1], 0.8 * p[2]]))
-    return cast(Array, np.where(joint, 1.0, 0.5 * _hash(board + 7) + 0.3 * fibre))
+    return np.where(joint, 1.0, 0.5 * _hash(board + 7) + 0.3 * fibre)
 
 
 def bricks(p: Array) -> Array:
@@ -49,7 +49,7 @@ def bricks(p: Array) -> Array:
     row = np.floor(3 * p[1])
     along = p[0] + p[2] + 0.5 * (row % 2)
     mortar = (3 * p[1] % 1 < 0.15) | (along % 1 < 0.06)
-    return cast(Array, np.where(mortar, 1.0, 0.4 * _hash(np.floor(along) + 31 * row)))
+    return np.where(mortar, 1.0, 0.4 * _hash(np.floor(along) + 31 * row))
 
 
 def panes(p: Array) -> Array:

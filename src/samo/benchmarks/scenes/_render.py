@@ -122,8 +122,8 @@ class Rendered(NamedTuple):
         label: The class; int8, shape ``[H, W]``.
         depth: The distance along the optical axis in metres, 0 where there is no surface; float32,
             shape ``[H, W]``.
-        normal: The unit normal of the surface in the camera's frame (x to the right, y up, z towards
-            the camera), zeros where there is none; float32, shape ``[H, W, 3]``.
+        normal: The unit normal of the surface in the camera's frame (x to the right, y up, z
+            towards the camera), zeros where there is none; float32, shape ``[H, W, 3]``.
     """
 
     image: Array
@@ -214,9 +214,7 @@ def _shaded(
     mirrored /= np.sqrt((rays * rays).sum(axis=0))
     highlight = gloss * (mirrored * direction).sum(axis=0).clip(0) ** 20 * (cosine > 0)
     everywhere = scene.ambient * (0.8 + 0.2 * normals[1])
-    return cast(
-        Array, colour * (everywhere + glow + scene.brightness * cosine) + highlight
-    )
+    return cast(Array, colour * (everywhere + glow + scene.brightness * cosine) + highlight)
 
 
 def _visible(scene: Scene, points: Array, to_light: Array, chosen: Array) -> Array:

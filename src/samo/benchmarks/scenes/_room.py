@@ -13,8 +13,18 @@ from ._pieces import Builder, Piece
 from ._render import Camera, Scene
 from ._solids import Plane, Vector
 
-_WALLS: tuple[Colour, ...] = ((0.86, 0.83, 0.76), (0.75, 0.8, 0.82), (0.85, 0.78, 0.72), (0.72, 0.78, 0.7))
-_FLOORS: tuple[Colour, ...] = ((0.55, 0.38, 0.24), (0.42, 0.28, 0.18), (0.6, 0.55, 0.48), (0.45, 0.42, 0.42))
+_WALLS: tuple[Colour, ...] = (
+    (0.86, 0.83, 0.76),
+    (0.75, 0.8, 0.82),
+    (0.85, 0.78, 0.72),
+    (0.72, 0.78, 0.7),
+)
+_FLOORS: tuple[Colour, ...] = (
+    (0.55, 0.38, 0.24),
+    (0.42, 0.28, 0.18),
+    (0.6, 0.55, 0.48),
+    (0.45, 0.42, 0.42),
+)
 
 
 def room(random: np.random.Generator, classes: Sequence[str]) -> Scene:
@@ -78,9 +88,7 @@ def _shell(b: Builder, width: float, length: float, height: float) -> None:
         b.add("wall", Plane(point, normal), wall)
 
 
-def _against_a_wall(
-    b: Builder, kind: Callable[[Piece], None], width: float, length: float
-) -> None:
+def _against_a_wall(b: Builder, kind: Callable[[Piece], None], width: float, length: float) -> None:
     """Finds a free place along the left, right or far wall, if there is one."""
     for _ in range(6):
         side = int(b.random.integers(3))
@@ -95,9 +103,7 @@ def _against_a_wall(
             return
 
 
-def _in_the_middle(
-    b: Builder, kind: Callable[[Piece], None], width: float, length: float
-) -> None:
+def _in_the_middle(b: Builder, kind: Callable[[Piece], None], width: float, length: float) -> None:
     """Finds a free place on the floor, if there is one."""
     for _ in range(6):
         x, z = b.between(0.7, width - 0.7), b.between(1.5, length - 0.8)

@@ -65,7 +65,7 @@ class Plane:
         height = np.dot(n, self.point) - np.tensordot(n, origin, 1)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = height / slope
-        return cast(Array, np.where((slope < 0) & (t > _NEAR), t, np.inf))
+        return np.where((slope < 0) & (t > _NEAR), t, np.inf)
 
     def normals(self, points: Array) -> Array:
         """The normal, once a point."""
@@ -108,7 +108,7 @@ class Box:
                 middle = -start[a] * inverse
                 reach = np.abs(self.half[a] * inverse)
                 near, far = np.maximum(near, middle - reach), np.minimum(far, middle + reach)
-        return cast(Array, np.where((near < far) & (near > _NEAR), near, np.inf))
+        return np.where((near < far) & (near > _NEAR), near, np.inf)
 
     def normals(self, points: Array) -> Array:
         """The normals of the faces that the points are on."""
@@ -160,7 +160,7 @@ class Sphere:
         b = m[0] * directions[0] + m[1] * directions[1] + m[2] * directions[2]
         with np.errstate(invalid="ignore"):
             t = (-b - np.sqrt(b * b - a * ((m * m).sum(axis=0) - self.radius**2))) / a
-        return cast(Array, np.where(t > _NEAR, t, np.inf))
+        return np.where(t > _NEAR, t, np.inf)
 
     def normals(self, points: Array) -> Array:
         """The directions from the centre."""

@@ -27,7 +27,12 @@ _PAINT: tuple[Colour, ...] = (
     (0.08, 0.08, 0.09),
     (0.5, 0.52, 0.55),
 )
-_CLOTHES: tuple[Colour, ...] = ((0.15, 0.2, 0.4), (0.6, 0.2, 0.2), (0.85, 0.7, 0.2), (0.2, 0.2, 0.2))
+_CLOTHES: tuple[Colour, ...] = (
+    (0.15, 0.2, 0.4),
+    (0.6, 0.2, 0.2),
+    (0.85, 0.7, 0.2),
+    (0.2, 0.2, 0.2),
+)
 _SKIN: tuple[Colour, ...] = ((0.85, 0.66, 0.54), (0.5, 0.34, 0.25))
 _END = 90.0  # metres
 
@@ -211,11 +216,21 @@ def car(p: Piece) -> None:
         w, length, h = 0.88, b.between(1.9, 2.3), b.between(0.8, 0.95)
         p.box("vehicle", (-w, 0.25, -length), (w, h, length), paint)
         p.box("vehicle", (-0.9 * w, h, -0.75 * length), (0.9 * w, h + 0.5, 0.4 * length), glass)
-        p.box("vehicle", (-0.88 * w, h + 0.5, -0.7 * length), (0.88 * w, h + 0.56, 0.35 * length), paint)
+        p.box(
+            "vehicle",
+            (-0.88 * w, h + 0.5, -0.7 * length),
+            (0.88 * w, h + 0.56, 0.35 * length),
+            paint,
+        )
     else:
         w, length, h = (0.98, 2.6, 2.2) if kind == 2 else (1.25, 5.5, 3.0)
         p.box("vehicle", (-w, 0.3, -length), (w, h, length), paint)
-        p.box("vehicle", (-w - 0.01, 0.55 * h, -0.9 * length), (w + 0.01, 0.85 * h, length + 0.01), glass)
+        p.box(
+            "vehicle",
+            (-w - 0.01, 0.55 * h, -0.9 * length),
+            (w + 0.01, 0.85 * h, length + 0.01),
+            glass,
+        )
     for x in (-w + 0.06, w - 0.06):
         for z in (-0.62 * length, 0.62 * length):
             p.ball("vehicle", (x, 0.33, z), 0.33, Material((0.07, 0.07, 0.07)))

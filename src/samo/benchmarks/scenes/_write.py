@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -104,9 +105,9 @@ def _write(order: Order, out: Path, part: int, index: int) -> None:
     files = arrays(order.layout, image)
     for name, path in paths.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda beside, name=name: _save(beside, files[name]))
+        write_atomically(path, partial(_save, files[name]))
 
 
-def _save(path: Path, array: np.ndarray) -> None:
+def _save(array: np.ndarray, path: Path) -> None:
     with path.open("wb") as file:  # np.save itself would append .npy to the name
         np.save(file, array, allow_pickle=False)
