@@ -27,7 +27,7 @@ class Part(StrEnum):
 
 def show_(
     run: Annotated[Path, typer.Argument(help="The directory of a run of `samo train`.")],
-    out: Annotated[Path, typer.Option(help="The figure: .png or .svg.")],
+    out: Annotated[Path, typer.Option(help="The figure: .png, .svg or .jpg.")],
     images: Annotated[int, typer.Option(min=1, help="How many images.")] = 4,
     split: Annotated[Part, typer.Option(help="Of which part of the data.")] = Part.TEST,
 ) -> None:
@@ -41,8 +41,8 @@ def show_(
 
     console, errors = Console(), Console(stderr=True)
     with told(errors):
-        if out.suffix not in (".png", ".svg"):
-            raise RunError(f"--out must be a .png or an .svg; found {str(out)!r}.")
+        if out.suffix not in (".png", ".svg", ".jpg"):
+            raise RunError(f"--out must be a .png, an .svg or a .jpg; found {str(out)!r}.")
         model = trained(run)
         pictures = _pictures(model, images, split)
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,7 @@ def predictions(pictures: DensePictures, title: str = "") -> Figure:
     tasks = list(pictures.truth)
     n, height, width = pictures.images.shape[:3]
     columns = 1 + 2 * len(tasks)
-    tall = _PANEL * height / width + 0.2
+    tall = _PANEL * height / width + 0.12
     legend = 0.5 if "segmentation" in tasks else 0.0
     with house_style():
         figure = Figure(

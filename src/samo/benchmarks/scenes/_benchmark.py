@@ -88,8 +88,8 @@ class Scenes(DensePrediction):
     """
 
     defaults: ClassVar[Defaults] = Defaults(
-        epochs=20,
-        batch_size=8,
+        epochs=10,
+        batch_size=4,
         lr=2e-3,
         rho=0.05,
         rho_grid=(0.01, 0.02, 0.05, 0.1),
@@ -99,7 +99,7 @@ class Scenes(DensePrediction):
     def __init__(
         self,
         *,
-        images: int = 400,
+        images: int = 800,
         size: Sequence[int] = (96, 128),
         network: str = "segnet-mtan",
         width: int = 8,
