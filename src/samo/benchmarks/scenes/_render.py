@@ -225,7 +225,7 @@ def _visible(scene: Scene, points: Array, to_light: Array, chosen: Array) -> Arr
     corners = [c for solid in casters if (c := solid.corners()) is not None]
     casters = [solid for solid in casters if not isinstance(solid, Plane)]
     points, to_light = points[:, chosen], to_light[:, chosen]
-    near = _in_cones(scene.light, np.array(corners), to_light)
+    near = _in_cones(scene.light, np.reshape(corners, (-1, 3, 8)), to_light)
     for solid, candidates in zip(casters, near, strict=True):
         some = np.flatnonzero(candidates)
         hidden = solid.distances(points[:, some], to_light[:, some]) < 1
