@@ -162,9 +162,7 @@ def test_without_a_measurement_a_metric_is_no_number(make: Any) -> None:
     assert metric.compute().isnan()
 
 
-@pytest.mark.parametrize(
-    "make", [DepthError, MeanAngle, MedianAngle, lambda: AnglesWithin(30.0)]
-)
+@pytest.mark.parametrize("make", [DepthError, MeanAngle, MedianAngle, lambda: AnglesWithin(30.0)])
 def test_metrics_of_two_processes_add_up(make: Any) -> None:
     """What torchmetrics does across processes: states are summed."""
     found = data(0)["depth" if make is DepthError else "normals"]

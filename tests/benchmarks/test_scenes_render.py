@@ -88,9 +88,7 @@ def test_a_plane() -> None:
             assert (image.label[i, j], image.depth[i, j]) == (-1, 0)
     assert seen > 500
     hit = image.label == 0
-    np.testing.assert_allclose(
-        in_world(image, CAMERA)[hit], np.tile(n, (hit.sum(), 1)), atol=1e-6
-    )
+    np.testing.assert_allclose(in_world(image, CAMERA)[hit], np.tile(n, (hit.sum(), 1)), atol=1e-6)
 
 
 def test_a_sphere() -> None:

@@ -17,7 +17,6 @@ from ._layouts import LAYOUTS, arrays, remembered
 
 _FIELDS = {IMAGE: "image", SEGMENTATION: "label", DEPTH: "depth", NORMALS: "normal"}
 _PARTS: tuple[Split, ...] = ("train", "validation", "test")
-_HELD_OUT = 100  # images for validation, and as many for the test
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,11 @@ class Scenes(DensePrediction):
     Rooms with furniture, of planes, boxes and spheres with procedural textures, a lamp that throws
     shadows, and a noisy camera; the thirteen classes are those of NYUv2, and depth (in metres) and
     normals are exact in every pixel. Each image is decided by the seed and its number, and rendered
-    when it is first needed. There are 100 images for validation and 100 for the test.
+    when it is first needed.
 
     Args:
         images: The number of training images.
+        held_out: The number of images for validation, and of those for the test.
         size: Height and width in pixels, multiples of 32.
         network: ``"segnet-mtan"`` or ``"segnet"``.
         width: The channels of the network's first stage.
@@ -100,21 +100,26 @@ class Scenes(DensePrediction):
         self,
         *,
         images: int = 800,
+        held_out: int = 100,
         size: Sequence[int] = (96, 128),
         network: str = "segnet-mtan",
         width: int = 8,
         seed: int = 0,
     ) -> None:
-        if images < 1:
-            raise ValueError(f"images must be at least 1; found {images}.")
+        for name, value, least in (
+            ("images", images, 1),
+            ("held_out", held_out, 1),
+            ("seed", seed, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}; found {value}.")
         if len(size) != 2:
             raise ValueError(f"size must be height and width; found {tuple(size)}.")
-        if seed < 0:
-            raise ValueError(f"seed must be at least 0; found {seed}.")
         self.images = images
+        self.held_out = held_out
         self.size = (size[0], size[1])
         self.seed = seed
-        counts = (images, _HELD_OUT, _HELD_OUT)
+        counts = (images, held_out, held_out)
         parts = {
             split: (RenderedExamples(seed, part, n, self.size), torch.arange(n))
             for part, (split, n) in enumerate(zip(_PARTS, counts, strict=True))
