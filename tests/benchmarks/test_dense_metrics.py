@@ -109,14 +109,14 @@ def test_metrics_of_all_pixels_whatever_the_batches(seed: int, sizes: list[int])
     logits, labels = found["segmentation"]
     valid = labels >= 0
     y, p = labels[valid].numpy(), logits.argmax(1)[valid].numpy()
-    predicted, depth = (x.double()[found["depth"][1] != 0].numpy() for x in found["depth"])
+    guessed, depth = (x.double()[found["depth"][1] != 0].numpy() for x in found["depth"])
     angles = naive_angles(*found["normals"])
     expected = {
         # The class that neither occurs nor is predicted does not count.
         "mIoU": 100 * jaccard_score(y, p, average="macro"),
         "pixel accuracy": 100 * accuracy_score(y, p),
-        "absolute error": np.abs(predicted - depth).mean(),
-        "relative error": (np.abs(predicted - depth) / depth).mean(),
+        "absolute error": np.abs(guessed - depth).mean(),
+        "relative error": (np.abs(guessed - depth) / depth).mean(),
         "mean angle": angles.mean(),
         "within 11.25": 100 * (angles < 11.25).mean(),
         "within 22.5": 100 * (angles < 22.5).mean(),

@@ -23,7 +23,14 @@ SIZE = (32, 64)
 
 
 def order(**changes: Any) -> Order:
-    values = {"layout": "nyuv2", "train": 3, "val": 2, "seed": 0, "height": 32, "width": 64}
+    values: dict[str, Any] = {
+        "layout": "nyuv2",
+        "train": 3,
+        "val": 2,
+        "seed": 0,
+        "height": 32,
+        "width": 64,
+    }
     return Order(**(values | changes))
 
 
@@ -228,7 +235,7 @@ def test_a_directory_with_anything_else_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_directory_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="cannot be written to: .*Not a directory"):
+    with pytest.raises(DataError, match=r"cannot be written to: .*Not a directory"):
         write_scenes(order(), tmp_path / "file" / "data")
 
 

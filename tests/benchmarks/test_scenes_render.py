@@ -181,7 +181,7 @@ def test_light_and_shadow() -> None:
         c = centre - at[i, j]
         gap = np.linalg.norm(c - (c @ u) * u) - r
         shadow = gap < 0
-        dark += shadow
+        dark += int(shadow)
         if abs(gap) > 1e-3:
             expected = 255 * (0.2 + (0 if shadow else 0.6 * u[1]))
             assert image.image[i, j] == pytest.approx(expected, abs=0.6)
