@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-slow test-gpu demo format clean
+.PHONY: help setup check test test-slow test-gpu demo bench-aggregation format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ check: $(STAMP) ## lint, format check, strict types
 	$(BIN)/mypy
 
 test: $(STAMP) ## the fast tests, the doctests and the README's examples
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto -m "not slow and not gpu"
 
 test-slow: $(STAMP) ## the tests that take long
 	$(BIN)/python -m pytest -m "slow and not gpu"
@@ -39,6 +39,9 @@ test-gpu: $(STAMP) ## the tests that need a CUDA device (skipped where there is 
 
 demo: $(STAMP) ## sharpness-aware training against plain training on real digits
 	$(BIN)/samo compare digits --methods ls,fairgrad --sharpness erm,gsam,samo --rho 0.2 --seeds 3 --epochs 20 --jobs 2 --out runs/demo
+
+bench-aggregation: $(STAMP) ## what a call of each method costs, ours and TorchJD's
+	$(BIN)/python benchmarks/aggregation.py
 
 format: $(STAMP) ## format, and mend what ruff can mend
 	$(BIN)/ruff check --fix-only --exit-zero

@@ -9,7 +9,7 @@ import pytest
 
 import samo
 from samo import aggregation
-from samo._citation import bibtex
+from samo._citation import bibtex, source
 
 BIB = (Path(samo.__file__).parent / "references.bib").read_text(encoding="utf-8")
 KEYS = re.findall(r"@\w+\{(.*?),", BIB)
@@ -38,6 +38,18 @@ def test_every_entry_is_well_formed(key: str) -> None:
     assert {"journal", "booktitle"} & set(fields)
     assert re.fullmatch(r"(19|20)\d\d", fields["year"])
     assert all(", " in name or name == "others" for name in fields["author"].split(" and "))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_sources_are_plain_text(key: str) -> None:
+    assert re.fullmatch(r"[\w .-]+ (19|20)\d\d(, \S+)?", source(key))
+
+
+def test_sources() -> None:
+    """One author, two with accents, more; a paper without an address."""
+    assert source("desideri2012mgda") == "Désidéri 2012"
+    assert source("crawshaw2021slaw") == "Crawshaw and Košecká 2021, arXiv:2109.08218"
+    assert source("navon2022nash") == "Navon et al. 2022, arXiv:2202.01017"
 
 
 @pytest.mark.parametrize("name", aggregation.available())

@@ -37,7 +37,11 @@ def test_list_methods_says_what_each_needs() -> None:
     (line,) = [line for line in out.splitlines() if " fairgrad " in line]
     assert "gramian" in line
     assert "alpha=2.0" in line
-    assert "ban2024fairgrad" in line
+    assert "Ban and Ji 2024" in line
+    by_name = {line.split("│")[1].strip(): line for line in out.splitlines() if "│" in line}
+    assert " kept " in by_name["dwa"]
+    assert " trained " in by_name["uw"]
+    assert not {"kept", "trained"} & set(line.split())
 
 
 def test_list_sharpness_has_the_options() -> None:

@@ -6,6 +6,10 @@ import re
 from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
+from unicodedata import normalize
+
+# The accents that occur in names: LaTeX's command, and the combining character.
+_ACCENTS = {"'": "\u0301", "v": "\u030c"}
 
 
 def bibtex(keys: Iterable[str]) -> str:
@@ -30,6 +34,39 @@ def bibtex(keys: Iterable[str]) -> str:
     if unknown := [key for key in wanted if key not in entries]:
         raise LookupError(f"No entry {', '.join(map(repr, unknown))} in references.bib.")
     return "\n\n".join(entries[key] for key in wanted)
+
+
+def source(key: str) -> str:
+    """Who wrote the paper of a key, and where it is to be found, in one line.
+
+    Args:
+        key: The key in ``references.bib``.
+
+    Returns:
+        Authors, year and address.
+
+    Raises:
+        LookupError: If there is no entry of that key.
+
+    Example:
+        >>> from samo._citation import source
+        >>> source("kwon2021asam")
+        'Kwon et al. 2021, arXiv:2102.11600'
+    """
+    entry = bibtex([key])
+    fields = dict(re.findall(r"^\s*(\w+)\s*=\s*\{(.*)\},?$", entry, re.MULTILINE))
+    surnames = [_plain(name.split(",")[0]) for name in fields["author"].split(" and ")]
+    who = " and ".join(surnames) if len(surnames) <= 2 else f"{surnames[0]} et al."
+    where = fields.get("url", "").removeprefix("https://").replace("arxiv.org/abs/", "arXiv:")
+    return f"{who} {fields['year']}" + (f", {where}" if where else "")
+
+
+def _plain(latex: str) -> str:
+    """Text without braces, and with its accents as characters."""
+    accented = re.sub(
+        r"\\(['v])\s*\{?(\w)\}?", lambda m: normalize("NFC", m[2] + _ACCENTS[m[1]]), latex
+    )
+    return re.sub(r"[{}]", "", accented)
 
 
 @cache

@@ -47,7 +47,9 @@ class Engine:
     l_i` at the natural losses; they apply to the own parameters as well, and S's own parameters get
     their gradient. Decomposed aggregation (F-MTL, arXiv 2211.13723):
     :math:`A(\nabla l_1, \dots) + A(g_1 - \nabla l_1, \dots)`, each by a copy of A with a state of
-    its own; for methods whose weights are known before the gradients, the two sums make one.
+    its own; for methods whose weights are known before the gradients, the two sums make one. A
+    method of the gradients that needs the losses too is told them, and may say what the own
+    parameters are to minimise (`samo.aggregation.SeesLosses`).
 
     Args:
         model: The model. Its buffers, and the random numbers that its modules draw, are guarded.

@@ -1,27 +1,36 @@
 """Names for aggregation methods: what there is, what each one needs, and how to make one.
 
 The methods are TorchJD's, with the defaults that their papers give, and classes of the same kind
-for those that TorchJD lacks.
+for those that TorchJD lacks, is slow at, or does not solve exactly.
 
 Example:
     >>> from samo import aggregation
     >>> aggregation.create("fairgrad", n_tasks=3)
-    FairGrad(alpha=2.0, max_iters=None)
+    FairGrad(alpha=2.0)
     >>> aggregation.describe("fairgrad").needs
     'gramian'
 """
 
+from ._cagrad import CAGrad, CAGradWeighting
 from ._conic_grad import ConicGrad, ConicGradWeighting
 from ._db_mtl import DBMTL
+from ._errors import ConvergenceError
+from ._fair_grad import FairGrad, FairGradWeighting
 from ._go4align import GO4Align
 from ._grad_norm import GradNorm, GradNormWeighting
+from ._gradvac import GradVac, GradVacWeighting
 from ._imtl import IMTL, IMTLWeighting
 from ._ldc_mtl import LDCMTL
 from ._method import Method
+from ._mgda import MGDA, MGDAWeighting
 from ._moco import MoCo
-from ._nash_mtl import NashMTL
+from ._nash_mtl import NashMTL, NashMTLWeighting
+from ._pcd import PCD, PCDWeighting
+from ._pcgrad import PCGrad, PCGradWeighting
+from ._projector import ExactProjector
 from ._registry import available, create, describe, method_of
 from ._scale_free import ScaleFree
+from ._sdmgrad import SDMGradWeighting
 from ._sees_losses import SeesLosses
 from ._si import SI
 from ._slaw import SLAW
@@ -35,17 +44,33 @@ __all__ = [
     "Method",
     "ScaleFree",
     "SeesLosses",
+    "ConvergenceError",
+    "ExactProjector",
+    "CAGrad",
+    "CAGradWeighting",
     "ConicGrad",
     "ConicGradWeighting",
     "DBMTL",
+    "FairGrad",
+    "FairGradWeighting",
     "GO4Align",
     "GradNorm",
     "GradNormWeighting",
+    "GradVac",
+    "GradVacWeighting",
     "IMTL",
     "IMTLWeighting",
     "LDCMTL",
+    "MGDA",
+    "MGDAWeighting",
     "MoCo",
     "NashMTL",
+    "NashMTLWeighting",
+    "PCD",
+    "PCDWeighting",
+    "PCGrad",
+    "PCGradWeighting",
+    "SDMGradWeighting",
     "SI",
     "SLAW",
     "STL",

@@ -181,6 +181,7 @@ class Combiner(ABC):
 class WeightsFirst(Combiner):
     """A method whose weights are known before the task gradients are."""
 
+    @abstractmethod
     def weights(self, losses: Tensor, present: Sequence[int]) -> tuple[Tensor, list[Tensor | None]]:
         """Weighs the tasks.
 
@@ -191,12 +192,6 @@ class WeightsFirst(Combiner):
         Returns:
             The weights of the tasks that are present, and the gradients of the method's parameters.
         """
-        return self._weights(losses, present)
-
-    @abstractmethod
-    def _weights(
-        self, losses: Tensor, present: Sequence[int]
-    ) -> tuple[Tensor, list[Tensor | None]]: ...
 
 
 class WeightsOfLosses(WeightsFirst):
@@ -205,9 +200,8 @@ class WeightsOfLosses(WeightsFirst):
     def probe(self, method: Any, n_tasks: int) -> object:
         return method(torch.ones(n_tasks, dtype=self.dtype, device=self.device))
 
-    def _weights(
-        self, losses: Tensor, present: Sequence[int]
-    ) -> tuple[Tensor, list[Tensor | None]]:
+    def weights(self, losses: Tensor, present: Sequence[int]) -> tuple[Tensor, list[Tensor | None]]:
+        """Differentiates S."""
         weights, gradients = self._differentiated(self.method, losses, present)
         assert weights is not None
         return weights, gradients
@@ -219,9 +213,8 @@ class WeightsOfCount(WeightsFirst):
     def probe(self, method: Any, n_tasks: int) -> object:
         return method(torch.empty(n_tasks, 0, dtype=self.dtype, device=self.device))
 
-    def _weights(
-        self, losses: Tensor, present: Sequence[int]
-    ) -> tuple[Tensor, list[Tensor | None]]:
+    def weights(self, losses: Tensor, present: Sequence[int]) -> tuple[Tensor, list[Tensor | None]]:
+        """Shows the weighting a matrix without columns."""
         rows, device = self.n_tasks if self.sized else len(present), self.device or losses.device
         weights = self.method(torch.empty(rows, 0, dtype=self.dtype, device=device))
         return (weights[_index(present, device)] if self.sized else weights), []

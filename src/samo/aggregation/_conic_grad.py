@@ -12,6 +12,7 @@ from torch import Tensor
 from torchjd.aggregation import GramianWeightedAggregator, Weighting
 from torchjd.linalg import PSDMatrix
 
+from ._arrays import Array, diagonal_of, library, to_array, to_tensor
 from ._checks import in_range
 from ._forward import of_weighting
 from ._scale_free import ScaleFree
@@ -50,18 +51,18 @@ class ConicGradWeighting(Weighting[PSDMatrix], ScaleFree):
             The weights, ``[K]``.
         """
         n = len(gramian)
-        size = gramian.diagonal().mean().item()
-        unit = gramian.detach().double().cpu() / (size or 1.0)
-        norm = max(unit.mean().item(), 0.0) ** 0.5
+        unit = to_array(gramian)
+        unit = unit / (float(unit.diagonal().mean()) or 1.0)
+        norm = max(float(unit.mean()), 0.0) ** 0.5
         if norm < _NOTHING:  # the gradients cancel: the cone has no axis, the direction no length
             return torch.zeros_like(gramian[0])
         cone = _Cone(unit, unit.mean(0) / norm, self.c)
         best, at = _minimized(cone)
         if best.length < _NOTHING:  # no direction of the cone helps all tasks: its axis
-            weights = torch.full_like(at, 1 / n)
+            weights = at * 0.0 + 1 / n
         else:
             weights = (norm * best.own * at + best.axis / n) / best.length
-        return weights.to(gramian)
+        return to_tensor(weights, gramian)
 
     def __repr__(self) -> str:
         return f"ConicGradWeighting(c={self.c})"
@@ -112,45 +113,48 @@ class _Projection:
     own: float
     axis: float
     length: float
-    gradient: Tensor
-    hessian: Tensor
+    gradient: Array
+    hessian: Array
 
     @property
     def gap(self) -> float:
         """How far 2 F(w) can be from its minimum over the simplex."""
-        return self.length**2 - self.gradient.min().item()
+        return self.length**2 - float(self.gradient.min())
 
 
 @dataclass(frozen=True)
 class _Cone:
     """The cone, by the Gramian and the inner products of the gradients with its axis ĝ_0."""
 
-    gramian: Tensor
-    along: Tensor
+    gramian: Array
+    along: Array
     c: float
 
-    def projected(self, w: Tensor) -> _Projection:
+    def projected(self, w: Array) -> _Projection:
         """Projects Σ w_i g_i."""
         image = self.gramian @ w
-        a, square = (self.along @ w).item(), max((w @ image).item(), 0.0)
+        a, square = float(self.along @ w), max(float(w @ image), 0.0)
         if a >= self.c * math.sqrt(square):
             return _Projection(1.0, 0.0, math.sqrt(square), image, self.gramian)
         s, b = math.sqrt(1 - self.c**2), math.sqrt(max(square - a * a, 0.0))
         t = self.c * a + s * b
         if t <= 0 or b == 0:
-            nothing = torch.zeros_like(image)
-            return _Projection(0.0, 0.0, 0.0, nothing, torch.zeros_like(self.gramian))
+            return _Projection(0.0, 0.0, 0.0, image * 0.0, self.gramian * 0.0)
         across = (image - a * self.along) / b
         slope = self.c * self.along + s * across
-        bend = self.gramian - torch.outer(self.along, self.along) - torch.outer(across, across)
+        bend = self.gramian - _outer(self.along) - _outer(across)
         own, axis = t * s / b, t * (self.c - s * a / b)
-        return _Projection(own, axis, t, t * slope, torch.outer(slope, slope) + own * bend)
+        return _Projection(own, axis, t, t * slope, _outer(slope) + own * bend)
 
 
-def _minimized(cone: _Cone) -> tuple[_Projection, Tensor]:
+def _outer(vector: Array) -> Array:
+    return vector[:, None] * vector
+
+
+def _minimized(cone: _Cone) -> tuple[_Projection, Array]:
     """Minimises F over the simplex by a primal-dual interior-point method.
 
-    Each step is Newton's on F'(w) - z - y = 0, Σ w = 1, w z = μ, with μ a tenth of its present
+    Each step is Newton's on F'(w) - z - y = 0, Σ w = 1, w z = μ, with μ a fraction of its present
     value, as far as w and z stay positive.
 
     Args:
@@ -159,21 +163,24 @@ def _minimized(cone: _Cone) -> tuple[_Projection, Tensor]:
     Returns:
         The projection at the minimum, and w.
     """
-    n = len(cone.along)
-    w, z = torch.full_like(cone.along, 1 / n), torch.ones_like(cone.along)
+    xp, n = library(), len(cone.along)
+    z = cone.along * 0.0 + 1.0
+    w = z / n
     here = cone.projected(w)
     for _ in range(_STEPS):
         if here.gap <= _RELATIVE * here.length**2 + _ABSOLUTE:
             break
-        mu = 0.1 * (w @ z) / n
-        right = torch.stack([torch.ones_like(w), mu / w - here.gradient], dim=1)
-        of_y, rest = torch.linalg.solve(here.hessian + (z / w).diag(), right).unbind(1)
+        mu = 0.02 * (w @ z) / n
+        right = xp.stack([z * 0.0 + 1.0, mu / w - here.gradient])
+        hessian = here.hessian * 1.0
+        diagonal_of(hessian)[:] += z / w
+        of_y, rest = xp.linalg.solve(hessian, right.T).T
         dw = rest - rest.sum() / of_y.sum() * of_y
         dz = mu / w - z - z / w * dw
-        furthest = torch.maximum((-dw / w).max(), (-dz / z).max()).item()
+        furthest = max(float((-dw / w).max()), float((-dz / z).max()))
         step = min(1.0, 0.99 / furthest) if furthest > 0 else 1.0
         w, z = w + step * dw, z + step * dz
-        w /= w.sum()
+        w = w / w.sum()
         here = cone.projected(w)
     else:
         warnings.warn(

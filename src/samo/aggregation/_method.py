@@ -55,6 +55,7 @@ class Method:
         note: What a user should know before using it.
         aliases: Other names for it.
         build: Makes one, from ``kind``, the number of tasks and the options.
+        trained: Whether it has parameters of its own, for the user's optimizer to train.
         tasks_for: The smallest number of tasks that it takes, from the options.
     """
 
@@ -66,6 +67,7 @@ class Method:
     published: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
     aliases: tuple[str, ...] = ()
+    trained: bool = False
     build: Callable[[Callable[..., Any], int, Options], Any] = field(default=plain, repr=False)
     tasks_for: Callable[[Mapping[str, Any]], int] = field(default=lambda _: 1, repr=False)
 
@@ -85,7 +87,7 @@ class Method:
 
     @property
     def stateful(self) -> bool:
-        """Whether its weights depend on earlier calls."""
+        """Whether it keeps a state of its own: what it gives depends on earlier calls."""
         return issubclass(self.kind, Stateful)
 
     @property

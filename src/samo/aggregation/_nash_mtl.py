@@ -1,87 +1,108 @@
-"""Nash-MTL, which TorchJD offers for whole matrices only, from their Gramian."""
+"""Nash-MTL: the bargaining solution."""
 
 from __future__ import annotations
 
-from typing import cast, final
+from typing import final
 
-import torch
-import torchjd.aggregation
-from torchjd import Stateful
-from torchjd.aggregation import GramianWeightedAggregator
-from torchjd.linalg import Matrix, PSDMatrix
+from torch import Tensor
+from torchjd.aggregation import GramianWeightedAggregator, Weighting
+from torchjd.linalg import PSDMatrix
 
-
-def _of_weighting(name: str) -> property:
-    def get(self: NashMTL) -> object:
-        return getattr(self.nash_weighting, name)
-
-    def set_(self: NashMTL, value: object) -> None:
-        setattr(self.nash_weighting, name, value)
-
-    return property(get, set_)
+from ._alpha_fair import alpha_fair
+from ._arrays import to_array, to_tensor
+from ._checks import in_range
+from ._forward import of_weighting
 
 
 @final
-class NashMTL(GramianWeightedAggregator, Stateful):
-    r"""Multi-task learning as a bargaining game.
-
-    The weights α solve
-
-    .. math::
-        G \alpha = 1 / \alpha, \qquad G = J J^\top
-
-    (Navon et al., ICML 2022, arXiv 2202.01017, Eq. 2 and Algorithm 1).
-
-    TorchJD's class of the same name takes the matrix J of the K task gradients. It looks at
-    :math:`J J^\top` and at :math:`\|J^\top \alpha\|^2 = \alpha^\top G \alpha` alone, so any R with
-    :math:`R R^\top = G` does in the place of J: here the K × K root of the Gramian.
+class NashMTLWeighting(Weighting[PSDMatrix]):
+    """The weighting of `NashMTL`.
 
     Args:
-        n_tasks: The number of tasks K.
-        max_norm: The largest norm of the aggregate; 0 for no limit.
-        update_weights_every: Solve at every so many calls only, and repeat the weights in between.
-        optim_niter: The largest number of convex problems that one solution takes.
+        max_norm: The largest norm of the direction; 0 for no limit.
 
     Raises:
-        ImportError: If cvxpy or ecos is missing.
-        ValueError: If an argument is out of its range.
+        TypeError: If it is not a number.
+        ValueError: If it is out of its range.
     """
 
-    def __init__(
-        self,
-        n_tasks: int,
-        max_norm: float = 1.0,
-        update_weights_every: int = 1,
-        optim_niter: int = 20,
-    ) -> None:
-        whole = torchjd.aggregation.NashMTL(n_tasks, max_norm, update_weights_every, optim_niter)
-        super().__init__(whole.weighting << root)
-        self.nash_weighting = whole.weighting
+    def __init__(self, max_norm: float = 1.0) -> None:
+        super().__init__()
+        self.max_norm = max_norm
 
-    n_tasks = _of_weighting("n_tasks")
-    max_norm = _of_weighting("max_norm")
-    update_weights_every = _of_weighting("update_weights_every")
-    optim_niter = _of_weighting("optim_niter")
+    @property
+    def max_norm(self) -> float:
+        """The largest norm of the direction."""
+        return self._max_norm
 
-    def reset(self) -> None:
-        """Forgets all calls so far."""
-        self.nash_weighting.reset()
+    @max_norm.setter
+    def max_norm(self, value: float) -> None:
+        self._max_norm = in_range("max_norm", value, 0)
+
+    def forward(self, gramian: PSDMatrix, /) -> Tensor:
+        """Weighs the tasks.
+
+        Args:
+            gramian: The Gramian, ``[K, K]``.
+
+        Returns:
+            The weights, ``[K]``.
+
+        Raises:
+            ConvergenceError: If they are not found.
+            ValueError: If the Gramian is not finite.
+        """
+        weights = alpha_fair(gramian, 1.0)
+        norm = max(float(weights @ (to_array(gramian) @ weights)), 0.0) ** 0.5
+        if 0 < self.max_norm < norm:
+            weights = weights * (self.max_norm / norm)
+        return to_tensor(weights, gramian)
 
     def __repr__(self) -> str:
-        return (
-            f"NashMTL(n_tasks={self.n_tasks}, max_norm={self.max_norm}, "
-            f"update_weights_every={self.update_weights_every}, optim_niter={self.optim_niter})"
-        )
+        return f"NashMTLWeighting(max_norm={self.max_norm})"
 
 
-def root(gramian: PSDMatrix) -> Matrix:
-    r"""A square root R of a Gramian, :math:`R R^\top = G`; rounding's negative eigenvalues are 0.
+@final
+class NashMTL(GramianWeightedAggregator):
+    r"""Multi-task learning as a bargaining game.
+
+    The weights w > 0 solve
+
+    .. math::
+        G w = 1 / w, \qquad G = J J^\top
+
+    (Navon et al., ICML 2022, arXiv 2202.01017, Eq. 2 and Algorithm 1), and are then multiplied by
+    ``max_norm`` over the norm of :math:`J^\top w` where that is less than 1. Since
+    :math:`\|J^\top w\|^2 = w^\top G w = K`, the direction has the norm √K or ``max_norm``,
+    whichever is less: its length says nothing of how far away the solution is.
+
+    The authors' code and TorchJD's class of the same name take the matrix J, solve a sequence of
+    convex programs from the weights of the step before, and stop after 20, often far from the
+    solution. Here the Gramian is enough, the solution is exact and no step depends on another, so
+    that there is no ``optim_niter``; nor is there ``update_weights_every``, which saves the authors
+    backward passes, but not a user of a Gramian. See `FairGrad`, of which this is the case α = 1,
+    for what happens where tasks cannot all improve.
 
     Args:
-        gramian: The Gramian, ``[K, K]``.
+        max_norm: The largest norm of the direction; 0 for no limit.
 
-    Returns:
-        R, ``[K, K]``.
+    Raises:
+        TypeError: If it is not a number.
+        ValueError: If it is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from samo.aggregation import NashMTL
+        >>> NashMTL(max_norm=0)(torch.tensor([[4.0, 0.0], [0.0, 0.5]]))
+        tensor([1., 1.])
     """
-    values, vectors = torch.linalg.eigh(gramian)
-    return cast("Matrix", vectors * values.clamp(min=0).sqrt())
+
+    gramian_weighting: NashMTLWeighting
+
+    def __init__(self, max_norm: float = 1.0) -> None:
+        super().__init__(NashMTLWeighting(max_norm))
+
+    max_norm = of_weighting("max_norm")
+
+    def __repr__(self) -> str:
+        return f"NashMTL(max_norm={self.max_norm})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,15 +15,23 @@ from torchjd import scalarization as sca
 from torchjd.aggregation import Aggregator, GramianWeightedAggregator, Weighting
 from torchjd.scalarization import Scalarizer
 
+from ._cagrad import CAGrad
 from ._conic_grad import ConicGrad
 from ._db_mtl import DBMTL
+from ._fair_grad import FairGrad
 from ._go4align import GO4Align
 from ._grad_norm import GradNorm
+from ._gradvac import GradVac
 from ._imtl import IMTL
 from ._ldc_mtl import LDCMTL
 from ._method import Method, Options, of_gramian, sized, uniform
+from ._mgda import MGDA
 from ._moco import MoCo
 from ._nash_mtl import NashMTL
+from ._pcd import PCD
+from ._pcgrad import PCGrad
+from ._projector import ExactProjector
+from ._sdmgrad import SDMGradWeighting
 from ._si import SI
 from ._slaw import SLAW
 from ._stl import STL
@@ -107,13 +116,22 @@ _TABLE = (
         ),
         build=uniform,
     ),
-    Method("uw", "Uncertainty weighting", "losses", sca.UW, ("kendall2018uw",), build=sized),
+    Method(
+        "uw",
+        "Uncertainty weighting",
+        "losses",
+        sca.UW,
+        ("kendall2018uw",),
+        trained=True,
+        build=sized,
+    ),
     Method(
         "imtl-l",
         "Impartial multi-task learning, loss balance",
         "losses",
         sca.IMTLL,
         ("liu2021imtl",),
+        trained=True,
         build=sized,
     ),
     Method("dwa", "Dynamic weight average", "losses", sca.DWA, ("liu2019dwa",)),
@@ -140,6 +158,7 @@ _TABLE = (
         "losses",
         LDCMTL,
         ("xiao2025ldcmtl",),
+        trained=True,
         note=(
             "The authors' lambda_ is 0.1 (Cityscapes), 0.05 (NYUv2, QM9) and 0.01 (CelebA). One "
             "number a task in the place of the paper's router. The order of the tasks matters. "
@@ -159,12 +178,12 @@ _TABLE = (
         "mgda",
         "Multiple-gradient descent algorithm",
         "gramian",
-        agg.MGDA,
+        MGDA,
         ("desideri2012mgda", "sener2018mgda"),
     ),
-    Method("pcgrad", "Projecting conflicting gradients", "gramian", agg.PCGrad, ("yu2020pcgrad",)),
+    Method("pcgrad", "Projecting conflicting gradients", "gramian", PCGrad, ("yu2020pcgrad",)),
     Method("graddrop", "Gradient sign dropout", "gradients", agg.GradDrop, ("chen2020graddrop",)),
-    Method("gradvac", "Gradient vaccine", "gramian", agg.GradVac, ("wang2021gradvac",)),
+    Method("gradvac", "Gradient vaccine", "gramian", GradVac, ("wang2021gradvac",)),
     Method(
         "imtl-g",
         "Impartial multi-task learning, gradient balance",
@@ -179,6 +198,7 @@ _TABLE = (
         IMTL,
         ("liu2021imtl",),
         note="Give its parameters to the optimizer, as those of imtl-l.",
+        trained=True,
         build=sized,
     ),
     Method(
@@ -196,9 +216,8 @@ _TABLE = (
         "cagrad",
         "Conflict-averse gradient descent",
         "gramian",
-        agg.CAGrad,
+        CAGrad,
         ("liu2021cagrad",),
-        {"c": 0.4},
     ),
     Method(
         "conicgrad",
@@ -224,6 +243,7 @@ _TABLE = (
         "gramian",
         agg.UPGrad,
         ("quinton2024jacobian",),
+        {"projector": ExactProjector()},
     ),
     Method(
         "dualproj",
@@ -231,6 +251,7 @@ _TABLE = (
         "gramian",
         agg.DualProj,
         ("lopezpaz2017gem",),
+        {"projector": ExactProjector()},
     ),
     Method(
         "config", "Conflict-free inverse gradients", "gradients", agg.ConFIG, ("liu2025config",)
@@ -262,7 +283,7 @@ _TABLE = (
         "sdmgrad",
         "Stochastic direction-oriented multi-objective gradient descent",
         "gramian",
-        agg.SDMGradWeighting,
+        SDMGradWeighting,
         ("xiao2023sdmgrad",),
         note=_ONE_BATCH,
         build=of_gramian,
@@ -290,7 +311,7 @@ _TABLE = (
         "pcd",
         "Priority-constrained descent",
         "gramian",
-        agg.PCD,
+        PCD,
         ("varam2026pcd",),
         note="The first task is the primary one.",
     ),
@@ -320,16 +341,13 @@ _TABLE = (
         "gramian",
         NashMTL,
         ("navon2022nash",),
-        build=sized,
-        tasks_for=lambda _: 2,
     ),
     Method(
         "fairgrad",
         "Fair resource allocation",
         "gramian",
-        agg.FairGrad,
+        FairGrad,
         ("ban2024fairgrad",),
-        {"alpha": 2.0},
     ),
 )
 
@@ -337,9 +355,10 @@ _BY_NAME = {name: method for method in _TABLE for name in (method.name, *method.
 
 
 def _types(method: Method) -> list[type[Any]]:
-    """The classes of a method: TorchJD has aggregator, weighting and scalarizer of one name."""
+    """The classes of a method: aggregator, weighting and scalarizer of one name."""
     base = method.kind.__name__.removesuffix("Weighting")
-    twins = [getattr(agg, base + suffix, None) for suffix in ("", "Weighting")]
+    places = (agg, sys.modules[method.kind.__module__])
+    twins = [getattr(p, base + suffix, None) for p in places for suffix in ("", "Weighting")]
     return [method.kind, *(twin for twin in twins if twin is not None)]
 
 
@@ -366,7 +385,7 @@ def describe(name: str) -> Method:
     Example:
         >>> from samo import aggregation
         >>> aggregation.describe("CAGrad").defaults
-        {'c': 0.4, 'norm_eps': 0.0001}
+        {'c': 0.4}
     """
     normal = name.lower().replace("_", "-")
     if normal in _BY_NAME:

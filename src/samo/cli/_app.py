@@ -31,6 +31,7 @@ from ._list import tables
 from ._options import assignments, benchmark_options, names, numbers
 from ._pictures import show_
 from ._show import CompareView, TrainView, scores_table
+from ._toy import toy_
 
 app = typer.Typer(
     name="samo",
@@ -202,6 +203,9 @@ def compare_(
             )
         if failures:
             raise typer.Exit(1)
+
+
+app.command("toy")(toy_)
 
 
 def _report(console: Console, out: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from .. import aggregation, benchmarks
+from .._citation import source
+from ..aggregation import Method
 from ..training import PRESETS
 
 
@@ -31,7 +33,8 @@ def tables(what: str | None) -> list[Table]:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        # Descriptions are in words that should not be broken.
+        table.add_column(column, overflow="fold", min_width=14 if column == "what it is" else None)
     return table
 
 
@@ -50,12 +53,13 @@ def _methods(*, short: bool) -> Table:
     if short:
         table = _table("methods (all about them: samo list methods)", "name", "what it is")
     else:
-        table = _table("methods", "name", "what it is", "needs", "options", "paper")
+        table = _table("methods", "name", "what it is", "needs", "state", "options", "source")
     for name in aggregation.available():
         method = aggregation.describe(name)
         row = [name, method.title]
         if not short:
-            row += [method.needs, _defaults(method.defaults), ", ".join(method.references) or "–"]
+            row += [_needs(method), _state(method), _defaults(method.defaults)]
+            row.append("; ".join(map(source, method.references)) or "–")
         table.add_row(*row)
     return table
 
@@ -71,5 +75,19 @@ def _presets(*, short: bool) -> Table:
     return table
 
 
+def _needs(method: Method) -> str:
+    return f"{method.needs}, losses" if method.sees_losses else method.needs
+
+
+def _state(method: Method) -> str:
+    if method.trained:
+        return "trained"
+    return "kept" if method.stateful else "–"
+
+
 def _defaults(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in options.items()) or "–"
+    return ", ".join(f"{name}={_value(value)}" for name, value in options.items()) or "–"
+
+
+def _value(value: object) -> str:
+    return value.__name__.strip("_") if inspect.isfunction(value) else str(value)

@@ -43,7 +43,7 @@ def _percentages(record: dict[str, Any]) -> str:
     return "  ".join(parts)
 
 
-class _View:
+class View:
     """Bars that are there within a block."""
 
     def __init__(self, console: Console) -> None:
@@ -68,7 +68,7 @@ class _View:
             self._console.print(text, highlight=False, soft_wrap=True)
 
 
-class TrainView(_View):
+class TrainView(View):
     """Shows one run, by epochs.
 
     Args:
@@ -95,7 +95,7 @@ class TrainView(_View):
         self._line(f"epoch {progress.epoch}/{progress.epochs}  {note}")
 
 
-class CompareView(_View):
+class CompareView(View):
     """Shows many runs: a bar for all, and one for each that is going on.
 
     Args:

@@ -5,6 +5,8 @@ from ._predictions import DensePictures, predictions
 from ._rows import Column, Entry, Row, Spread, Summary
 from ._summary import read, summarize
 from ._tables import markdown, rich_table, write_csv
+from ._toy import landscape, loss_space
+from ._toy_tables import toy_table, write_toy
 from ._write import write
 
 __all__ = [
@@ -15,13 +17,17 @@ __all__ = [
     "Spread",
     "Summary",
     "delta_m",
+    "landscape",
     "learning_curves",
+    "loss_space",
     "markdown",
     "predictions",
     "read",
     "rho_grid",
     "rich_table",
     "summarize",
+    "toy_table",
     "write",
     "write_csv",
+    "write_toy",
 ]

@@ -1,0 +1,122 @@
+"""SDMGrad: the common descent direction, pulled towards a preferred one."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+from torchjd import Stateful
+from torchjd.aggregation import Weighting
+from torchjd.linalg import PSDMatrix
+
+from ._arrays import Array, library, to_array, to_tensor
+from ._checks import in_range
+from ._scale_free import ScaleFree
+from ._simplex import onto_simplex
+
+
+@final
+class SDMGradWeighting(Weighting[PSDMatrix], Stateful, ScaleFree):
+    r"""Stochastic direction-oriented multi-objective gradient descent.
+
+    With w̃ the preferred weights, ``n_iter`` projected gradient steps with momentum are taken from
+    the last call's weights on
+
+    .. math::
+        \min_w \tfrac12 \|J^\top (w + \lambda \tilde w)\|^2 \quad \text{s.t.} \quad
+        w \ge 0, \quad \sum_i w_i = 1
+
+    and the weights of the tasks are :math:`(w + \lambda \tilde w) / (1 + \lambda)` (Xiao, Ban and
+    Ji, NeurIPS 2023, arXiv 2305.18409). The Gramian is divided by the square of the gradients' mean
+    norm first, as in the authors' code. The paper has :math:`J_1 J_2^\top` of two independent
+    batches in its place.
+
+    The steps are those of TorchJD's class of the same name, which looks for the threshold of the
+    projection in a Python loop, and adds 1e-8 to the square of the mean norm.
+
+    State: w, ``[K]``, in float64; equal at first, and anew where the number of tasks changes.
+
+    Args:
+        lr: The size of the steps, above 0.
+        momentum: Their momentum, in [0, 1).
+        n_iter: Their number, at least 1.
+        lambda_: The pull λ towards the preferred direction, at least 0.
+        pref_vector: The preferred weights w̃, ``[K]``; equal ones that sum to 1 if None.
+
+    Raises:
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from samo.aggregation import SDMGradWeighting
+        >>> SDMGradWeighting(lambda_=1.0)(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        tensor([0.5000, 0.5000])
+    """
+
+    def __init__(
+        self,
+        lr: float = 10.0,
+        momentum: float = 0.5,
+        n_iter: int = 20,
+        lambda_: float = 0.3,
+        pref_vector: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.lr = in_range("lr", lr, 0, open_low=True)
+        self.momentum = in_range("momentum", momentum, 0, 1, open_high=True)
+        self.n_iter = int(in_range("n_iter", n_iter, 1))
+        self.lambda_ = in_range("lambda_", lambda_, 0)
+        if pref_vector is not None and pref_vector.ndim != 1:
+            raise ValueError(
+                f"pref_vector must be a vector; found shape {tuple(pref_vector.shape)}."
+            )
+        self.pref_vector = pref_vector
+        self.register_buffer("_w", None)
+        self._w: Tensor | None = None
+
+    def reset(self) -> None:
+        """Forgets all calls so far."""
+        self._w = None
+
+    def forward(self, gramian: PSDMatrix, /) -> Tensor:
+        """Weighs the tasks, from the weights of the last call on.
+
+        Args:
+            gramian: The Gramian, ``[K, K]``.
+
+        Returns:
+            The weights, ``[K]``.
+
+        Raises:
+            ValueError: If ``pref_vector`` is for another number of tasks.
+        """
+        size = len(gramian)
+        preferred = self.pref_vector
+        if preferred is None:
+            preferred = torch.full((size,), 1 / size, dtype=torch.float64)
+        if preferred.shape != (size,):
+            raise ValueError(
+                f"pref_vector must have {size} values for {size} tasks; found {len(preferred)}."
+            )
+        if self._w is None or self._w.shape != preferred.shape:
+            self._w = torch.full((size,), 1 / size, dtype=torch.float64)
+        pull = self.lambda_ * to_array(preferred)
+        w = self._descended(to_array(gramian), to_array(self._w), pull)
+        self._w = torch.as_tensor(w)
+        return to_tensor((w + pull) / (1 + self.lambda_), gramian)
+
+    def _descended(self, gramian: Array, w: Array, pull: Array) -> Array:
+        scale = float(library().sqrt(gramian.diagonal().clip(min=0)).mean()) ** 2
+        matrix, velocity = gramian / (scale or 1.0), 0.0
+        for _ in range(self.n_iter):
+            velocity = self.momentum * velocity + matrix @ (w + pull)
+            w = onto_simplex(w - self.lr * velocity)
+        return w
+
+    def __repr__(self) -> str:
+        return (
+            f"SDMGradWeighting(lr={self.lr}, momentum={self.momentum}, n_iter={self.n_iter}, "
+            f"lambda_={self.lambda_}, pref_vector={self.pref_vector})"
+        )

@@ -1,0 +1,170 @@
+"""The figures of the toy problems: trajectories in the plane, and in the space of the losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+
+from ..toy import Problem, Trajectory
+from ._plots import _legend
+from .style import house_style, look, panels
+
+_COLUMNS = 3
+_FRONT, _CASING = "#F0E442", "#6e6e6e"
+# From light to half dark: trajectories stay legible on it, in colour and in grey.
+_GROUND = LinearSegmentedColormap.from_list("ground", ["#8d9aa6", "#c6ced6", "#f7f8f9"])
+_LEVELS = 14
+_PARETO: Any = {
+    "color": _FRONT,
+    "linewidth": 3.5,
+    "solid_capstyle": "round",
+    "path_effects": [withStroke(linewidth=5.5, foreground=_CASING)],
+    "zorder": 2,
+}
+
+
+def landscape(trajectories: Sequence[Trajectory]) -> Figure:
+    """Draws trajectories over the mean loss, a panel a method.
+
+    Dark is low; the Pareto set is the thick line. Starts are open circles, ends the marks of
+    the sharpness presets.
+
+    Args:
+        trajectories: Trajectories of one problem.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If there are none, or they are of several problems.
+    """
+    problem = _problem(trajectories)
+    low, high = problem.view.low, problem.view.high
+    x1, x2 = (np.linspace(a, b, 161) for a, b in zip(low, high, strict=True))
+    grid = torch.from_numpy(np.stack(np.meshgrid(x1, x2), -1))
+    mean = problem.evaluate(grid).mean(-1).numpy()
+    pareto = None if problem.pareto_set is None else problem.pareto_set(201).numpy()
+
+    def panel(axis: Axes) -> None:
+        axis.contourf(x1, x2, mean, _LEVELS, cmap=_GROUND)
+        axis.contour(x1, x2, mean, _LEVELS, colors="white", linewidths=0.5)
+        axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel="$x_1$", ylabel="$x_2$")
+        axis.grid(visible=False)
+
+    tall = (high[1] - low[1]) / (high[0] - low[0])
+    return _panels(trajectories, lambda t: t.points, panel, pareto, "Pareto set", tall)
+
+
+def loss_space(trajectories: Sequence[Trajectory]) -> Figure:
+    """Draws trajectories in the space of the two losses, a panel a method.
+
+    The Pareto front is the thick line. Starts are open circles, ends the marks of the
+    sharpness presets.
+
+    Args:
+        trajectories: Trajectories of one problem.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If there are none, or they are of several problems.
+    """
+    problem = _problem(trajectories)
+    front = problem.pareto_front(201)
+    pareto = None if front is None else front.numpy()
+    shown = [t.losses for t in trajectories] + ([] if pareto is None else [pareto])
+    low, high = np.min([s.min(0) for s in shown], 0), np.max([s.max(0) for s in shown], 0)
+    margin = 0.05 * np.maximum(high - low, 1e-12)
+    low, high = low - margin, high + margin
+
+    def panel(axis: Axes) -> None:
+        axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel="$l_1$", ylabel="$l_2$")
+
+    return _panels(trajectories, lambda t: t.losses, panel, pareto, "Pareto front", 0.8)
+
+
+def _problem(trajectories: Sequence[Trajectory]) -> Problem:
+    problems = {t.setting.problem.name: t.setting.problem for t in trajectories}
+    if len(problems) != 1:
+        raise ValueError(
+            f"trajectories must be of one problem; found {', '.join(problems) or 'no trajectory'}."
+        )
+    return next(iter(problems.values()))
+
+
+def _panels(
+    trajectories: Sequence[Trajectory],
+    line: Callable[[Trajectory], NDArray[Any]],
+    panel: Callable[[Axes], None],
+    pareto: NDArray[Any] | None,
+    pareto_label: str,
+    tall: float,
+) -> Figure:
+    """Draws a panel a method, with what `panel` puts there and the lines on top of it."""
+    methods = list(dict.fromkeys(t.setting.method for t in trajectories))
+    columns = min(len(methods), _COLUMNS)
+    rows = math.ceil(len(methods) / columns)
+    with house_style():
+        figure, axes = panels(rows, columns, height=2.9 * tall + 0.55)
+        for axis, method in zip(axes.flat, methods, strict=False):
+            panel(axis)
+            axis.set_title(method)
+            if pareto is not None:
+                axis.plot(*pareto.T, **_PARETO)
+            for trajectory in trajectories:
+                if trajectory.setting.method == method:
+                    _way(axis, line(trajectory), trajectory.setting.sharpness)
+        for axis in axes.flat[len(methods) :]:
+            axis.set_visible(False)
+        _legend(figure, _handles(trajectories, None if pareto is None else pareto_label))
+    return figure
+
+
+def _way(axis: Axes, line: NDArray[Any], preset: str) -> None:
+    style = look(preset)
+    axis.plot(*line.T, color=style.colour, linestyle=style.line, linewidth=1.4, zorder=3)
+    axis.plot(
+        *line[0], "o", color="white", markeredgecolor="black", markersize=6, zorder=4, clip_on=False
+    )
+    axis.plot(
+        *line[-1],
+        style.marker,
+        color=style.colour,
+        markeredgecolor="white",
+        markeredgewidth=0.8,
+        markersize=8,
+        zorder=5,
+        clip_on=False,
+    )
+
+
+def _handles(trajectories: Sequence[Trajectory], pareto: str | None) -> list[Line2D]:
+    labels = {t.setting.sharpness: t.setting for t in trajectories}
+    handles = []
+    for preset, setting in labels.items():
+        style, rho = look(preset), setting.rho
+        label = preset if rho is None else f"{preset}, ρ = {rho:g}"
+        handles.append(
+            Line2D(
+                [], [], color=style.colour, marker=style.marker, linestyle=style.line, label=label
+            )
+        )
+    handles.append(
+        Line2D(
+            [], [], color="white", marker="o", markeredgecolor="black", linestyle="", label="start"
+        )
+    )
+    if pareto is not None:
+        handles.append(Line2D([], [], label=pareto, **_PARETO))
+    return handles

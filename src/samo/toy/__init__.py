@@ -1,0 +1,27 @@
+"""Two losses of a point in the plane: problems on which the methods can be watched.
+
+`setting` says what to run, `run` runs it through the same `samo.Engine` that trains networks, and
+`samo.report.landscape` and `samo.report.loss_space` draw the trajectories. Needs ``samo[train]``.
+"""
+
+from ._files import load, save
+from ._problem import Box, Point, Problem
+from ._problems import FRONT, PROBLEMS, VALLEY
+from ._run import run
+from ._setting import Setting, setting
+from ._trajectory import Trajectory
+
+__all__ = [
+    "FRONT",
+    "PROBLEMS",
+    "VALLEY",
+    "Box",
+    "Point",
+    "Problem",
+    "Setting",
+    "Trajectory",
+    "load",
+    "run",
+    "save",
+    "setting",
+]

@@ -1,0 +1,72 @@
+"""Trajectories on disk."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from ..training import RunError
+from ..training._config import differences
+from ..training._files import write_atomically
+from ._setting import Setting
+from ._trajectory import Trajectory
+
+
+def save(trajectory: Trajectory, path: Path | str) -> None:
+    """Writes a trajectory: ``points``, ``losses``, and the ``setting`` as JSON, in an npz file.
+
+    Args:
+        trajectory: The trajectory.
+        path: The file; it is there whole, or not at all.
+    """
+
+    def write(beside: Path) -> None:
+        with beside.open("wb") as file:  # given a name, numpy would add a suffix
+            _write(trajectory, file)
+
+    write_atomically(Path(path), write)
+
+
+def _write(trajectory: Trajectory, file: IO[bytes]) -> None:
+    np.savez_compressed(
+        file,
+        points=trajectory.points,
+        losses=trajectory.losses,
+        setting=np.array(json.dumps(trajectory.setting.plain())),
+    )
+
+
+def load(path: Path | str, setting: Setting) -> Trajectory:
+    """Reads a trajectory.
+
+    Args:
+        path: The file.
+        setting: What it should be of.
+
+    Returns:
+        The trajectory.
+
+    Raises:
+        RunError: If the file cannot be read, or is of another setting.
+    """
+    try:
+        # Opened here: numpy would leave a damaged file open.
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as content:
+            saved = json.loads(str(content["setting"]))
+            points, losses = content["points"], content["losses"]
+        shape = (setting.steps + 1, 2)
+        differing = differences(saved, setting.plain())
+        whole = differing or points.shape == losses.shape == shape
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    if differing:
+        raise RunError(
+            f"{path} is of another setting: {differing}. Name another directory, or delete it."
+        )
+    if not whole:
+        raise RunError(f"{path} is damaged: its points and losses are not of shape {shape}.")
+    return Trajectory(setting, points, losses)
