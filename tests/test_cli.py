@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import samo.cli
 from samo import aggregation, benchmarks
 from samo.cli._app import app
-from samo.training import PRESETS, plan, train
+from samo.training import PRESETS, SCHEDULES, plan, train
 
 TOY = "tests.toy:Toy"
 
@@ -28,7 +28,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
 def test_list_names_everything() -> None:
     code, out, _ = run("list")
     assert code == 0
-    for name in [*benchmarks.available(), *aggregation.available(), *PRESETS]:
+    for name in [*benchmarks.available(), *aggregation.available(), *PRESETS, *SCHEDULES]:
         assert name in out
 
 

@@ -58,6 +58,7 @@ def test_figures_and_tables_are_written(tmp_path: Path) -> None:
         assert height > 300
         assert "<svg" in path.with_suffix(".svg").read_text(encoding="utf-8")
     assert {path.name for path in tmp_path.glob("table.*")} == {"table.csv", "table.md"}
+    assert (tmp_path / "differences.csv").exists()
     assert not list(tmp_path.glob("*.new"))
 
 

@@ -67,21 +67,24 @@ def test_markdown_has_the_numbers_and_says_what_they_are() -> None:
     lines = markdown(summarize(comparison())).splitlines()
     assert lines[0] == (
         "| method | sharpness | ρ | left accuracy (%) ↑ | right accuracy (%) ↑ | average "
-        "| Δm (%) ↓ | step time |"
+        "| MR ↓ | Δm (%) ↓ | step time |"
     )
     assert re.fullmatch(r"\|( -+:? \|)+", lines[1])
-    assert lines[2].startswith("| STL | – | – | 92.00 ± 1.00 | 86.00 ± 1.00 | 89.00 ± 1.00 | – |")
+    assert lines[2].startswith(
+        "| STL | – | – | 92.00 ± 1.00 | 86.00 ± 1.00 | 89.00 ± 1.00 | – | – |"
+    )
     # ls with gsam: ρ = 0.05 has the better score; left 88.05, 89.05, 90.05; right 82, 81, 80.
     assert lines[4].startswith("| ls | gsam | 0.05 | 89.05 ± 1.00 | 81.00 ± 1.00 | 85.03 ± 0.00 |")
     assert lines[4].endswith("| 2.00 × |")
     assert lines[5].startswith("| ls | samo | 0.2 |")
-    assert "over 3 seeds" in lines[-1]
-    assert "ρ is chosen from {0.05, 0.2} on validation data" in lines[-1]
+    (said,) = [line for line in lines if line.startswith("Test data")]
+    assert "over 3 seeds" in said
+    assert "ρ is chosen from {0.05, 0.2} on validation data" in said
 
 
 def test_what_is_missing_is_said() -> None:
     text = markdown(summarize([entry("ls"), failed("ls", "gsam", 0.1)]))
-    assert "| ls | gsam | – | – | – | – | – | – |" in text
+    assert "| ls | gsam | – | – | – | – | – | – | – |" in text
     assert "Incomplete: ls with gsam, 1 run is missing or failed." in text
     assert "one seed" in text
 

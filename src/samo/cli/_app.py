@@ -22,15 +22,19 @@ from ._arguments import (
     Lr,
     OptimizerChoice,
     OptionPairs,
+    Published,
     ScheduleChoice,
     WeightDecay,
+    fail,
     told,
 )
 from ._data import data
 from ._list import tables
 from ._options import assignments, benchmark_options, names, numbers
 from ._pictures import show_
+from ._report import published_delta_m, show_report
 from ._show import CompareView, TrainView, scores_table
+from ._sweep import sweep_
 from ._toy import toy_
 
 app = typer.Typer(
@@ -50,6 +54,7 @@ class Kind(StrEnum):
     BENCHMARKS = "benchmarks"
     METHODS = "methods"
     SHARPNESS = "sharpness"
+    SCHEDULES = "schedules"
 
 
 def _version(*, wanted: bool) -> None:
@@ -135,6 +140,8 @@ def train_(
         with TrainView(console, config.epochs) as view:
             results = train(config, out, watch=view.watch)
         console.print(scores_table(results))
+        if line := published_delta_m(results):
+            console.print(line, highlight=False, soft_wrap=True)
         console.print(f"written to {out}", highlight=False, soft_wrap=True)
 
 
@@ -155,6 +162,7 @@ def compare_(
     stl: Annotated[
         bool, typer.Option(help="Train single-task baselines, against which Δm is measured.")
     ] = True,
+    published: Published = False,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: Lr = None,
@@ -172,7 +180,7 @@ def compare_(
 
     Finished runs are kept; after an interrupt the same command goes on. With several ρ, each method
     and preset is reported at the one that is best on validation data.
-    """  # noqa: DOC501 - this is the help
+    """
     console, errors = Console(), Console(stderr=True)
     with told(errors):
         cells = plan(
@@ -194,28 +202,11 @@ def compare_(
             clip=clip,
             device=device,
         )
-        with CompareView(console, cells) as view:
+        with CompareView(console, len(cells)) as view:
             failures = compare(cells, out, jobs=jobs, watch=view.watch)
-        _report(console, out)
-        for path, reason in failures.items():
-            errors.print(
-                f"samo: {path} failed: {reason}", style="red", markup=False, soft_wrap=True
-            )
-        if failures:
-            raise typer.Exit(1)
+        show_report(console, out, published=published)
+        fail(errors, failures)
 
 
+app.command("sweep")(sweep_)
 app.command("toy")(toy_)
-
-
-def _report(console: Console, out: Path) -> None:
-    # Matplotlib is for the end only.
-    from ..report import read, rich_table, summarize, write
-
-    summary = summarize(read(out))
-    figures = write(summary, out)
-    console.print(rich_table(summary, width=console.width))
-    if figures:
-        console.print("Plots:", *figures, sep="\n  ", highlight=False, soft_wrap=True)
-    tables = f"{out / 'table.csv'}, {out / 'table.md'}"
-    console.print(f"Tables: {tables}", highlight=False, soft_wrap=True)

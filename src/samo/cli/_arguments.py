@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -40,6 +40,7 @@ AverageLast = Annotated[
 Clip = Annotated[
     float | None, typer.Option(help="Clip the gradient to this norm. Default: no clipping.")
 ]
+Published = Annotated[bool, typer.Option("--published", help="Show the papers' results beside.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda ..")]
 
 
@@ -67,3 +68,19 @@ def told(console: Console) -> Iterator[None]:
     except KeyboardInterrupt as error:
         console.print("samo: interrupted. The same command goes on from here.", style="yellow")
         raise typer.Exit(130) from error
+
+
+def fail(console: Console, failures: Mapping[str, str]) -> None:
+    """Names runs that failed; the status is 1 then.
+
+    Args:
+        console: Where to.
+        failures: Why they failed, by their paths.
+
+    Raises:
+        Exit: If there are any.
+    """
+    for path, reason in failures.items():
+        console.print(f"samo: {path} failed: {reason}", style="red", markup=False, soft_wrap=True)
+    if failures:
+        raise typer.Exit(1)

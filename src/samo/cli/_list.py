@@ -11,22 +11,25 @@ from rich.table import Table
 from .. import aggregation, benchmarks
 from .._citation import source
 from ..aggregation import Method
-from ..training import PRESETS
+from ..training import PRESETS, SCHEDULES
 
 
 def tables(what: str | None) -> list[Table]:
     """Makes the tables of ``samo list``.
 
     Args:
-        what: ``"benchmarks"``, ``"methods"`` or ``"sharpness"``; None for a short form of all.
+        what: ``"benchmarks"``, ``"methods"``, ``"sharpness"`` or ``"schedules"``; None for a short
+            form of all.
 
     Returns:
         The tables.
     """
     if what is None:
-        return [_benchmarks(), _methods(short=True), _presets(short=True)]
+        return [_benchmarks(), _methods(short=True), _presets(short=True), _schedules()]
     if what == "benchmarks":
         return [_benchmarks()]
+    if what == "schedules":
+        return [_schedules()]
     return [_methods(short=False)] if what == "methods" else [_presets(short=False)]
 
 
@@ -39,13 +42,14 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _benchmarks() -> Table:
-    table = _table("benchmarks", "name", "what it is", "epochs", "batch", "lr", "ρ")
+    table = _table("benchmarks", "name", "what it is", "epochs", "batch", "lr", "schedule", "ρ")
     for name in benchmarks.available():
         kind = benchmarks.get(name)
         d = kind.defaults
         line = (inspect.getdoc(kind) or "").splitlines()[0]
         grid = ", ".join(f"{rho:g}" for rho in d.rho_grid)
-        table.add_row(name, line, f"{d.epochs}", f"{d.batch_size}", f"{d.lr:g}", grid)
+        figures = [f"{d.epochs}", f"{d.batch_size}", f"{d.lr:g}", d.schedule, grid]
+        table.add_row(name, line, *figures)
     return table
 
 
@@ -72,6 +76,14 @@ def _presets(*, short: bool) -> Table:
         if not short:
             row.append(_defaults(preset.options))
         table.add_row(*row)
+    return table
+
+
+def _schedules() -> Table:
+    table = _table("learning-rate schedules", "name", "what it is", "options")
+    for name, schedule in SCHEDULES.items():
+        options = {n: "epochs/2" if v is None else v for n, v in schedule.options.items()}
+        table.add_row(name, schedule.title, _defaults(options))
     return table
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,34 @@ def assignments(option: str, pairs: Iterable[str]) -> dict[str, Any]:
         except ValueError:
             values[name] = {"True": True, "False": False, "None": None}.get(text, text)
     return values
+
+
+def ranges(named: Mapping[str, str | None], pairs: Iterable[str]) -> dict[str, str]:
+    """Reads what a sweep is to choose from.
+
+    Args:
+        named: What was typed for options of their own, by name.
+        pairs: What was typed for ``--set``.
+
+    Returns:
+        The ranges as text, by name.
+
+    Raises:
+        RunError: If there is no ``=`` in a pair, or something is named twice.
+
+    Example:
+        >>> ranges({"rho": "0.01..1", "lr": None}, ["clip=1,2"])
+        {'rho': '0.01..1', 'clip': '1,2'}
+    """
+    found = {name: text for name, text in named.items() if text is not None}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.strip():
+            raise RunError(f"--set must be NAME=RANGE, for instance clip=1..5; found {pair!r}.")
+        if name.strip() in found:
+            raise RunError(f"{name.strip()} is to be chosen from two ranges: give one.")
+        found[name.strip()] = text
+    return found
 
 
 def benchmark_options(benchmark: str, pairs: Iterable[str], data: Path | None) -> dict[str, Any]:

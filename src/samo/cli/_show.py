@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,7 +17,7 @@ from rich.progress import Progress as Bars
 from rich.progress import TaskID as BarID
 from rich.table import Table
 
-from ..training import Cell, Event, Progress, reported
+from ..training import Event, Progress, reported
 
 
 def _bars(console: Console) -> Bars:
@@ -100,14 +99,14 @@ class CompareView(View):
 
     Args:
         console: Where to.
-        cells: All runs.
+        total: The number of runs.
     """
 
-    def __init__(self, console: Console, cells: Sequence[Cell]) -> None:
+    def __init__(self, console: Console, total: int) -> None:
         super().__init__(console)
-        self._total = len(cells)
+        self._total = total
         self._ended = 0
-        self._all = self._bars.add_task("[bold]runs", total=self._total, note="")
+        self._all = self._bars.add_task("[bold]runs", total=total, note="")
         self._running: dict[str, BarID] = {}
 
     def watch(self, event: Event) -> None:

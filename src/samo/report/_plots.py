@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ..training import reported
-from ._rows import Column, Row, Spread, Summary
+from ._rows import Column, Row, Spread, Summary, first_metrics
 from .style import MUTED, house_style, look, panels
 
 
@@ -30,7 +30,7 @@ def learning_curves(summary: Summary) -> Figure:
         The figure.
     """
     methods = _methods(summary)
-    columns = _first(summary.columns)
+    columns = first_metrics(summary.columns)
     with house_style():
         figure, axes = panels(len(methods), len(columns), sharex=True, sharey="col", height=2.3)
         for i, method in enumerate(methods):
@@ -241,14 +241,6 @@ def _scores(axis: Axes, summary: Summary, row: Row) -> None:
     )
     axis.set_xticks(rhos, [f"{rho:g}" for rho in rhos])
     axis.set_xticks([], minor=True)
-
-
-def _first(columns: Sequence[Column]) -> list[Column]:
-    """The first metric of each task."""
-    first: dict[str, Column] = {}
-    for column in columns:
-        first.setdefault(column.task, column)
-    return list(first.values())
 
 
 def _methods(summary: Summary) -> list[str]:

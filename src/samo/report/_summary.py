@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..benchmarks import published_baseline
 from ..metrics import delta_m
 from ..training import reported
 from ..training._files import RunDirectory, read_json
-from ._rows import Column, Entry, Key, Row, Spread, Summary
+from ._differences import differences
+from ._quoted import with_published
+from ._rows import Column, Entry, Key, Row, Spread, Summary, first_metrics
 
 Arm = tuple[str, str]
 """A method and a preset."""
@@ -36,15 +39,44 @@ def read(out: Path | str) -> list[Entry]:
     ]
 
 
-def summarize(entries: Sequence[Entry]) -> Summary:
+def chosen_by_sweep(out: Path | str) -> tuple[str, ...]:
+    """Words how a sweep chose the settings of the runs that it compares.
+
+    Args:
+        out: Its directory.
+
+    Returns:
+        A sentence; none where there was no sweep.
+    """
+    file = Path(out) / "best.json"
+    if not file.exists():
+        return ()
+    arms = []
+    for name, best in read_json(file).items():
+        params = ", ".join(
+            f"{n.removeprefix('sharpness_options.')} = {v:.3g}"
+            if isinstance(v, float)
+            else f"{n} = {v}"
+            for n, v in best["params"].items()
+        )
+        arms.append(f"{name} ({best['trials']} trials) {params or 'nothing to choose'}")
+    return (f"Chosen on validation data: {'; '.join(arms)}.",)
+
+
+def summarize(
+    entries: Sequence[Entry], *, published: bool = False, remarks: Sequence[str] = ()
+) -> Summary:
     """Sums a comparison up.
 
     For each method and preset, ρ is chosen by the mean over the seeds of the score on *validation*
     data; a ρ at which a run is missing only if there is none where all are there. The test scores
-    of other ρ are not looked at.
+    of other ρ are not looked at. Where there are no single-task baselines, Δm is against published
+    ones, if there are some, over the metrics that were published.
 
     Args:
         entries: The runs.
+        published: Whether to quote published results of the benchmark.
+        remarks: What else should be said of the numbers.
 
     Returns:
         The summary.
@@ -58,15 +90,35 @@ def summarize(entries: Sequence[Entry]) -> Summary:
     columns = _columns(entries)
     rows = [_baseline_row(baselines, columns)] if baselines else []
     reference = {key: spread.mean for row in rows for key, spread in row.metrics.items()}
+    source = ""
+    if not baselines:
+        source, reference = _published(entries[0].config["benchmark"], columns)
     rows += [_row(arm, by_rho, columns, reference) for arm, by_rho in arms.items()]
-    return Summary(
+    rows = _with_ratios(_with_ranks(rows, columns))
+    summary = Summary(
         benchmark=entries[0].config["benchmark"],
         seeds=len({entry.config["seed"] for entry in entries}),
         columns=columns,
-        rows=_with_ratios(rows),
+        rows=tuple(rows),
         average_last=entries[0].config.get("average_last", 0),
         grid={arm: _scores(by_rho) for arm, by_rho in arms.items() if None not in by_rho},
+        differences=differences(rows),
+        baseline=source,
+        remarks=tuple(remarks),
     )
+    return with_published(summary) if published else summary
+
+
+def _published(benchmark: str, columns: Sequence[Column]) -> tuple[str, dict[Key, float]]:
+    """Published single-task numbers and their source; none if a metric is missing here."""
+    found = published_baseline(benchmark)
+    if found is None:
+        return "", {}
+    table, values = found
+    units = {column.key: column.unit for column in columns}
+    if any(units.get((c.task, c.metric)) != c.unit for c in table.columns if c.task):
+        return "", {}
+    return table.source, values
 
 
 def _columns(entries: Sequence[Entry]) -> tuple[Column, ...]:
@@ -115,18 +167,16 @@ def _row(
     runs = tuple(e.results for e in by_rho.get(rho, ()) if e.results)
     tests = [reported(run)["test"] for run in runs]
     values = [{c.key: test[c.task][c.metric] for c in columns} for test in tests]
-    up = {c.key: c.higher_is_better for c in columns}
-    comparable = columns and reference.keys() == up.keys() and all(reference.values())
+    up = {c.key: c.higher_is_better for c in columns if c.key in reference}
+    against = [{key: v[key] for key in up} for v in values if up and all(reference.values())]
     return Row(
         *arm,
         rho=rho,
         runs=runs,
         unfinished=sum(e.results is None for runs in by_rho.values() for e in runs),
-        metrics={key: Spread(tuple(v[key] for v in values)) for key in up if values},
+        metrics={c.key: Spread(tuple(v[c.key] for v in values)) for c in columns if values},
         average=_average(values, columns),
-        delta_m=Spread(tuple(delta_m(v, reference, up) for v in values))
-        if values and comparable
-        else None,
+        delta_m=Spread(tuple(delta_m(v, reference, up) for v in against)) if against else None,
     )
 
 
@@ -152,19 +202,35 @@ def _baseline_row(baselines: Sequence[Entry], columns: Sequence[Column]) -> Row:
 
 def _average(values: Sequence[Mapping[Key, float]], columns: Sequence[Column]) -> Spread | None:
     """The mean over the tasks of each one's first metric, if that is the same for all."""
-    first: dict[str, Column] = {}
-    for column in columns:
-        first.setdefault(column.task, column)
-    if not values or len({(c.metric, c.unit) for c in first.values()}) > 1:
+    first = first_metrics(columns)
+    if not values or len({(c.metric, c.unit) for c in first}) > 1:
         return None
-    return Spread(tuple(math.fsum(v[c.key] for c in first.values()) / len(first) for v in values))
+    return Spread(tuple(math.fsum(v[c.key] for c in first) / len(first) for v in values))
 
 
-def _with_ratios(rows: Sequence[Row]) -> tuple[Row, ...]:
+def _with_ranks(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
+    """Ranks the arms by each metric; those of single-task training take no part."""
+    from scipy.stats import rankdata
+
+    arms = [row for row in rows if row.method != "stl" and row.metrics]
+    if len(arms) < 2:
+        return list(rows)
+    ranks = [
+        rankdata([row.metrics[c.key].mean * (-1) ** c.higher_is_better for row in arms])
+        for c in columns
+    ]
+    mean = {
+        (row.method, row.sharpness): math.fsum(rank[i] for rank in ranks) / len(ranks)
+        for i, row in enumerate(arms)
+    }
+    return [replace(row, mean_rank=mean.get((row.method, row.sharpness))) for row in rows]
+
+
+def _with_ratios(rows: Sequence[Row]) -> list[Row]:
     plain = {row.method: row.step_ms for row in rows if row.sharpness == "erm"}
 
     def ratio(row: Row) -> float | None:
         base = plain.get(row.method)
         return None if row.step_ms is None or not base else row.step_ms / base
 
-    return tuple(replace(row, step_ratio=ratio(row)) for row in rows)
+    return [replace(row, step_ratio=ratio(row)) for row in rows]

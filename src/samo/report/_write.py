@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ..training._files import write_atomically
+from ._difference_tables import write_differences
 from ._plots import delta_m, learning_curves, rho_grid
 from ._rows import Summary
 from ._tables import markdown, write_csv
@@ -25,6 +26,7 @@ def write(summary: Summary, out: Path | str) -> list[Path]:
     """
     out = Path(out)
     write_csv(out / "table.csv", summary)
+    write_differences(out / "differences.csv", summary)
     text = markdown(summary)
     write_atomically(out / "table.md", lambda path: path.write_text(text, encoding="utf-8"))
     figures = {}

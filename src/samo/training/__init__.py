@@ -7,6 +7,8 @@ from ._plan import Cell, plan
 from ._run import Progress, Watch
 from ._schedule import SCHEDULES, Schedule
 from ._sharpness import PRESETS, Preset
+from ._sweep import Best, SweepResult, finals, sweep
+from ._sweep_plan import SweepPlan, plan_sweep
 from ._train import reported, train
 from ._trained import Trained, trained
 from ._workers import Event
@@ -14,6 +16,7 @@ from ._workers import Event
 __all__ = [
     "PRESETS",
     "SCHEDULES",
+    "Best",
     "Cell",
     "Event",
     "Preset",
@@ -21,12 +24,17 @@ __all__ = [
     "RunConfig",
     "RunError",
     "Schedule",
+    "SweepPlan",
+    "SweepResult",
     "Trained",
     "Watch",
     "compare",
     "configured",
+    "finals",
     "plan",
+    "plan_sweep",
     "reported",
+    "sweep",
     "train",
     "trained",
 ]

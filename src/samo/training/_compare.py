@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ._files import RunDirectory, write_json
 from ._plan import Cell
-from ._workers import Event, Workers
+from ._workers import Event, Workers, in_order
 
 
 def compare(
@@ -58,7 +58,8 @@ def compare(
         elif watch:
             watch(Event(cell, ended=True))
     # Closed at once, and not some time later, when an interrupt comes: the processes end with it.
-    with closing(Workers(jobs, out).run(todo)) as events:
+    sources = in_order(todo, min(jobs, len(todo)))
+    with closing(Workers(out).run(sources)) as events:
         for event in events:
             if event.failure is not None:
                 failures[event.cell.path] = event.failure

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..benchmarks import Benchmark
-from ._errors import RunError
+from ._errors import DivergedError, RunError
 
 Scores = dict[str, dict[str, float]]
 """By task, its metrics by name, and its loss as ``"loss"``."""
@@ -58,7 +58,8 @@ def evaluate(
         The scores, and the number of batches that they are from.
 
     Raises:
-        RunError: If there is no example of a task, or a metric or loss is not finite.
+        RunError: If there is no example of a task.
+        DivergedError: If a metric or loss is not finite.
     """
     meters = {
         task: {name: metric.make().to(device) for name, metric in benchmark.metrics[task].items()}
@@ -94,7 +95,7 @@ def _scores(
     scores["loss"] = math.fsum(loss * count for loss, count in losses) / n
     for name, value in scores.items():
         if not math.isfinite(value):
-            raise RunError(f"the {name} of task {task!r} is {value} in evaluation.")
+            raise DivergedError(f"the {name} of task {task!r} is {value} in evaluation.")
     return scores
 
 

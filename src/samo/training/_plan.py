@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,9 +79,7 @@ def plan(
         raise RunError("name at least one method and one sharpness preset.")
     cells = []
     for seed in range(seeds):
-        for task in made.tasks if stl else ():
-            config = configured(**shared, tasks=(task,), seed=seed)
-            cells.append(Cell(f"stl/{_file_name(task)}/seed-{seed}", config, baseline=True))
+        cells += baselines(shared, made.tasks, seed) if stl else []
         for method in methods:
             for preset in dict.fromkeys(sharpness):
                 for rho in grid if PRESETS[preset].perturb else [None]:
@@ -91,6 +89,27 @@ def plan(
                     path = f"{method}/{preset}" + ("" if rho is None else f"/rho-{rho:g}")
                     cells.append(Cell(f"{path}/seed-{seed}", config))
     return cells
+
+
+def baselines(common: Mapping[str, Any], tasks: Sequence[str], seed: int) -> list[Cell]:
+    """Lists the single-task runs of a seed.
+
+    Args:
+        common: The fields of `RunConfig` that all runs share.
+        tasks: The tasks.
+        seed: The seed.
+
+    Returns:
+        A run a task.
+    """
+    return [
+        Cell(
+            f"stl/{_file_name(task)}/seed-{seed}",
+            configured(**common, tasks=(task,), seed=seed),
+            baseline=True,
+        )
+        for task in tasks
+    ]
 
 
 def _file_name(task: str) -> str:

@@ -73,7 +73,7 @@ SCHEDULES: dict[str, Schedule] = {
     ),
     # The defaults are those of PyTorch Geometric's example for QM9.
     "plateau": Schedule(
-        "times `factor` when the validation score was not the best for more than `patience` epochs",
+        "times `factor` after more than `patience` epochs without a better validation score",
         _plateau,
         {"patience": 5, "factor": 0.7, "min_lr": 1e-5},
     ),

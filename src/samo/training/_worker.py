@@ -1,7 +1,8 @@
 """A process that trains the runs it is told to: ``python -m samo.training._worker``.
 
 A line of JSON on its input is a run, ``{"config": .., "out": ..}``. Lines of JSON on its output say
-how far it is, ``{"epoch": ..}``, and how it ended, ``{"done": true}`` or ``{"failed": reason}``.
+how far it is, ``{"epoch": ..}``, and how it ended, ``{"done": true}`` or ``{"failed": reason,
+"diverged": ..}``.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from .. import NonFiniteError
 from ._config import configured
-from ._errors import RunError
+from ._errors import DivergedError, RunError
 from ._run import Progress
 from ._train import train
 
@@ -50,11 +52,12 @@ def main() -> None:
         except BrokenPipeError:
             return
         except RunError as error:
-            say(failed=str(error))
+            say(failed=str(error), diverged=isinstance(error, DivergedError))
         except Exception as error:  # whatever it is, the other runs go on
             (out / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
             reason = str(error).strip() or "no message"
-            say(failed=f"{type(error).__name__}: {reason.splitlines()[0]}")
+            line = f"{type(error).__name__}: {reason.splitlines()[0]}"
+            say(failed=line, diverged=isinstance(error, NonFiniteError))
         else:
             (out / "error.txt").unlink(missing_ok=True)
             say(done=True)

@@ -8,7 +8,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ class Event:
         fraction: The share of that epoch that is done.
         ended: Whether it has ended.
         failure: Why it failed, if it did.
+        diverged: Whether that is because a loss, gradient or metric was not finite.
     """
 
     cell: Cell
@@ -37,6 +38,11 @@ class Event:
     fraction: float = 0.0
     ended: bool = False
     failure: str | None = None
+    diverged: bool = False
+
+
+Source = Generator[Cell, Event, None]
+"""Gives the runs that one process is to train, and is told how each one ended."""
 
 
 class Workers:
@@ -46,47 +52,49 @@ class Workers:
     parent did before, nor on how many there are. One that dies takes only its run along.
 
     Args:
-        jobs: How many.
         out: The directory below which the runs have theirs.
     """
 
-    def __init__(self, jobs: int, out: Path) -> None:
-        self._jobs = jobs
+    def __init__(self, out: Path) -> None:
         self._out = out
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._processes: list[subprocess.Popen[str]] = []
-        self._events: queue.Queue[Event] = queue.Queue()
+        self._events: queue.Queue[Event | BaseException | None] = queue.Queue()
 
-    def run(self, cells: Sequence[Cell]) -> Generator[Event]:
+    def run(self, sources: Sequence[Source]) -> Generator[Event]:
         """Trains all runs. Left early, for instance by an interrupt, it ends the processes.
 
         Args:
-            cells: The runs.
+            sources: Where the runs come from: one source a process. They are gone through in
+                threads of their own.
 
         Yields:
-            What becomes of them.
+            What becomes of the runs.
         """
-        todo: queue.SimpleQueue[Cell] = queue.SimpleQueue()
-        for cell in cells:
-            todo.put(cell)
         with (self._out / "workers.log").open("a", encoding="utf-8") as log:
             threads = [
-                threading.Thread(target=self._serve, args=(todo, log), daemon=True)
-                for _ in range(min(self._jobs, len(cells)))
+                threading.Thread(target=self._serve, args=(source, log), daemon=True)
+                for source in sources
             ]
             for thread in threads:
                 thread.start()
             try:
-                ended = 0
-                while ended < len(cells):
-                    event = self._events.get()
-                    ended += event.ended
-                    yield event
+                yield from self._reports(len(threads))
             finally:
                 self._stop()
                 for thread in threads:
                     thread.join()
+
+    def _reports(self, threads: int) -> Generator[Event]:
+        while threads:
+            report = self._events.get()
+            if report is None:
+                threads -= 1
+            elif isinstance(report, BaseException):
+                raise report
+            else:
+                yield report
 
     def _stop(self) -> None:
         with self._lock:
@@ -94,25 +102,33 @@ class Workers:
             for process in self._processes:
                 process.kill()
 
-    def _serve(self, todo: queue.SimpleQueue[Cell], log: IO[str]) -> None:
-        """Hands runs to one process, and to another one if it dies."""
+    def _serve(self, source: Source, log: IO[str]) -> None:
+        """Hands the runs of a source to one process, and to another one if it dies."""
         process: subprocess.Popen[str] | None = None
-        while not self._stopped.is_set():
-            try:
-                cell = todo.get_nowait()
-            except queue.Empty:
-                break
-            if process is None:
-                process = self._start(log)
-            if process is None or self._train(process, cell):
-                continue
-            code = _ended(process)
-            process = None
-            if not self._stopped.is_set():
-                reason = f"its process died (exit status {code}; see {self._out / 'workers.log'})"
-                self._events.put(Event(cell, ended=True, failure=reason))
-        if process is not None:
-            _ended(process)
+        try:
+            cell = next(source, None)
+            while cell is not None and not self._stopped.is_set():
+                process = process or self._start(log)
+                if process is None:
+                    break
+                event = self._train(process, cell)
+                if event is None:
+                    code = _ended(process)
+                    process = None
+                    if self._stopped.is_set():
+                        break
+                    log_file = self._out / "workers.log"
+                    reason = f"its process died (exit status {code}; see {log_file})"
+                    event = Event(cell, ended=True, failure=reason)
+                self._events.put(event)
+                cell = _next(source, event)
+        except BaseException as error:  # raised where the events are read
+            self._events.put(error)
+        finally:
+            source.close()
+            if process is not None:
+                _ended(process)
+            self._events.put(None)
 
     def _start(self, log: IO[str]) -> subprocess.Popen[str] | None:
         with self._lock:
@@ -131,8 +147,8 @@ class Workers:
             self._processes.append(process)
             return process
 
-    def _train(self, process: subprocess.Popen[str], cell: Cell) -> bool:
-        """Has one run trained; False if the process died."""
+    def _train(self, process: subprocess.Popen[str], cell: Cell) -> Event | None:
+        """Has one run trained, and gives its end; None if the process died."""
         assert process.stdin is not None
         assert process.stdout is not None
         order = {"config": cell.config.model_dump(mode="json"), "out": str(self._out / cell.path)}
@@ -140,13 +156,13 @@ class Workers:
             process.stdin.write(json.dumps(order) + "\n")
             process.stdin.flush()
         except BrokenPipeError:
-            return False
+            return None
         for line in process.stdout:
             event = _event(cell, json.loads(line))
-            self._events.put(event)
             if event.ended:
-                return True
-        return False
+                return event
+            self._events.put(event)
+        return None
 
 
 def _ended(process: subprocess.Popen[str]) -> int:
@@ -160,6 +176,38 @@ def _ended(process: subprocess.Popen[str]) -> int:
 
 def _event(cell: Cell, message: dict[str, Any]) -> Event:
     if "epoch" not in message:
-        return Event(cell, ended=True, failure=message.get("failed"))
+        failure, diverged = message.get("failed"), bool(message.get("diverged"))
+        return Event(cell, ended=True, failure=failure, diverged=diverged)
     steps = message["steps"]
     return Event(cell, message["epoch"], message["step"] / steps if steps else 0.0)
+
+
+def in_order(cells: Iterable[Cell], n: int) -> list[Source]:
+    """Divides a list of runs among processes: each takes the next one when it is free.
+
+    Args:
+        cells: The runs.
+        n: How many processes.
+
+    Returns:
+        A source a process.
+    """
+    todo: queue.SimpleQueue[Cell] = queue.SimpleQueue()
+    for cell in cells:
+        todo.put(cell)
+
+    def source() -> Source:
+        while True:
+            try:
+                yield todo.get_nowait()
+            except queue.Empty:
+                return
+
+    return [source() for _ in range(n)]
+
+
+def _next(source: Source, event: Event) -> Cell | None:
+    try:
+        return source.send(event)
+    except StopIteration:
+        return None

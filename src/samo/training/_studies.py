@@ -1,0 +1,304 @@
+"""The trials of a sweep, in a storage that several processes and machines share."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from ._config import differences
+from ._errors import RunError
+from ._space import Arm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from optuna import Study
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial, Trial
+
+# A process elsewhere that has said nothing for so long is taken for dead (seconds).
+STALE = 900.0
+BEAT = 60.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this process is to run.
+
+    Attributes:
+        arm: The method and preset.
+        slot: Which of the arm's trials it is, from 0: the same for all attempts at it.
+        trial: Optuna's trial: this attempt.
+        lock: Held while it is run.
+    """
+
+    arm: Arm
+    slot: int
+    trial: Trial
+    lock: FileLock
+
+    @property
+    def path(self) -> str:
+        """Its directory, below that of the sweep."""
+        return trial_path(self.arm, self.slot)
+
+
+def trial_path(arm: Arm, slot: int) -> str:
+    """Where a trial's runs lie, below the sweep's directory."""
+    return f"{arm.name}/trial-{slot:03d}"
+
+
+class Studies:
+    """An Optuna study for each arm.
+
+    An arm has as many *slots* as its budget. A slot is claimed by asking for a trial; the order of
+    the trials' numbers, which the storage gives out, decides who has which slot, so that no process
+    can overdraw the budget. A trial whose process died is closed as failed, and a new attempt at
+    the same slot with the same values is put in the queue.
+
+    Args:
+        arms: The arms, each with what it is: two processes must agree on it.
+        out: The sweep's directory.
+        storage: A file or an RDB URL; None for a file in the directory.
+        budget: How many trials an arm gets; one where there is nothing to choose.
+        seed: The seed of the search.
+
+    Raises:
+        RunError: If the storage cannot be used, or holds another sweep of this name.
+    """
+
+    def __init__(
+        self,
+        arms: Sequence[tuple[Arm, Mapping[str, Any]]],
+        out: Path,
+        storage: str | None,
+        budget: int,
+        seed: int,
+    ) -> None:
+        self.arms = [arm for arm, _ in arms]
+        self._out = out
+        self._budget = budget
+        self._seed = seed
+        self._failed: set[tuple[str, int]] = set()
+        # In its own directory a sweep keeps its name when the directory is renamed.
+        prefix = "" if storage is None else f"{out.absolute().name}/"
+        with _usable(storage):
+            shared = _storage(storage, out)
+            self._studies = {arm.name: _study(shared, prefix + arm.name) for arm in self.arms}
+        out.mkdir(parents=True, exist_ok=True)
+        self._where = _identity(out)
+        # Who uses a storage in the directory is at work in the directory.
+        self._elsewhere = None if storage is not None else self._where
+        for arm, definition in arms:
+            _agree(self._studies[arm.name], definition)
+
+    def budget(self, arm: Arm) -> int:
+        """How many trials an arm gets."""
+        return self._budget if arm.free else 1
+
+    def slots(self, arm: Arm) -> dict[int, FrozenTrial]:
+        """The latest attempt at each slot that was claimed."""
+        return {slot: t for slot, t in self._attempts(arm) if slot < self.budget(arm)}
+
+    def claim(self) -> Claim | None:
+        """Claims a trial, of the arm that has had the fewest.
+
+        Returns:
+            The trial; None if there is nothing left to claim.
+        """
+        with FileLock(self._out / ".claim.lock"):
+            for arm in self.arms:
+                self._revive(arm)
+            for arm in sorted(self.arms, key=lambda arm: len(self.slots(arm)) / self.budget(arm)):
+                if claim := self._ask(arm):
+                    return claim
+        return None
+
+    def going_on(self) -> int:
+        """How many trials are not over: when none can be claimed, others are at work on these."""
+        latest = [trial for arm in self.arms for trial in self.slots(arm).values()]
+        return sum(not trial.state.is_finished() for trial in latest)
+
+    def beat(self, claim: Claim) -> None:
+        """Tells processes elsewhere that this one is alive, to be called now and then.
+
+        Args:
+            claim: The trial that it is at work on.
+        """
+        now = time.time()
+        if now >= claim.trial.user_attrs.get("beat", 0.0) + BEAT:
+            _note(claim, "beat", now)
+
+    def finish(
+        self, claim: Claim, score: float | None, failure: str | None, diverged: bool
+    ) -> None:
+        """Tells how a trial ended.
+
+        One that diverged is over, and the search learns from it (state PRUNED). One that failed for
+        another reason is left to the next call.
+
+        Args:
+            claim: The trial.
+            score: Its score; None if it failed.
+            failure: Why it failed.
+            diverged: Whether it diverged.
+        """
+        from optuna.trial import TrialState
+
+        state = TrialState.COMPLETE
+        if score is None:
+            _note(claim, "failure", failure)
+            self._failed.add((claim.arm.name, claim.slot))
+            state = TrialState.PRUNED if diverged else TrialState.FAIL
+        # Nothing happens if another process took this one for dead.
+        study = self._studies[claim.arm.name]
+        study.tell(claim.trial, score, state=state, skip_if_finished=True)
+
+    def _ask(self, arm: Arm) -> Claim | None:
+        from optuna.samplers import TPESampler
+        from optuna.trial import TrialState
+
+        study = self._studies[arm.name]
+        trials = _trials(study)
+        waiting = any(trial.state == TrialState.WAITING for trial in trials)
+        following = sum("slot" not in trial.user_attrs for trial in trials)
+        if not waiting and following >= self.budget(arm):
+            return None
+        # By slot, so that a search that was interrupted goes on with the same draws; and the same
+        # for all arms, so that those with the same settings begin at the same values.
+        seed = np.random.SeedSequence([self._seed, following]).generate_state(1)[0]
+        study.sampler = TPESampler(seed=int(seed))
+        trial = study.ask({name: r.distribution() for name, r in arm.space.items()})
+        (slot,) = [s for s, t in self._attempts(arm) if t.number == trial.number]
+        try:
+            if slot >= self.budget(arm):  # a process elsewhere was faster
+                raise Timeout(trial_path(arm, slot))
+            claim = Claim(arm, slot, trial, self._locked(arm, slot))
+        except Timeout:
+            study.tell(trial, state=TrialState.FAIL)
+            return None
+        _note(claim, "where", self._where)
+        self.beat(claim)
+        return claim
+
+    def _revive(self, arm: Arm) -> None:
+        """Puts slots back in the queue whose process died, or which failed in an earlier call."""
+        from optuna.trial import TrialState
+
+        study = self._studies[arm.name]
+        for slot, trial in self.slots(arm).items():
+            if trial.state == TrialState.RUNNING and self._dead(arm, slot, trial):
+                try:
+                    study.tell(trial.number, state=TrialState.FAIL)
+                except ValueError:  # it has ended after all, or another process saw it too
+                    continue
+            elif trial.state != TrialState.FAIL or (arm.name, slot) in self._failed:
+                continue
+            study.enqueue_trial(trial.params, user_attrs={"slot": slot})
+
+    def _dead(self, arm: Arm, slot: int, trial: FrozenTrial) -> bool:
+        """Whether no process is at work on a trial any more."""
+        if trial.user_attrs.get("where", self._elsewhere) != self._where:
+            begun = trial.datetime_start
+            heard = trial.user_attrs.get("beat", begun.timestamp() if begun else 0.0)
+            return time.time() > float(heard) + STALE
+        directory = self._out / trial_path(arm, slot)
+        # The run's own lock too: a worker outlives its parent by a moment.
+        return not any(_held(lock) for lock in [directory / ".lock", *directory.glob("*/.lock")])
+
+    def _attempts(self, arm: Arm) -> list[tuple[int, FrozenTrial]]:
+        """All attempts, each with its slot; those beyond the budget too."""
+        attempts = []
+        originals = 0
+        for trial in _trials(self._studies[arm.name]):
+            attempts.append((trial.user_attrs.get("slot", originals), trial))
+            originals += "slot" not in trial.user_attrs
+        return attempts
+
+    def _locked(self, arm: Arm, slot: int) -> FileLock:
+        directory = self._out / trial_path(arm, slot)
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(directory / ".lock", timeout=0)
+        lock.acquire()
+        return lock
+
+
+def _note(claim: Claim, name: str, value: Any) -> None:
+    with suppress(RuntimeError):  # it is over: another process took this one for dead
+        claim.trial.set_user_attr(name, value)
+
+
+def _agree(study: Study, definition: Mapping[str, Any]) -> None:
+    """Makes sure that a study is of this sweep, and not of another one of the same name."""
+    saved = study.user_attrs.get("definition")
+    if saved is None:
+        study.set_user_attr("definition", dict(definition))
+    elif differing := differences(saved, definition):
+        raise RunError(
+            f"the storage holds another sweep under the name {study.study_name!r}: {differing}. "
+            f"Name another directory, or delete this one."
+        )
+
+
+def _trials(study: Study) -> list[FrozenTrial]:
+    return sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number)
+
+
+def _held(lock: Path) -> bool:
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _identity(out: Path) -> str:
+    """What processes have in common that work in the same directory, on any machine."""
+    with FileLock(out / ".claim.lock"):
+        file = out / ".id"
+        if not file.exists():
+            file.write_text(uuid.uuid4().hex, encoding="utf-8")
+        return file.read_text(encoding="utf-8")
+
+
+def _storage(given: str | None, out: Path) -> BaseStorage:
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    if given is not None and "://" in given:
+        return RDBStorage(given)
+    if given is None:
+        out.mkdir(parents=True, exist_ok=True)
+        given = str(out / "studies.log")
+    return JournalStorage(JournalFileBackend(given))
+
+
+def _study(storage: BaseStorage, name: str) -> Study:
+    import optuna
+
+    return optuna.create_study(
+        storage=storage, study_name=name, direction="maximize", load_if_exists=True
+    )
+
+
+@contextmanager
+def _usable(storage: str | None) -> Iterator[None]:
+    """Says in one line that a storage cannot be used: it may be of any kind, and so its errors."""
+    try:
+        yield
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        where = "in the sweep's directory" if storage is None else repr(storage)
+        raise RunError(f"the storage {where} cannot be used: {reason}") from error

@@ -1,0 +1,249 @@
+"""A sweep: the settings of each method and preset, chosen on validation data by equal budgets."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._errors import RunError
+from ._files import RunDirectory, write_atomically, write_json
+from ._plan import Cell, baselines
+from ._space import Arm
+from ._studies import Claim, Studies, trial_path
+from ._sweep_plan import SweepPlan
+from ._train import reported
+from ._workers import Event, Source, Workers
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best trial of an arm.
+
+    Attributes:
+        arm: The method and preset.
+        slot: Which of its trials it is, from 0.
+        score: Its score on validation data.
+        params: What was chosen.
+        trials: How many trials the arm has had.
+        failed: How many of them diverged or failed.
+    """
+
+    arm: Arm
+    slot: int
+    score: float
+    params: Mapping[str, Any]
+    trials: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What has come out so far.
+
+    Attributes:
+        best: The best trial of each arm that has one.
+        going_on: How many trials other processes are still at work on.
+        failures: Why trials diverged or failed, by their path.
+    """
+
+    best: tuple[Best, ...]
+    going_on: int
+    failures: Mapping[str, str]
+
+
+def sweep(
+    plan: SweepPlan,
+    out: Path | str,
+    *,
+    storage: str | None = None,
+    jobs: int = 1,
+    seed: int = 0,
+    watch: Callable[[Event], None] | None = None,
+) -> SweepResult:
+    """Searches, or goes on with a search that was interrupted or that other processes are at.
+
+    Trials are drawn by Optuna's TPE. Each is one run a seed, below `out`; its score is that of the
+    reported epoch on validation data, test data plays no part. Any number of processes may work on
+    the same sweep; what one of them was at when it died, another one goes on with.
+
+    Args:
+        plan: What to search, from `plan_sweep`.
+        out: The sweep's directory.
+        storage: Where the trials are kept: a file or an RDB URL, for instance
+            ``"postgresql://.."``. In the directory if left out. The sweep goes by the directory's
+            name there.
+        jobs: How many processes to use. With more than one, later draws depend on which trials
+            are done first.
+        seed: The seed of the search.
+        watch: Is told what becomes of the runs, finished ones first.
+
+    Returns:
+        The best trials, those that others are at work on, and failures.
+
+    Raises:
+        RunError: If the storage cannot be used or holds another sweep.
+    """
+    out = Path(out)
+    arms = [(arm, plan.definition(arm)) for arm in plan.arms]
+    studies = Studies(arms, out, storage, plan.trials, seed)
+    write_json(out / "sweep.json", {arm.name: definition for arm, definition in arms})
+    search = _Search(studies, plan, out)
+    if watch:
+        for event in search.finished():
+            watch(event)
+    sources = [search.source() for _ in range(jobs)]
+    with closing(Workers(out).run(sources)) as events:
+        for event in events:
+            search.beat(event.cell)
+            if watch:
+                watch(event)
+    result = _result(studies, plan)
+    _write(studies, plan, result, out)
+    return result
+
+
+class _Search:
+    """What the processes are given to train."""
+
+    def __init__(self, studies: Studies, plan: SweepPlan, out: Path) -> None:
+        self._studies = studies
+        self._plan = plan
+        self._out = out
+        self._claims: dict[str, Claim] = {}
+
+    def source(self) -> Source:
+        """Claims trials, gives their runs, and tells how they ended."""
+        while (claim := self._studies.claim()) is not None:
+            self._claims[claim.path] = claim
+            try:
+                yield from self._trial(claim)
+            finally:
+                claim.lock.release()
+
+    def finished(self) -> Iterator[Event]:
+        """The runs of the trials that are over."""
+        for arm in self._plan.arms:
+            for slot, trial in self._studies.slots(arm).items():
+                if trial.state.name in {"COMPLETE", "PRUNED"}:
+                    for cell in self._cells(arm, slot, trial.params):
+                        failure = trial.user_attrs.get("failure")
+                        yield Event(cell, ended=True, failure=failure)
+
+    def _cells(self, arm: Arm, slot: int, params: Mapping[str, Any]) -> list[Cell]:
+        return [
+            Cell(f"{trial_path(arm, slot)}/seed-{seed}", arm.config(params, seed))
+            for seed in range(self._plan.trial_seeds)
+        ]
+
+    def beat(self, cell: Cell) -> None:
+        """Shows that a run is alive."""
+        claim = self._claims.get(Path(cell.path).parent.as_posix())
+        if claim is not None:
+            self._studies.beat(claim)
+
+    def _trial(self, claim: Claim) -> Source:
+        scores = []
+        for cell in self._cells(claim.arm, claim.slot, claim.trial.params):
+            self._repeat(claim, cell)
+            event = yield cell
+            results = RunDirectory(self._out / cell.path).results()
+            if results is None:
+                failure = event.failure or "it left no results"
+                self._studies.finish(claim, None, failure, event.diverged)
+                return
+            scores.append(reported(results)["score"])
+        self._studies.finish(claim, statistics.fmean(scores), None, diverged=False)
+
+    def _repeat(self, claim: Claim, cell: Cell) -> None:
+        """Copies the results of an earlier trial with the same settings: they are the same."""
+        there = self._out / cell.path
+        for slot, trial in self._studies.slots(claim.arm).items():
+            here = self._out / trial_path(claim.arm, slot) / there.name
+            same = slot != claim.slot and trial.params == claim.trial.params
+            if same and not there.exists() and (here / "results.json").exists():
+                there.mkdir(parents=True)
+                for name in ("config.json", "results.json"):
+                    shutil.copyfile(here / name, there / name)
+
+
+def _result(studies: Studies, plan: SweepPlan) -> SweepResult:
+    best = []
+    failures = {}
+    for arm in plan.arms:
+        slots = studies.slots(arm)
+        scores = {slot: t.value for slot, t in slots.items() if t.value is not None}
+        failed = {slot: t.user_attrs.get("failure") for slot, t in slots.items()}
+        failed = {slot: why for slot, why in failed.items() if slot not in scores and why}
+        failures.update({trial_path(arm, slot): str(why) for slot, why in failed.items()})
+        if scores:
+            slot = min(scores, key=lambda s: (-scores[s], s))
+            params = slots[slot].params
+            best.append(Best(arm, slot, scores[slot], params, len(slots), len(failed)))
+    return SweepResult(tuple(best), studies.going_on(), failures)
+
+
+def _write(studies: Studies, plan: SweepPlan, result: SweepResult, out: Path) -> None:
+    """Writes what was chosen (``best.json``) and all trials (``trials.csv``)."""
+    chosen = {
+        best.arm.name: {
+            "trial": trial_path(best.arm, best.slot),
+            "trials": best.trials,
+            "score": best.score,
+            "params": dict(best.params),
+        }
+        for best in result.best
+    }
+    write_json(out / "best.json", chosen)
+    names = list(dict.fromkeys(name for arm in plan.arms for name in arm.space))
+    lines: list[Sequence[object]] = [["trial", "state", "score", *names, "failure"]]
+    for arm in plan.arms:
+        for slot, trial in sorted(studies.slots(arm).items()):
+            lines.append([trial_path(arm, slot), *_words(trial, names)])
+
+    def write(beside: Path) -> None:
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(lines)
+
+    write_atomically(out / "trials.csv", write)
+
+
+def _words(trial: FrozenTrial, names: Sequence[str]) -> list[object]:
+    failure = trial.user_attrs.get("failure")
+    state = "DIVERGED" if trial.state.name == "PRUNED" else trial.state.name
+    return [state, trial.value, *(trial.params.get(name) for name in names), failure]
+
+
+def finals(plan: SweepPlan, best: Sequence[Best], seeds: int, *, stl: bool = True) -> list[Cell]:
+    """Lists the runs that hold the chosen settings against each other, over several seeds.
+
+    Args:
+        plan: What was searched.
+        best: The best trial of each arm.
+        seeds: How many seeds, from 0. Those that the trial has had are not made again.
+        stl: Whether to train single-task baselines, with the settings that all arms share and that
+            are not chosen.
+
+    Returns:
+        The runs, for `compare`.
+
+    Raises:
+        RunError: If there are no seeds.
+    """
+    if seeds < 1:
+        raise RunError(f"seeds must be at least 1; found {seeds}.")
+    common = plan.arms[0].common
+    single = [cell for seed in range(seeds) for cell in baselines(common, plan.tasks, seed)]
+    return (single if stl else []) + [
+        Cell(f"{trial_path(b.arm, b.slot)}/seed-{seed}", b.arm.config(b.params, seed))
+        for b in best
+        for seed in range(seeds)
+    ]
