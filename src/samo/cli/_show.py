@@ -131,7 +131,7 @@ class CompareView(View):
             self._console.print(f"[red]failed[/red] {path}: {event.failure}", highlight=False)
 
 
-class CountView(_View):
+class CountView(View):
     """Shows how many of many things are done.
 
     Args:
