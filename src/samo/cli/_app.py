@@ -44,8 +44,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.add_typer(data, name="data")
-app.command("show")(show_)
 
 
 class Kind(StrEnum):
@@ -209,4 +207,6 @@ def compare_(
 
 
 app.command("sweep")(sweep_)
+app.command("show")(show_)
 app.command("toy")(toy_)
+app.add_typer(data, name="data")

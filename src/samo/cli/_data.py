@@ -57,7 +57,7 @@ def scenes_(
         with CountView(console, "images", train + val) as view:
             write_scenes(order, out, watch=view.watch)
         console.print(
-            f"written to {out}: samo train {layout.value} --benchmark-option data={out} ..",
+            f"written to {out}: samo train {layout.value} --data {out} ...",
             highlight=False,
             soft_wrap=True,
         )
