@@ -140,8 +140,8 @@ ENGINES: Table = {
         ValueError,
         r"aggregator=NashMTL\(n_tasks=3.* does not fit 2 tasks",
     ),
-    "nash-mtl for 3 of 4": (
-        of(4, lambda: samo.aggregation.create("nash-mtl", 3)),
+    "imtl for 3 of 4": (
+        of(4, lambda: samo.aggregation.create("imtl", 3)),
         ValueError,
         r"does not fit 4 tasks",
     ),

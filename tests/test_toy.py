@@ -110,7 +110,6 @@ class TestProblem:
 PAIRS = [(p, m) for p in PROBLEMS for m in aggregation.available()]
 
 
-@pytest.mark.filterwarnings("ignore:Solution may be inaccurate", "ignore:divide by zero")
 @pytest.mark.parametrize(("problem", "method"), PAIRS)
 def test_every_method_with_every_preset(problem: str, method: str) -> None:
     if (fewest := aggregation.describe(method).min_tasks) > 2:
