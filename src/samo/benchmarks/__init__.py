@@ -2,6 +2,7 @@
 
 from ._batches import TaskBatches, TensorBatches
 from ._benchmark import Benchmark, Defaults, Metric, Split
+from ._errors import DataError
 from ._published import (
     PublishedColumn,
     PublishedNote,
@@ -11,27 +12,34 @@ from ._published import (
 )
 from ._registry import available, create, get
 from .celeba import CelebA
+from .dense import Cityscapes, DensePrediction, NYUv2
 from .digits import Digits, DigitsDomains
 from .multimnist import MultiFashion, MultiFashionMNIST, MultiMNIST
 from .office_home import OfficeHome
 from .qm9 import QM9
+from .scenes import Scenes
 from .tabular import Tabular
 
 __all__ = [
     "Benchmark",
     "CelebA",
+    "Cityscapes",
+    "DataError",
     "Defaults",
+    "DensePrediction",
     "Digits",
     "DigitsDomains",
     "Metric",
     "MultiFashion",
     "MultiFashionMNIST",
     "MultiMNIST",
+    "NYUv2",
     "OfficeHome",
-    "QM9",
     "PublishedColumn",
     "PublishedNote",
     "PublishedTable",
+    "QM9",
+    "Scenes",
     "Split",
     "Tabular",
     "TaskBatches",

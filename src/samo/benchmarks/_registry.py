@@ -10,22 +10,27 @@ from typing import Any
 from ._benchmark import Benchmark
 from ._names import unknown
 from .celeba import CelebA
+from .dense import Cityscapes, NYUv2
 from .digits import Digits, DigitsDomains
 from .multimnist import MultiFashion, MultiFashionMNIST, MultiMNIST
 from .office_home import OfficeHome
 from .qm9 import QM9
+from .scenes import Scenes
 from .tabular import Tabular
 
 _BENCHMARKS: dict[str, type[Benchmark]] = {
     "digits": Digits,
     "digits-domains": DigitsDomains,
+    "tabular": Tabular,
+    "scenes": Scenes,
     "multimnist": MultiMNIST,
     "multifashion": MultiFashion,
     "multifashion-mnist": MultiFashionMNIST,
+    "cityscapes": Cityscapes,
+    "nyuv2": NYUv2,
     "celeba": CelebA,
-    "office-home": OfficeHome,
     "qm9": QM9,
-    "tabular": Tabular,
+    "office-home": OfficeHome,
 }
 
 

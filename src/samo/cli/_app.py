@@ -28,8 +28,10 @@ from ._arguments import (
     fail,
     told,
 )
+from ._data import data
 from ._list import tables
 from ._options import assignments, benchmark_options, names, numbers
+from ._pictures import show_
 from ._report import published_delta_m, show_report
 from ._show import CompareView, TrainView, scores_table
 from ._sweep import sweep_
@@ -205,4 +207,6 @@ def compare_(
 
 
 app.command("sweep")(sweep_)
+app.command("show")(show_)
 app.command("toy")(toy_)
+app.add_typer(data, name="data")

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from .. import NonFiniteError
+from ..benchmarks import DataError
 from ..training import SCHEDULES, RunError
 
 BenchmarkName = Annotated[
@@ -58,7 +59,7 @@ def told(console: Console) -> Iterator[None]:
     """
     try:
         yield
-    except RunError as error:
+    except (RunError, DataError) as error:
         console.print(f"samo: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
     except NonFiniteError as error:

@@ -131,6 +131,33 @@ class CompareView(View):
             self._console.print(f"[red]failed[/red] {path}: {event.failure}", highlight=False)
 
 
+class CountView(View):
+    """Shows how many of many things are done.
+
+    Args:
+        console: Where to.
+        what: What is counted.
+        total: How many there are.
+    """
+
+    def __init__(self, console: Console, what: str, total: int) -> None:
+        super().__init__(console)
+        self._what = what
+        self._step = max(total // 10, 1)
+        self._bar = self._bars.add_task(what, total=total, note="")
+
+    def watch(self, done: int, total: int) -> None:
+        """Takes notice of how many are done.
+
+        Args:
+            done: How many.
+            total: Of how many.
+        """
+        self._bars.update(self._bar, completed=done)
+        if done % self._step == 0 or done == total:
+            self._line(f"{self._what} {done}/{total}")
+
+
 def scores_table(results: dict[str, Any]) -> Table:
     """The scores by which a finished run is reported.
 

@@ -2,6 +2,7 @@
 
 from ._difference_tables import difference_table
 from ._plots import delta_m, learning_curves, rho_grid
+from ._predictions import DensePictures, predictions
 from ._rows import Column, Difference, Entry, Quoted, Row, Spread, Summary
 from ._summary import chosen_by_sweep, read, summarize
 from ._tables import markdown, rich_table, write_csv
@@ -11,6 +12,7 @@ from ._write import write
 
 __all__ = [
     "Column",
+    "DensePictures",
     "Difference",
     "Entry",
     "Quoted",
@@ -24,6 +26,7 @@ __all__ = [
     "learning_curves",
     "loss_space",
     "markdown",
+    "predictions",
     "read",
     "rho_grid",
     "rich_table",

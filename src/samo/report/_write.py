@@ -45,7 +45,7 @@ def save(figure: Figure, path: Path) -> None:
 
     Args:
         figure: The figure.
-        path: The file; its suffix says the format, PNG or SVG.
+        path: The file; its suffix says the format, such as PNG or SVG.
     """
     kind = path.suffix.removeprefix(".")
     metadata = {"Date": None} if kind == "svg" else None

@@ -10,6 +10,7 @@ from ._sharpness import PRESETS, Preset
 from ._sweep import Best, SweepResult, finals, sweep
 from ._sweep_plan import SweepPlan, plan_sweep
 from ._train import reported, train
+from ._trained import Trained, trained
 from ._workers import Event
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Schedule",
     "SweepPlan",
     "SweepResult",
+    "Trained",
     "Watch",
     "compare",
     "configured",
@@ -34,4 +36,5 @@ __all__ = [
     "reported",
     "sweep",
     "train",
+    "trained",
 ]

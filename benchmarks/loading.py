@@ -1,0 +1,64 @@
+"""Does loading keep up with training? On the largest layout, NYUv2's 288 × 384.
+
+    python benchmarks/loading.py
+
+Writes rendered rooms in that layout, and times batches of two, read, checked and augmented, and one
+forward pass of the published SegNet-MTAN on such a batch; a step of SAMO has ten of them for three
+tasks, and four backward passes. Processor time of all threads: loading runs beside training, on a
+core of its own if there is one.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from samo.benchmarks import create
+from samo.benchmarks.scenes._write import Order, write_scenes
+
+IMAGES, BATCH, REPEATS = 12, 2, 5
+
+
+def main() -> None:
+    """Measures, and prints a line for each."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as directory:
+        write_scenes(Order("nyuv2", IMAGES, 1, 0, 288, 384), directory)
+        _measure(Path(directory))
+
+
+def _measure(data: Path) -> None:
+    start = time.process_time()
+    benchmark = create("nyuv2", data=data)
+    opened = time.process_time() - start
+    generator = torch.Generator().manual_seed(0)
+    batches = benchmark.batches("train", benchmark.tasks, BATCH, generator)
+    loading = []
+    for _ in range(REPEATS):
+        start = time.process_time()
+        n = sum(1 for _ in batches)
+        loading.append((time.process_time() - start) / n)
+
+    load = statistics.median(loading)
+    print(f"{platform.machine()}, {os.cpu_count()} processors, torch {torch.__version__}, 1 thread")
+    print(f"opening and checking the headers: {1e3 * opened / (IMAGES + 1):.2f} ms an image")
+    print(f"loading a batch of {BATCH}: {1e3 * load:.1f} ms", flush=True)
+
+    torch.manual_seed(0)
+    model = benchmark.model()
+    batch = next(iter(batches))
+    start = time.process_time()
+    with torch.no_grad():
+        benchmark.losses(model, batch, benchmark.tasks)
+    forward = time.process_time() - start
+    print(f"one forward pass: {1e3 * forward:.0f} ms, {forward / load:.0f} times as much")
+
+
+if __name__ == "__main__":
+    main()

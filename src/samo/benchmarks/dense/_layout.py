@@ -1,0 +1,226 @@
+"""The layout of the MTAN authors' files: one ``.npy`` file for each image and field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._errors import DataError
+
+IMAGE, SEGMENTATION, DEPTH, NORMALS = "image", "segmentation", "depth", "normals"
+CHANNELS = {IMAGE: 3, SEGMENTATION: 1, DEPTH: 1, NORMALS: 3}
+VOID = -1
+
+Window = tuple[slice, slice]
+WHOLE: Window = (slice(None), slice(None))
+
+
+class Examples(Protocol):
+    """Images with what is known of each of their pixels."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of every image."""
+
+    def __len__(self) -> int:
+        """The number of images."""
+
+    def read(self, index: int, fields: Iterable[str], window: Window = WHOLE) -> dict[str, Tensor]:
+        """Reads a window of an image: float32 by field, shape ``[channels, h, w]``."""
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How the files of a field look.
+
+    Attributes:
+        folders: The names that its directory may have.
+        channels: The last axis; None where there is none.
+    """
+
+    folders: tuple[str, ...]
+    channels: int | None
+
+    def shape(self, height: Any, width: Any) -> tuple[Any, ...]:
+        return (height, width) if self.channels is None else (height, width, self.channels)
+
+
+class LayoutExamples:
+    """One part of a data set in the layout of the MTAN authors' files, memory-mapped.
+
+    The files are ``{image,label,depth,normal}/<i>.npy``: floating-point numbers of shape
+    ``[H, W, C]``, and labels of shape ``[H, W]``, whole numbers with −1 for void. All images have
+    the size of the first. The headers of all files are looked at when this is made; the values when
+    they are read. Nothing that is read can run code.
+
+    Args:
+        root: The directory of the part, for instance ``DIR/train``.
+        fields: The fields to read, of ``image``, ``segmentation``, ``depth``, ``normals``.
+        classes: The number of classes. Labels lie in ``label_<classes>`` (as in the files that the
+            MTAN authors publish of Cityscapes) or in ``label``.
+
+    Raises:
+        DataError: If a directory or a file is missing, or a file is not as it should be.
+    """
+
+    def __init__(self, root: Path, fields: Iterable[str], classes: int) -> None:
+        forms = {
+            IMAGE: _Form(("image",), 3),
+            SEGMENTATION: _Form((f"label_{classes}", "label"), None),
+            DEPTH: _Form(("depth",), 1),
+            NORMALS: _Form(("normal",), 3),
+        }
+        self.root = root
+        self.classes = classes
+        self._forms = {field: forms[field] for field in fields}
+        self._folders = {field: self._folder(form) for field, form in self._forms.items()}
+        self._numbers = self._paired()
+        first = _mapped(self._file(IMAGE, 0))
+        if first.ndim != 3:
+            raise DataError(
+                f"{self._file(IMAGE, 0)}: the shape must be (H, W, 3); found {first.shape}."
+            )
+        self.size: tuple[int, int] = (first.shape[0], first.shape[1])
+        for field in self._forms:
+            for index in range(len(self)):
+                self._open(field, index)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def read(self, index: int, fields: Iterable[str], window: Window = WHOLE) -> dict[str, Tensor]:
+        """Reads a window of an image, and checks the values in it.
+
+        Args:
+            index: Which image.
+            fields: Which fields of it.
+            window: The rows and columns.
+
+        Returns:
+            Each field in float32, shape ``[channels, h, w]``.
+
+        Raises:
+            DataError: If a value is not finite, or a label is no class.
+        """
+        found = {}
+        for field in fields:
+            with np.errstate(over="ignore"):  # what is too large is found below, as infinite
+                part = np.array(self._open(field, index)[window], dtype=np.float32)
+            if field == SEGMENTATION:
+                self._check_labels(part, index)
+            elif not np.isfinite(part).all():
+                raise DataError(f"{self._file(field, index)}: a value is not finite.")
+            channels = part[None] if part.ndim == 2 else np.moveaxis(part, -1, 0)
+            found[field] = torch.from_numpy(np.ascontiguousarray(channels))
+        return found
+
+    def _folder(self, form: _Form) -> Path:
+        for name in form.folders:
+            if (self.root / name).is_dir():
+                return self.root / name
+        names = ", ".join(f"{f.folders[-1]} {f.shape('H', 'W')}" for f in self._forms.values())
+        raise DataError(
+            f"there is no directory {self.root / form.folders[-1]}. Expected are "
+            f"DIR/train and DIR/val, each with <i>.npy in {names}".replace("'", "")
+            + "."
+        )
+
+    def _paired(self) -> list[int]:
+        """The numbers of the images; each field must have all of them and no other."""
+        numbers = {field: _numbers(folder) for field, folder in self._folders.items()}
+        every = sorted(set().union(*numbers.values()))
+        for field, folder in self._folders.items():
+            for number in every:
+                if number not in numbers[field]:
+                    other = next(f for f in numbers if number in numbers[f])
+                    raise DataError(
+                        f"{folder / f'{number}.npy'} is missing: "
+                        f"{self._folders[other] / f'{number}.npy'} has no counterpart."
+                    )
+        if not every:
+            raise DataError(f"{self._folders[IMAGE]} holds no <i>.npy.")
+        return every
+
+    def _file(self, field: str, index: int) -> Path:
+        return self._folders[field] / f"{self._numbers[index]}.npy"
+
+    def _open(self, field: str, index: int) -> np.ndarray:
+        path = self._file(field, index)
+        array = _mapped(path)
+        expected = self._forms[field].shape(*self.size)
+        if array.shape != expected:
+            raise DataError(f"{path}: the shape must be {expected}; found {array.shape}.")
+        if array.dtype.kind not in ("fiu" if field == SEGMENTATION else "f"):
+            what = "numbers" if field == SEGMENTATION else "floating-point numbers"
+            raise DataError(f"{path} must hold {what}; found {array.dtype}.")
+        return array
+
+    def _check_labels(self, labels: np.ndarray, index: int) -> None:
+        wrong = (labels < VOID) | (labels >= self.classes) | (labels != np.floor(labels))
+        wrong |= np.isnan(labels)
+        if wrong.any():
+            raise DataError(
+                f"{self._file(SEGMENTATION, index)}: labels must be whole numbers in "
+                f"0..{self.classes - 1}, or {VOID} for void; found {labels[wrong][0]:g}."
+            )
+
+
+def _numbers(folder: Path) -> set[int]:
+    names = [path.stem for path in folder.glob("*.npy")]
+    for name in names:
+        if not (name.isascii() and name.isdigit() and str(int(name)) == name):
+            raise DataError(f"{folder / name}.npy: the name must be a number, such as 0.npy.")
+    return {int(name) for name in names}
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """Maps a file into memory; a pickle is told by its first bytes and left alone."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(6)
+        if magic != b"\x93NUMPY":
+            what = "is empty" if not magic else "is no .npy file (a pickle, an archive?)"
+            raise DataError(f"{path} {what}; what np.save writes is expected.")
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except DataError:
+        raise
+    except (ValueError, EOFError) as error:
+        if "Python objects" in str(error):
+            raise DataError(f"{path} holds pickled objects, which are not loaded.") from error
+        raise DataError(f"{path} is truncated or damaged: {error}.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+    return array
+
+
+def load_parts(
+    data: str | Path, fields: Iterable[str], classes: int
+) -> Mapping[str, LayoutExamples]:
+    """Opens both parts of a data set.
+
+    Args:
+        data: Its directory, with ``train`` and ``val`` in it.
+        fields: The fields to read.
+        classes: The number of classes.
+
+    Returns:
+        The parts ``"train"`` and ``"val"``.
+
+    Raises:
+        DataError: If something is missing or not as it should be.
+    """
+    root, chosen = Path(data).expanduser(), list(fields)
+    parts = {name: LayoutExamples(root / name, chosen, classes) for name in ("train", "val")}
+    sizes = {name: part.size for name, part in parts.items()}
+    if sizes["train"] != sizes["val"]:
+        raise DataError(
+            f"{root}: images of train are {sizes['train']}, those of val {sizes['val']}; they must "
+            f"have one size."
+        )
+    return parts

@@ -1,0 +1,86 @@
+"""The kinds of scenes, and what is written of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from .. import dense
+from ._render import Rendered, Scene, render
+from ._room import room
+from ._street import street
+
+
+@dataclass(frozen=True)
+class SceneLayout:
+    """A kind of scenes, and the layout of the data set that they stand for.
+
+    Attributes:
+        build: Builds a scene.
+        classes: The names of the classes.
+        size: Height and width of the images of that data set.
+        normals: Whether it has normals.
+        inverse_depth: Whether its depth is 1/z and not z; no measurement is 0 in both.
+    """
+
+    build: Callable[[np.random.Generator, Sequence[str]], Scene]
+    classes: tuple[str, ...]
+    size: tuple[int, int]
+    normals: bool
+    inverse_depth: bool
+
+
+LAYOUTS = {
+    "nyuv2": SceneLayout(room, dense.NYUV2_CLASSES, (288, 384), normals=True, inverse_depth=False),
+    "cityscapes": SceneLayout(
+        street, dense.CITYSCAPES_CLASSES[7], (128, 256), normals=False, inverse_depth=True
+    ),
+}
+
+
+def rendered(layout: str, seed: int, part: int, index: int, size: tuple[int, int]) -> Rendered:
+    """Renders one image. It depends on the arguments alone.
+
+    Args:
+        layout: ``"nyuv2"`` for a room, ``"cityscapes"`` for a street.
+        seed: The seed of the data.
+        part: The number of the split: images of different splits are independent.
+        index: The number of the image.
+        size: Height and width.
+
+    Returns:
+        The image, and class, depth and normal of each pixel.
+    """
+    kind = LAYOUTS[layout]
+    random = np.random.default_rng([seed, part, index])
+    return render(kind.build(random, kind.classes), *size, random)
+
+
+remembered = cache(rendered)
+"""`rendered`, each image once a process: runs that follow one another share them."""
+
+
+def arrays(layout: str, image: Rendered) -> Mapping[str, np.ndarray]:
+    """What the files of an image hold, by directory; all in float32.
+
+    Args:
+        layout: The layout.
+        image: The image.
+
+    Returns:
+        ``image`` (H, W, 3) in [0, 1], ``label`` (H, W), ``depth`` (H, W, 1) and, if the layout has
+        it, ``normal`` (H, W, 3).
+    """
+    kind = LAYOUTS[layout]
+    depth = image.depth[..., None]
+    if kind.inverse_depth:
+        depth = np.divide(1, depth, out=np.zeros_like(depth), where=depth > 0)
+    found: dict[str, np.ndarray] = {
+        "image": image.image.astype(np.float32) / 255,
+        "label": image.label.astype(np.float32),
+        "depth": depth,
+    }
+    return found | ({"normal": image.normal} if kind.normals else {})

@@ -1,0 +1,66 @@
+"""The model of a run that was trained before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ..benchmarks import Benchmark
+from ._config import RunConfig, configured, upgraded
+from ._errors import RunError
+from ._files import RunDirectory, read_json
+from ._run import _benchmark, _chosen_tasks
+
+
+class Trained(NamedTuple):
+    """A model with what it was trained on.
+
+    Attributes:
+        config: The run's configuration.
+        benchmark: The benchmark.
+        model: The model, in eval mode, on the CPU.
+        tasks: The tasks that it was trained for.
+        epoch: The epoch that its weights are of: the best on validation data so far.
+    """
+
+    config: RunConfig
+    benchmark: Benchmark
+    model: nn.Module
+    tasks: tuple[str, ...]
+    epoch: int
+
+
+def trained(out: Path | str) -> Trained:
+    """Reads the model of a run, finished or not, with the weights of its best epoch.
+
+    Args:
+        out: The run's directory.
+
+    Returns:
+        The model, and what it was trained on.
+
+    Raises:
+        RunError: If there is no checkpoint, or it cannot be read.
+    """
+    directory = RunDirectory(Path(out))
+    if not directory.checkpoint_file.exists():
+        raise RunError(f"{out} holds no run with a checkpoint (`samo train .. --out {out}`).")
+    config = configured(**upgraded(read_json(directory.config_file)))
+    state = directory.load_checkpoint(config)
+    benchmark = _benchmark(config)
+    with torch.random.fork_rng(devices=[]):  # the initial weights are drawn for nothing
+        model = benchmark.model()
+    if state is None or not state["best"]:
+        raise RunError(f"{directory.checkpoint_file} is of no complete epoch.")
+    try:
+        model.load_state_dict(state["best"]["model"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(
+            f"{directory.checkpoint_file} does not fit the benchmark's model: {reason}"
+        ) from error
+    tasks = _chosen_tasks(benchmark, config.tasks)
+    return Trained(config, benchmark, model.eval(), tasks, state["best"]["epoch"])
