@@ -36,7 +36,7 @@ def test_one_s_own_benchmark_needs_no_registration() -> None:
     [
         ("digit", "unknown benchmark 'digit', did you mean 'digits'? Known: digits,"),
         ("Digits_Domains", "did you mean 'digits-domains'?"),
-        ("zzz", "unknown benchmark 'zzz'. Known: digits, digits-domains, multimnist,"),
+        ("zzz", "unknown benchmark 'zzz'. Known: digits, digits-domains, tabular,"),
         ("no_such_module:Toy", "cannot be imported: No module named 'no_such_module'"),
         ("tests.toy:Nothing", "has no attribute 'Nothing'"),
         ("tests.toy:Net", "must be a class derived from Benchmark"),

@@ -18,6 +18,7 @@ from samo.benchmarks.scenes._layouts import arrays, rendered
 from samo.benchmarks.scenes._write import Order, write_scenes
 from samo.cli._app import app
 from samo.training import RunError, configured, train, trained
+from samo.training._run import Run
 
 SIZE = (32, 64)
 
@@ -324,3 +325,18 @@ def test_a_fault_found_while_training_is_said_in_a_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2
     assert f"{path}: a value is not finite" in result.output.replace("\n", " ")
+
+
+def test_the_partition_is_the_published_one() -> None:
+    """All but the heads is shared, SegNet-MTAN's masks too, though one task alone reaches each."""
+    options: Any = {"images": 4, "held_out": 4, "size": [32, 64], "width": 2}
+    run = Run(configured(benchmark="scenes", benchmark_options=options, batch_size=2))
+    run.train_epoch()
+    partition = run.engine._setting.partition
+    heads = {task: list(run.model.heads[task].parameters()) for task in run.tasks}  # type: ignore[index, union-attr]
+    assert {task: set(map(id, own)) for task, own in partition.own.items()} == {
+        task: set(map(id, parameters)) for task, parameters in heads.items()
+    }
+    n_shared = sum(p.numel() for p in partition.shared)
+    n_own = sum(p.numel() for parameters in heads.values() for p in parameters)
+    assert n_shared == sum(p.numel() for p in run.model.parameters()) - n_own
