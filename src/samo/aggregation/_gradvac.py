@@ -156,33 +156,34 @@ def vaccinated(
         The weights, ``[K]``, and the moving averages, ``[K, K]``.
     """
     xp = library()
+    if len(gramian) == 1:
+        return xp.ones_like(averages[0]), averages
+    tasks = xp.arange(len(gramian))[:, None]
     norms = xp.sqrt(gramian.diagonal().clip(min=0))
-    tasks = xp.arange(len(gramian))
+    eps, nothing = max(eps, sys.float_info.min), norms * 0.0
     # In the order of the steps: a row for each.
-    targets = averages[tasks[:, None], orders].T
+    later = orders.T
+    targets = averages[tasks, orders].T
     sines = xp.sqrt((1 - targets * targets).clip(min=0))
     lengths = norms[orders].T
-    eps = max(eps, sys.float_info.min)
     # Nothing can be turned towards a gradient of zero.
     slopes = xp.where(lengths > 0, 1 / (lengths * sines + eps), 0.0)
-    products, squares = gramian, norms * norms  # of each g_i^PC with each g_j, and with itself
-    found, added, nothing = [], [], norms * 0.0
-    for others, target, sine, length, slope in zip(
-        orders.T, targets, sines, lengths, slopes, strict=True
+    products, squares = gramian[tasks, orders].T * 1.0, norms * norms
+    found, added = [], []
+    for step, (target, sine, length, slope) in enumerate(
+        zip(targets, sines, lengths, slopes, strict=True)
     ):
-        product, own = products[tasks, others], xp.sqrt(xp.maximum(squares, nothing))
+        product, own = products[step], xp.sqrt(xp.maximum(squares, nothing))
         cosine = product / (own * length + eps)
         # The sine of the angle to turn by: positive where the cosine is less than its target.
         turn = target * xp.sqrt(xp.maximum(1 - cosine * cosine, nothing)) - cosine * sine
         factors = xp.maximum(turn, nothing) * own * slope
-        products = products + factors[:, None] * gramian[others]
-        added_length = factors * length
-        squares = squares + factors * product * 2 + added_length * added_length
+        squares = squares + factors * (product * 2 + factors * length * length)
+        # The products of the new g_i^PC with the tasks to come.
+        products[step + 1 :] += factors * gramian[later[step], later[step + 1 :]]
         found.append(cosine)
         added.append(factors)
-    if not found:
-        return xp.zeros_like(norms) + 1.0, averages
     weights, averages = xp.zeros_like(gramian), averages * 1.0
-    weights[tasks[:, None], orders] = xp.stack(added).T
-    averages[tasks[:, None], orders] += beta * (xp.stack(found) - targets).T
+    weights[tasks, orders] = xp.stack(added).T
+    averages[tasks, orders] += beta * (xp.stack(found) - targets).T
     return weights.sum(0) + 1.0, averages
