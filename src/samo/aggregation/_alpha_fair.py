@@ -17,6 +17,8 @@ _EPSILON = sys.float_info.epsilon
 _LEAST_LEFT = 0.05
 # A relative step after which the error is below float64's resolution.
 _SMALL_STEP = 1e-8
+# A relative step from which on rounding may be all that moves.
+_SMALL = 1e-2
 _ITERATIONS = 500
 # The relative size of weights that are as good as zero.
 _NOTHING = 1e-150
@@ -92,24 +94,23 @@ def _newton(cosines: Array, log_t: Array, alpha: float, noise: float) -> tuple[A
     target, resolved = (1 + alpha) * log_t, noise / len(cosines) ** 0.5
     z, u = _start(cosines, log_t, alpha)
     image, tried = cosines @ z, z < 0
-    hessians, hold = cosines * 1.0, noise
-    diagonal_of(hessians)[:] += hold
-    step = math.inf
+    hessian, hold, step = cosines * 1.0, noise, math.inf
+    diagonal = diagonal_of(hessian)
     for _ in range(_ITERATIONS):
-        missing, excess = u - image, xp.log(z) + alpha * xp.log(u) - target
-        hessian = hessians * 1.0
-        diagonal_of(hessian)[:] += u / (alpha * z)
-        dz = xp.linalg.solve(hessian, missing - excess * (u / alpha))
+        missing, excess, slope = u - image, xp.log(z) + alpha * xp.log(u) - target, u / alpha
+        diagonal[:] = slope / z + (1 + hold)
+        dz = xp.linalg.solve(hessian, missing - excess * slope)
         du = cosines @ dz - missing
         new = xp.maximum(xp.maximum(z + dz, _LEAST_LEFT * z), _NOTHING * z.max())
         before, step, z = step, float(abs(new / z - 1).max()), new
         image, size = cosines @ z, magnitudes @ z
         # Sums that cancel to less than this part of their terms are zero.
-        zero = 0.1 * _EPSILON * min(alpha, 1) * size
+        zero = (0.1 * _EPSILON * min(alpha, 1)) * size
         new = xp.maximum(xp.maximum(u + du, _LEAST_LEFT * u), zero)
-        step = max(step, float(abs((new - u) / (u + 10 / _SMALL_STEP * zero)).max()))
+        if step < _SMALL:
+            step = max(step, float(abs((new - u) / (u + 10 / _SMALL_STEP * zero)).max()))
         u = new
-        if (u < resolved * size).any():
+        if float((u / size).min()) < resolved:
             suspects = u < resolved**0.5 * size
             if (suspects != tried).any():
                 tried, out = suspects, _cancelling(cosines, suspects, noise)
@@ -117,11 +118,10 @@ def _newton(cosines: Array, log_t: Array, alpha: float, noise: float) -> tuple[A
                     return z, out
         if step < _SMALL_STEP:
             break
-        if before <= step < 1e-2 and hold < _SMALL_STEP:
+        if before <= step < _SMALL and hold < _SMALL_STEP:
             # Rounding moves z in the flattest directions: hold it there, for the others to
             # converge.
             hold *= 100
-            diagonal_of(hessians)[:] = 1 + hold
     _check(z, image, xp.exp((target - xp.log(z)) / alpha), size, alpha)
     return z, z < 0
 
