@@ -7,8 +7,8 @@ import sys
 from ._arrays import Array, diagonal_of, library
 from ._errors import ConvergenceError
 
-# Steps of gradient descent towards a guess for many programs at once.
-_DESCENT = 12
+# Steps of gradient descent towards a guess for many programs at once, at most.
+_DESCENT = 30
 # Rounds after which exchanging variables is taken to go round in circles.
 _ROUNDS = 10
 # Steps of the interior-point method, of which 10 to 40 are usual.
@@ -104,7 +104,7 @@ class NonnegativePrograms:
         # Steps for all programs together cost less than a round for each.
         step = 1.8 / float(self._magnitudes.sum(0).max())
         x = nothing = linear * 0.0
-        for _ in range(_DESCENT):
+        for _ in range(min(len(linear), _DESCENT)):
             x = library().maximum(x - step * (x @ self.cosines + linear), nothing)
         return x > 0
 
