@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from .._batches import TaskBatches, TensorBatches
 from .._benchmark import Benchmark, Defaults, Split
 from .._classification import accuracy
 from ._data import CLASSES, SIDE, base_digits, divide
-from ._model import SharedTrunk, cross_entropy
+from ._model import perceptron
 
 
 @final
@@ -66,7 +67,7 @@ class DigitsDomains(Benchmark):
         Returns:
             The model.
         """
-        return SharedTrunk(SIDE**2, self.width, self.tasks)
+        return perceptron(SIDE**2, self.width, self.tasks)
 
     def batches(
         self,
@@ -117,7 +118,7 @@ class DigitsDomains(Benchmark):
         Returns:
             The loss.
         """
-        return cross_entropy(prediction, target)
+        return F.cross_entropy(prediction, target)
 
     def _images(self, task: str, chosen: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         base = base_digits()

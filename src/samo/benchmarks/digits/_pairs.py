@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from .._batches import TensorBatches
 from .._benchmark import Benchmark, Defaults, Split
 from .._classification import accuracy
 from ._data import CLASSES, SIDE, base_digits, divide
-from ._model import SharedTrunk, cross_entropy
+from ._model import perceptron
 
 
 @final
@@ -73,7 +74,7 @@ class Digits(Benchmark):
         Returns:
             The model.
         """
-        return SharedTrunk(self.canvas**2, self.width, self.tasks)
+        return perceptron(self.canvas**2, self.width, self.tasks)
 
     def batches(
         self,
@@ -123,7 +124,7 @@ class Digits(Benchmark):
         Returns:
             The loss.
         """
-        return cross_entropy(prediction, target)
+        return F.cross_entropy(prediction, target)
 
 
 def _paired(
