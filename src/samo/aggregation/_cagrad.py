@@ -10,7 +10,7 @@ from torchjd.aggregation import GramianWeightedAggregator, Weighting
 from torchjd.linalg import PSDMatrix
 
 from ._arrays import Array, library, to_tensor
-from ._checks import in_range
+from ._checks import ranged
 from ._errors import ConvergenceError
 from ._forward import of_weighting
 from ._nonnegative import NonnegativePrograms
@@ -38,14 +38,7 @@ class CAGradWeighting(Weighting[PSDMatrix], ScaleFree):
         super().__init__()
         self.c = c
 
-    @property
-    def c(self) -> float:
-        """The radius of the ball, relative to the mean gradient."""
-        return self._c
-
-    @c.setter
-    def c(self, value: float) -> None:
-        self._c = in_range("c", value, 0, open_high=True)
+    c = ranged("c", 0, open_high=True)
 
     def forward(self, gramian: PSDMatrix, /) -> Tensor:
         """Weighs the tasks.

@@ -76,3 +76,32 @@ def in_range(
         right = ")" if open_high or math.isinf(high) else "]"
         raise ValueError(f"{name} must be in {left}{low:g}, {high:g}{right}; found {value!r}.")
     return value
+
+
+def ranged(
+    name: str,
+    low: float,
+    high: float = math.inf,
+    *,
+    open_high: bool = False,
+) -> property:
+    """A property for a hyper-parameter, which is checked whenever it is set.
+
+    Args:
+        name: Its name.
+        low: The lower end of the values allowed.
+        high: The upper end.
+        open_high: Whether the upper end itself is not allowed.
+
+    Returns:
+        The property.
+    """
+
+    def get(self: object) -> float:
+        value: float = getattr(self, f"_{name}")
+        return value
+
+    def set_(self: object, value: float) -> None:
+        setattr(self, f"_{name}", in_range(name, value, low, high, open_high=open_high))
+
+    return property(get, set_)

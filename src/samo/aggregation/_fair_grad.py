@@ -11,7 +11,7 @@ from torchjd.linalg import PSDMatrix
 
 from ._alpha_fair import alpha_fair
 from ._arrays import to_tensor
-from ._checks import in_range
+from ._checks import ranged
 from ._forward import of_weighting
 
 
@@ -31,14 +31,7 @@ class FairGradWeighting(Weighting[PSDMatrix]):
         super().__init__()
         self.alpha = alpha
 
-    @property
-    def alpha(self) -> float:
-        """The kind of fairness."""
-        return self._alpha
-
-    @alpha.setter
-    def alpha(self, value: float) -> None:
-        self._alpha = in_range("alpha", value, 0, open_high=True)
+    alpha = ranged("alpha", 0, open_high=True)
 
     def forward(self, gramian: PSDMatrix, /) -> Tensor:
         """Weighs the tasks.

@@ -12,7 +12,7 @@ from torchjd.aggregation import GramianWeightedAggregator, Weighting
 from torchjd.linalg import PSDMatrix
 
 from ._arrays import Array, library, to_array, to_tensor
-from ._checks import in_range
+from ._checks import ranged
 from ._forward import of_weighting
 from ._orders import random_orders
 from ._scale_free import ScaleFree
@@ -38,23 +38,8 @@ class GradVacWeighting(Weighting[PSDMatrix], Stateful, ScaleFree):
         self.register_buffer("_similarities", None)
         self._similarities: Tensor | None = None
 
-    @property
-    def beta(self) -> float:
-        """The share of a call in the moving averages."""
-        return self._beta
-
-    @beta.setter
-    def beta(self, value: float) -> None:
-        self._beta = in_range("beta", value, 0, 1)
-
-    @property
-    def eps(self) -> float:
-        """What is added to denominators."""
-        return self._eps
-
-    @eps.setter
-    def eps(self, value: float) -> None:
-        self._eps = in_range("eps", value, 0)
+    beta = ranged("beta", 0, 1)
+    eps = ranged("eps", 0)
 
     def reset(self) -> None:
         """Forgets all calls so far."""

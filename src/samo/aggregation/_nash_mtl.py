@@ -10,7 +10,7 @@ from torchjd.linalg import PSDMatrix
 
 from ._alpha_fair import alpha_fair
 from ._arrays import to_array, to_tensor
-from ._checks import in_range
+from ._checks import ranged
 from ._forward import of_weighting
 
 
@@ -30,14 +30,7 @@ class NashMTLWeighting(Weighting[PSDMatrix]):
         super().__init__()
         self.max_norm = max_norm
 
-    @property
-    def max_norm(self) -> float:
-        """The largest norm of the direction."""
-        return self._max_norm
-
-    @max_norm.setter
-    def max_norm(self, value: float) -> None:
-        self._max_norm = in_range("max_norm", value, 0)
+    max_norm = ranged("max_norm", 0)
 
     def forward(self, gramian: PSDMatrix, /) -> Tensor:
         """Weighs the tasks.

@@ -11,7 +11,7 @@ from torchjd.aggregation import GramianWeightedAggregator, Weighting
 from torchjd.linalg import PSDMatrix
 
 from ._arrays import Array, library, to_array, to_tensor
-from ._checks import in_range
+from ._checks import in_range, ranged
 from ._forward import of_weighting
 from ._nonnegative import NonnegativePrograms
 from ._normal import normalized, resolution
@@ -54,23 +54,8 @@ class PCDWeighting(Weighting[PSDMatrix], Stateful):
         else:
             raise ValueError(f"tau must be a vector of numbers in [0, 1]; found {value}.")
 
-    @property
-    def beta(self) -> float:
-        """The decay of the averages of the squared norms."""
-        return self._beta
-
-    @beta.setter
-    def beta(self, value: float) -> None:
-        self._beta = in_range("beta", value, 0, 1, open_high=True)
-
-    @property
-    def eps(self) -> float:
-        """What is added to the averages of the squared norms."""
-        return self._eps
-
-    @eps.setter
-    def eps(self, value: float) -> None:
-        self._eps = in_range("eps", value, 0)
+    beta = ranged("beta", 0, 1, open_high=True)
+    eps = ranged("eps", 0)
 
     def reset(self) -> None:
         """Forgets all calls so far."""

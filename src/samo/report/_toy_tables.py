@@ -26,7 +26,8 @@ def toy_table(trajectories: Sequence[Trajectory]) -> Table:
         A table with a row for each.
     """
     title = "where the descents have ended (distance: from the Pareto front, in loss space)"
-    table = Table(title=title, box=SIMPLE_HEAD)
+    # Fits a terminal of 80 columns.
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("method", "sharpness"):
         table.add_column(column)
     for column in ("ρ", "start", "end", "l1", "l2", "λ_max", "distance"):
