@@ -1,0 +1,5 @@
+"""Seeing why: diagnostics of any model and any losses."""
+
+from ._errors import AnalysisError
+
+__all__ = ["AnalysisError"]
