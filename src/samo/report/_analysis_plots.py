@@ -1,0 +1,249 @@
+"""Spectra, cosines, sharpness, and how good estimators are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ..analysis import Cosines, EstimatorQuality, Sharpness, Spectrum
+from ._history_plots import handles
+from ._plots import _legend
+from .style import MUTED, Look, house_style, looks, panels, plain
+
+_CELLS = 10  # tasks up to which a cell has room for its number
+# Vermilion for conflict, blue for agreement; the blue end is the lighter one in grey.
+_COSINES = LinearSegmentedColormap.from_list("cosines", ["#a63c00", "#f7f7f7", "#56B4E9"])
+
+
+def spectrum(spectra: Mapping[str, Spectrum | Sequence[Spectrum]]) -> Figure:
+    """Draws the largest eigenvalues of Hessians, by their rank.
+
+    In the legend are λ_max and, where there are five or more, λ_max / λ_5. Of several seeds the
+    mean is drawn, with bars from the lowest to the highest.
+
+    Args:
+        spectra: A spectrum, or those of several seeds, by label.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if not spectra:
+        raise ValueError("spectra is empty: there is nothing to draw.")
+    styles = looks(spectra)
+    with house_style():
+        figure, axes = panels(1, 1, height=2.9)
+        figure.set_figwidth(1.4 * figure.get_figwidth())
+        axis, named = axes[0, 0], {}
+        for i, (label, one) in enumerate(spectra.items()):
+            seeds = [one] if isinstance(one, Spectrum) else list(one)
+            n = min(len(s.eigenvalues) for s in seeds)
+            values = np.array([s.eigenvalues[:n] for s in seeds])
+            aside = 0.06 * (i - (len(spectra) - 1) / 2)
+            _eigenvalues(axis, np.arange(1, n + 1) + aside, values, styles[label])
+            named[f"{label}: {_told(values.mean(0))}"] = styles[label]
+        axis.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
+        axis.set_xlabel("rank k")
+        axis.set_ylabel("eigenvalue λ_k of the Hessian")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        _legend(figure, handles(named))
+    return figure
+
+
+def _eigenvalues(
+    axis: Axes, ranks: NDArray[np.float64], values: NDArray[np.float64], style: Look
+) -> None:
+    mean = values.mean(0)
+    axis.errorbar(
+        ranks,
+        mean,
+        yerr=(mean - values.min(0), values.max(0) - mean) if len(values) > 1 else None,
+        color=style.colour,
+        marker=style.marker,
+        linestyle=style.line,
+        linewidth=1.2,
+        elinewidth=1.0,
+        capsize=2.5,
+    )
+
+
+def _told(mean: NDArray[np.float64]) -> str:
+    told = f"λ_max = {mean[0]:.3g}"
+    if len(mean) >= 5 and mean[4] > 0:
+        told += f", λ_max / λ_5 = {mean[0] / mean[4]:.3g}"
+    return told
+
+
+def cosines(found: Mapping[str, Cosines]) -> Figure:
+    """Draws the cosines between the tasks' gradients as a heat map, a panel a label.
+
+    Blue pairs agree, red ones are in conflict; in cells without room for their number, those in
+    conflict have a dot. The diagonal, which would be one throughout, has the gradients' norms.
+
+    Args:
+        found: Cosines by label.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not found:
+        raise ValueError("found is empty: there are no cosines to draw.")
+    matrices = {label: _without_diagonal(one.matrix) for label, one in found.items()}
+    largest = [float(np.nanmax(np.abs(m))) for m in matrices.values() if np.isfinite(m).any()]
+    limit = max([0.1, *largest])
+    with house_style():
+        figure, axes = panels(1, len(found), height=2.8)
+        drawn = None
+        for axis, (label, one) in zip(axes[0], found.items(), strict=True):
+            drawn = axis.imshow(matrices[label], cmap=_COSINES, vmin=-limit, vmax=limit)
+            axis.set_title(plain(label))
+            _cells(axis, one, matrices[label], limit)
+        bar = figure.colorbar(drawn, ax=list(axes[0]), shrink=0.8, pad=0.02)
+        bar.set_label("cosine of the task gradients")
+    return figure
+
+
+def _without_diagonal(matrix: Sequence[Sequence[float | None]]) -> NDArray[np.float64]:
+    found = np.array(matrix, dtype=np.float64)
+    np.fill_diagonal(found, np.nan)
+    return found
+
+
+def _cells(axis: Axes, one: Cosines, matrix: NDArray[np.float64], limit: float) -> None:
+    n = len(one.tasks)
+    axis.grid(visible=False)
+    axis.set_facecolor("#ececec")
+    names = [plain(task) for task in one.tasks]
+    if n > 2 * _CELLS:  # the names of every task would overlap
+        names = [name if i % -(-n // (2 * _CELLS)) == 0 else "" for i, name in enumerate(names)]
+    axis.set_xticks(range(n), names, rotation=90 if n > 4 else 0, fontsize=8)
+    axis.set_yticks(range(n), names, fontsize=8)
+    axis.tick_params(length=0)
+    conflicts = np.argwhere(matrix < 0)
+    if n > _CELLS:
+        size = 30.0 / n
+        axis.plot(conflicts[:, 1], conflicts[:, 0], "o", color="black", markersize=size)
+        return
+    for i in range(n):
+        axis.text(
+            i, i, f"‖g‖\n{one.norms[i]:.2g}", ha="center", va="center", fontsize=7, color=MUTED
+        )
+        for j in range(n):
+            if i != j and np.isfinite(matrix[i, j]):
+                dark = matrix[i, j] < -0.6 * limit
+                axis.text(
+                    j,
+                    i,
+                    f"{matrix[i, j]:.2f}".replace("-", "−"),
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="white" if dark else "black",
+                )
+
+
+def sharpness(found: Mapping[str, Sharpness | Sequence[Sharpness]]) -> Figure:
+    """Draws how much each task's loss rises at the perturbed point, a mark a label.
+
+    Marks are means over the seeds, bars reach from the lowest to the highest.
+
+    Args:
+        found: Sharpness, or that of several seeds, by label.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if not found:
+        raise ValueError("found is empty: there is no sharpness to draw.")
+    seeds = {k: [s] if isinstance(s, Sharpness) else list(s) for k, s in found.items()}
+    marks = {
+        label: _by_task(
+            {t: p - n for t, p, n in zip(s.tasks, s.perturbed, s.natural, strict=True)} for s in of
+        )
+        for label, of in seeds.items()
+    }
+    rhos = sorted({s.rho for of in seeds.values() for s in of})
+    at = ", ".join(f"{rho:g}" for rho in rhos)
+    return _marks(marks, f"perturbed − natural loss, ρ = {at}")
+
+
+def estimators(found: Iterable[EstimatorQuality]) -> Figure:
+    """Draws the cosine of estimated and exact local gradients by task, a mark an estimator.
+
+    Bars are one standard deviation over the draws.
+
+    Args:
+        found: The estimators' quality.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    marks = {
+        one.estimator: {
+            t: (m, m - s, m + s) for t, m, s in zip(one.tasks, one.mean, one.std, strict=True)
+        }
+        for one in found
+    }
+    if not marks:
+        raise ValueError("found is empty: there is no estimator to draw.")
+    return _marks(marks, "cosine with the exact local gradient")
+
+
+_Mark = tuple[float, float, float]
+"""A value with the ends of its bar."""
+
+
+def _by_task(seeds: Iterable[Mapping[str, float]]) -> dict[str, _Mark]:
+    values: dict[str, list[float]] = {}
+    for seed in seeds:
+        for task, value in seed.items():
+            values.setdefault(task, []).append(value)
+    return {task: (float(np.mean(v)), min(v), max(v)) for task, v in values.items()}
+
+
+def _marks(marks: Mapping[str, Mapping[str, _Mark]], label: str) -> Figure:
+    """Draws values by task, those of the labels side by side."""
+    tasks = list(dict.fromkeys(task for by_task in marks.values() for task in by_task))
+    styles = looks(marks)
+    with house_style():
+        figure, axes = panels(1, 1, height=2.8)
+        figure.set_figwidth(min(max(3.6, 0.5 + 0.16 * len(tasks) * (len(marks) + 1)), 12))
+        axis = axes[0, 0]
+        axis.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
+        for i, (name, by_task) in enumerate(marks.items()):
+            aside = 0.7 / len(marks) * (i - (len(marks) - 1) / 2)
+            x = [tasks.index(task) + aside for task in by_task]
+            middle, low, high = np.array(list(by_task.values())).T
+            axis.errorbar(
+                x,
+                middle,
+                yerr=(middle - low, high - middle),
+                fmt=styles[name].marker,
+                color=styles[name].colour,
+                capsize=2.5,
+                elinewidth=1.0,
+            )
+        crowded = sum(map(len, tasks)) * 0.08 > figure.get_figwidth() - 0.8
+        names = [plain(task) for task in tasks]
+        axis.set_xticks(range(len(tasks)), names, rotation=90 if crowded else 0)
+        axis.set_xlim(-0.5, len(tasks) - 0.5)
+        axis.grid(visible=False, axis="x")
+        axis.set_ylabel(label)
+        _legend(figure, handles({name: Look(s.colour, s.marker, "") for name, s in styles.items()}))
+    return figure
