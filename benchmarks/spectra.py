@@ -151,7 +151,7 @@ def _write_runs(path: Path, found: dict[tuple[str, int], list[dict[str, Any]]]) 
 
 
 def _draw() -> None:
-    """Spectra and cosines, at each point of training."""
+    """Spectra at each point of training, and cosines at the end of it, of the first seed."""
     for epoch in POINTS:
         spectra = {
             arm: [
@@ -162,10 +162,7 @@ def _draw() -> None:
         }
         report.save(report.spectrum(spectra), RESULTS / f"spectrum-{epoch}.svg")
     cosines = {
-        f"{arm}, epoch {epoch}": Cosines.load(
-            _file(arm, 0, epoch).with_name(_named("cosines", epoch))
-        )
-        for epoch in POINTS
+        arm: Cosines.load(_file(arm, SEEDS[0], POINTS[-1]).with_name(_named("cosines", POINTS[-1])))
         for arm in ARMS
     }
     report.save(report.cosines(cosines), RESULTS / "cosines.svg")

@@ -95,8 +95,12 @@ def test_batches_count_for_their_examples_of_each_task() -> None:
 
 def test_one_task_has_no_conflicts() -> None:
     model = Line()
-    found = gradient_cosines(model, model.losses, [{"a": torch.eye(2).double()}], ["a"])
-    assert (found.matrix, found.conflicts, found.batch_conflicts) == (((1.0,),), None, None)
+    data = (model, model.losses, [{"a": torch.eye(2).double()}], ["a"])
+    found = gradient_cosines(*data, shared=model)
+    assert (found.conflicts, found.batch_conflicts) == (None, None)
+    near(found.matrix, [[1.0]])
+    with pytest.raises(AnalysisError, match="share no parameter"):
+        gradient_cosines(*data)
 
 
 def test_a_zero_gradient_has_no_direction() -> None:
@@ -164,7 +168,7 @@ def test_estimators_of_quadratics() -> None:
         TASKS,
         {
             "exact": ExactGradient(),
-            "many": SPSA(samples=3000, normalization="none"),
+            "many": SPSA(samples=300, normalization="none"),
             "previous": PreviousGradient(),
         },
         alpha=0.25,
@@ -176,7 +180,7 @@ def test_estimators_of_quadratics() -> None:
     near(found.mean_gradient.mean, [cosine(mean, g) for g in exact])
     near(found.direction["exact"].mean, [1.0] * 3)
     near(found.epsilon["exact"].mean, [cosine(0.25 * mean + 0.75 * g, g) for g in exact])
-    assert min(found.direction["many"].mean) > 0.98
+    assert min(found.direction["many"].mean) > 0.95
     # At first the mean gradient, then the gradient at the point perturbed along the exact one.
     before = []
     for task, g in zip(TASKS, exact, strict=True):
@@ -192,7 +196,7 @@ def test_one_sample_keeps_the_sign_alone() -> None:
     found = estimator_quality(
         model,
         lambda x, tasks: model.losses(tasks, x),
-        [x] * 400,
+        [x] * 150,
         TASKS,
         {"spsa": SPSA(), "random": RandomDirection()},
     )
@@ -203,7 +207,7 @@ def test_one_sample_keeps_the_sign_alone() -> None:
         assert 0.6 < mean / math.sqrt(2 / (math.pi * d)) < 1.3
         assert std > 0
     for mean in found.direction["random"].mean:
-        assert abs(mean) < 4 / math.sqrt(400 * d / 3)
+        assert abs(mean) < 4 / math.sqrt(150 * d / 3)
 
 
 def test_what_is_no_question() -> None:

@@ -126,9 +126,9 @@ def _cosines(of: Subject) -> dict[str, Result]:
     """At the parameters, and at the points that the run itself perturbs them to."""
     from ..analysis import gradient_cosines
 
-    config, found = of.run.config, {}
     if len(of.run.tasks) < 2:
         return {}
+    config, found = of.run.config, {}
     own_way, _ = perturbation(config.sharpness, config.rho, config.sharpness_options)
     for name, at in {"cosines": None, "cosines-perturbed": own_way}.items():
         if at is not None or name == "cosines":
@@ -154,6 +154,8 @@ def _sharpness(of: Subject) -> dict[str, Result]:
 def _estimators(of: Subject) -> dict[str, Result]:
     from ..analysis import estimator_quality
 
+    if len(of.run.tasks) < 2:
+        return {}
     made = {name: make() for name, make in ESTIMATORS.items()}
     quality = estimator_quality(
         *of.data, made, own=of.own, rho=of.rho, sizes=of.sizes, seed=of.request.seed
