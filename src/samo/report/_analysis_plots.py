@@ -64,7 +64,7 @@ def _eigenvalues(
     axis.errorbar(
         ranks,
         mean,
-        yerr=(mean - values.min(0), values.max(0) - mean) if len(values) > 1 else None,
+        yerr=_lengths(mean, values.min(0), values.max(0)) if len(values) > 1 else None,
         color=style.colour,
         marker=style.marker,
         linestyle=style.line,
@@ -72,6 +72,13 @@ def _eigenvalues(
         elinewidth=1.0,
         capsize=2.5,
     )
+
+
+def _lengths(
+    middle: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """How far bars reach down and up; where all values are equal, rounding may have its way."""
+    return np.maximum([middle - low, high - middle], 0.0)
 
 
 def _told(mean: NDArray[np.float64]) -> str:
@@ -126,17 +133,25 @@ def _cells(axis: Axes, one: Cosines, matrix: NDArray[np.float64], limit: float) 
     names = [plain(task) for task in one.tasks]
     if n > 2 * _CELLS:  # the names of every task would overlap
         names = [name if i % -(-n // (2 * _CELLS)) == 0 else "" for i, name in enumerate(names)]
-    axis.set_xticks(range(n), names, rotation=90 if n > 4 else 0, fontsize=8)
-    axis.set_yticks(range(n), names, fontsize=8)
+    font = 8 if n <= _CELLS else 6.5
+    axis.set_xticks(range(n), names, rotation=90 if n > 4 else 0, fontsize=font)
+    axis.set_yticks(range(n), names, fontsize=font)
     axis.tick_params(length=0)
     conflicts = np.argwhere(matrix < 0)
     if n > _CELLS:
         size = 30.0 / n
         axis.plot(conflicts[:, 1], conflicts[:, 0], "o", color="black", markersize=size)
         return
+    size = 8 if n <= 4 else 6.5 if n <= 7 else 5.5
     for i in range(n):
         axis.text(
-            i, i, f"‖g‖\n{one.norms[i]:.2g}", ha="center", va="center", fontsize=7, color=MUTED
+            i,
+            i,
+            f"‖g‖\n{one.norms[i]:.2g}",
+            ha="center",
+            va="center",
+            fontsize=size - 1,
+            color=MUTED,
         )
         for j in range(n):
             if i != j and np.isfinite(matrix[i, j]):
@@ -147,7 +162,7 @@ def _cells(axis: Axes, one: Cosines, matrix: NDArray[np.float64], limit: float) 
                     f"{matrix[i, j]:.2f}".replace("-", "−"),
                     ha="center",
                     va="center",
-                    fontsize=8,
+                    fontsize=size,
                     color="white" if dark else "black",
                 )
 
@@ -262,7 +277,7 @@ def _bars(axis: Axes, x: Sequence[float], marks: Mapping[str, _Mark], style: Loo
     axis.errorbar(
         x,
         middle,
-        yerr=(middle - low, high - middle),
+        yerr=_lengths(middle, low, high),
         fmt=style.marker,
         color=style.colour,
         capsize=2.5,
