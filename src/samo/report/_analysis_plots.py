@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ..analysis import Cosines, EstimatorQuality, Sharpness, Spectrum
+from ..analysis import Agreement, Cosines, EstimatorQuality, Sharpness, Spectrum
 from ._history_plots import handles
 from ._plots import _legend
 from .style import MUTED, Look, house_style, looks, panels, plain
@@ -64,7 +64,7 @@ def _eigenvalues(
     axis.errorbar(
         ranks,
         mean,
-        yerr=(mean - values.min(0), values.max(0) - mean) if len(values) > 1 else None,
+        yerr=_lengths(mean, values.min(0), values.max(0)) if len(values) > 1 else None,
         color=style.colour,
         marker=style.marker,
         linestyle=style.line,
@@ -72,6 +72,13 @@ def _eigenvalues(
         elinewidth=1.0,
         capsize=2.5,
     )
+
+
+def _lengths(
+    middle: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """How far bars reach down and up; where all values are equal, rounding may have its way."""
+    return np.maximum([middle - low, high - middle], 0.0)
 
 
 def _told(mean: NDArray[np.float64]) -> str:
@@ -113,7 +120,7 @@ def cosines(found: Mapping[str, Cosines]) -> Figure:
     return figure
 
 
-def _without_diagonal(matrix: Sequence[Sequence[float | None]]) -> NDArray[np.float64]:
+def _without_diagonal(matrix: Sequence[Sequence[float]]) -> NDArray[np.float64]:
     found = np.array(matrix, dtype=np.float64)
     np.fill_diagonal(found, np.nan)
     return found
@@ -126,17 +133,25 @@ def _cells(axis: Axes, one: Cosines, matrix: NDArray[np.float64], limit: float) 
     names = [plain(task) for task in one.tasks]
     if n > 2 * _CELLS:  # the names of every task would overlap
         names = [name if i % -(-n // (2 * _CELLS)) == 0 else "" for i, name in enumerate(names)]
-    axis.set_xticks(range(n), names, rotation=90 if n > 4 else 0, fontsize=8)
-    axis.set_yticks(range(n), names, fontsize=8)
+    font = 8 if n <= _CELLS else 6.5
+    axis.set_xticks(range(n), names, rotation=90 if n > 4 else 0, fontsize=font)
+    axis.set_yticks(range(n), names, fontsize=font)
     axis.tick_params(length=0)
     conflicts = np.argwhere(matrix < 0)
     if n > _CELLS:
         size = 30.0 / n
         axis.plot(conflicts[:, 1], conflicts[:, 0], "o", color="black", markersize=size)
         return
+    size = 8 if n <= 4 else 6.5 if n <= 7 else 5.5
     for i in range(n):
         axis.text(
-            i, i, f"‖g‖\n{one.norms[i]:.2g}", ha="center", va="center", fontsize=7, color=MUTED
+            i,
+            i,
+            f"‖g‖\n{one.norms[i]:.2g}",
+            ha="center",
+            va="center",
+            fontsize=size - 1,
+            color=MUTED,
         )
         for j in range(n):
             if i != j and np.isfinite(matrix[i, j]):
@@ -147,7 +162,7 @@ def _cells(axis: Axes, one: Cosines, matrix: NDArray[np.float64], limit: float) 
                     f"{matrix[i, j]:.2f}".replace("-", "−"),
                     ha="center",
                     va="center",
-                    fontsize=8,
+                    fontsize=size,
                     color="white" if dark else "black",
                 )
 
@@ -177,32 +192,48 @@ def sharpness(found: Mapping[str, Sharpness | Sequence[Sharpness]]) -> Figure:
     }
     rhos = sorted({s.rho for of in seeds.values() for s in of})
     at = ", ".join(f"{rho:g}" for rho in rhos)
-    return _marks(marks, f"perturbed − natural loss, ρ = {at}")
+    return _marks({"": marks}, f"perturbed − natural loss, ρ = {at}")
 
 
-def estimators(found: Iterable[EstimatorQuality]) -> Figure:
-    """Draws the cosine of estimated and exact local gradients by task, a mark an estimator.
+def estimators(found: EstimatorQuality) -> Figure:
+    """Draws how well estimates of the local gradients agree with the exact ones, by task.
 
-    Bars are one standard deviation over the draws.
+    Left the cosines of the estimates ĝ_i themselves, right those of the perturbations ε_i that are
+    made of them and the mean gradient g_0, which is drawn in both. Bars are one standard deviation
+    over the batches; the band is where 95 % of random directions are, ± 1.96 / √d of d parameters.
 
     Args:
         found: The estimators' quality.
 
     Returns:
         The figure.
-
-    Raises:
-        ValueError: If there is none.
     """
-    marks = {
-        one.estimator: {
-            t: (m, m - s, m + s) for t, m, s in zip(one.tasks, one.mean, one.std, strict=True)
+    mean = {_MEAN: found.mean_gradient}
+    return _marks(
+        {
+            "estimate ĝ": _agreements({**mean, **found.direction}, found.tasks),
+            f"perturbation ε, α = {found.alpha:g}": _agreements(
+                {**mean, **found.epsilon}, found.tasks
+            ),
+        },
+        "cosine with the exact local gradient",
+        band=1.96 / np.sqrt(found.parameters),
+    )
+
+
+_MEAN = "mean gradient"
+
+
+def _agreements(
+    found: Mapping[str, Agreement], tasks: Sequence[str]
+) -> dict[str, dict[str, _Mark]]:
+    return {
+        name: {
+            task: (mean, mean - std, mean + std)
+            for task, mean, std in zip(tasks, one.mean, one.std, strict=True)
         }
-        for one in found
+        for name, one in found.items()
     }
-    if not marks:
-        raise ValueError("found is empty: there is no estimator to draw.")
-    return _marks(marks, "cosine with the exact local gradient")
 
 
 _Mark = tuple[float, float, float]
@@ -217,33 +248,46 @@ def _by_task(seeds: Iterable[Mapping[str, float]]) -> dict[str, _Mark]:
     return {task: (float(np.mean(v)), min(v), max(v)) for task, v in values.items()}
 
 
-def _marks(marks: Mapping[str, Mapping[str, _Mark]], label: str) -> Figure:
-    """Draws values by task, those of the labels side by side."""
-    tasks = list(dict.fromkeys(task for by_task in marks.values() for task in by_task))
-    styles = looks(marks)
+def _marks(
+    shown: Mapping[str, Mapping[str, Mapping[str, _Mark]]], label: str, band: float | None = None
+) -> Figure:
+    """Draws values by task, those of the labels side by side; a panel a title."""
+    tasks = list(dict.fromkeys(t for marks in shown.values() for v in marks.values() for t in v))
+    styles = looks(name for marks in shown.values() for name in marks)
     with house_style():
-        figure, axes = panels(1, 1, height=2.8)
-        figure.set_figwidth(min(max(3.6, 0.5 + 0.16 * len(tasks) * (len(marks) + 1)), 12))
-        axis = axes[0, 0]
-        axis.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
-        for i, (name, by_task) in enumerate(marks.items()):
-            aside = 0.7 / len(marks) * (i - (len(marks) - 1) / 2)
-            x = [tasks.index(task) + aside for task in by_task]
-            middle, low, high = np.array(list(by_task.values())).T
-            axis.errorbar(
-                x,
-                middle,
-                yerr=(middle - low, high - middle),
-                fmt=styles[name].marker,
-                color=styles[name].colour,
-                capsize=2.5,
-                elinewidth=1.0,
-            )
-        crowded = sum(map(len, tasks)) * 0.08 > figure.get_figwidth() - 0.8
-        names = [plain(task) for task in tasks]
-        axis.set_xticks(range(len(tasks)), names, rotation=90 if crowded else 0)
-        axis.set_xlim(-0.5, len(tasks) - 0.5)
-        axis.grid(visible=False, axis="x")
-        axis.set_ylabel(label)
+        figure, axes = panels(1, len(shown), height=2.8, sharey=True)
+        width = min(max(3.0, 0.5 + 0.16 * len(tasks) * (len(styles) + 1)), 12 / len(shown))
+        figure.set_figwidth(len(shown) * width + 0.4)
+        for axis, (title, marks) in zip(axes[0], shown.items(), strict=True):
+            axis.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
+            if band is not None:
+                axis.axhspan(-band, band, color="#dddddd", linewidth=0, zorder=0)
+            for i, (name, by_task) in enumerate(marks.items()):
+                aside = 0.7 / len(marks) * (i - (len(marks) - 1) / 2)
+                _bars(axis, [tasks.index(task) + aside for task in by_task], by_task, styles[name])
+            _name(axis, tasks, width)
+            axis.set_title(title)
+        axes[0, 0].set_ylabel(label)
         _legend(figure, handles({name: Look(s.colour, s.marker, "") for name, s in styles.items()}))
     return figure
+
+
+def _bars(axis: Axes, x: Sequence[float], marks: Mapping[str, _Mark], style: Look) -> None:
+    middle, low, high = np.array(list(marks.values())).T
+    axis.errorbar(
+        x,
+        middle,
+        yerr=_lengths(middle, low, high),
+        fmt=style.marker,
+        color=style.colour,
+        capsize=2.5,
+        elinewidth=1.0,
+    )
+
+
+def _name(axis: Axes, tasks: Sequence[str], width: float) -> None:
+    """Names the tasks below an axis of that width, in inches."""
+    crowded = sum(map(len, tasks)) * 0.08 > width - 0.8
+    axis.set_xticks(range(len(tasks)), map(plain, tasks), rotation=90 if crowded else 0)
+    axis.set_xlim(-0.5, len(tasks) - 0.5)
+    axis.grid(visible=False, axis="x")
