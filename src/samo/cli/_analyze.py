@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,8 @@ from ._pictures import Part
 from ._show import View
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..analysis._results import Result
 
 Loaded = dict[str, Any]
@@ -169,24 +171,26 @@ def _draw(found: Loaded, directory: Path) -> None:
     # Matplotlib is for the end only.
     from .. import report
 
+    plots: dict[str, Callable[[Any], Figure]] = {
+        "spectrum": report.spectrum,
+        "cosines": report.cosines,
+        "sharpness": report.sharpness,
+        "landscape": report.loss_planes,
+        "features": report.features,
+    }
     ways = {
         "sharpness": "along each task's own gradient",
         "sharpness-global": "along the mean gradient",
         "cosines": "at the parameters",
         "cosines-perturbed": "at the perturbed points",
     }
-    for name, plot in {
-        "spectrum": report.spectrum,
-        "cosines": report.cosines,
-        "sharpness": report.sharpness,
-        "estimators": report.estimators,
-        "landscape": report.loss_planes,
-        "features": report.features,
-    }.items():
+    for name, plot in plots.items():
         files = [name, f"{name}-global", f"{name}-perturbed"]
         shown = {ways.get(file, name): found[file] for file in files if file in found}
         if shown:
-            report.save(plot(shown), directory / f"{name}.svg")  # type: ignore[operator]
+            report.save(plot(shown), directory / f"{name}.svg")
+    if quality := found.get("estimators"):
+        report.save(report.estimators(quality), directory / "estimators.svg")
 
 
 def _tables(found: Mapping[Path, Loaded]) -> Iterable[Table]:
