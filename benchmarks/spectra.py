@@ -76,25 +76,28 @@ def _train(arm: str, seed: int) -> None:
     )
     with _apart(config):
         run = Run(config)
-        while run.epoch < config.epochs:
-            run.train_epoch()
-            if run.epoch in POINTS:
-                file = _file(arm, seed, run.epoch)
+        for epoch in range(1, POINTS[-1] + 1):
+            # Without an evaluation after each epoch, which would take longer than the training.
+            run.model.train()
+            for batch in run.training_data:
+                run._step(batch)
+            if epoch in POINTS:
+                file = _file(arm, seed, epoch)
                 file.parent.mkdir(parents=True, exist_ok=True)
-                found = _measured(run, file.parent)
+                found = _measured(run, file)
                 write_json(file, found)
-                print(arm, seed, run.epoch, json.dumps(found), flush=True)
+                print(arm, seed, epoch, json.dumps(found), flush=True)
 
 
-def _measured(run: Run, out: Path) -> dict[str, float | None]:
+def _measured(run: Run, file: Path) -> dict[str, float | None]:
     def losses(batch: Any, tasks: Any) -> Any:
         return run.benchmark.losses(run.model, batch, tasks)
 
     data = list(run.benchmark.batches("train", run.tasks, 500))
     spectrum = hessian_spectrum(run.model, losses, data, run.tasks)
-    spectrum.save(out / f"spectrum-{run.epoch}.json")
+    spectrum.save(_beside(file, "spectrum"))
     cosines = gradient_cosines(run.model, losses, data, run.tasks)
-    cosines.save(out / f"cosines-{run.epoch}.json")
+    cosines.save(_beside(file, "cosines"))
     rise = sharpness(run.model, losses, data, run.tasks, Perturbation(0.2, alpha=1))
     test, _ = run.evaluate("test")
     return {
@@ -154,22 +157,18 @@ def _draw() -> None:
     """Spectra at each point of training, and cosines at the end of it, of the first seed."""
     for epoch in POINTS:
         spectra = {
-            arm: [
-                Spectrum.load(_file(arm, s, epoch).with_name(_named("spectrum", epoch)))
-                for s in SEEDS
-            ]
+            arm: [Spectrum.load(_beside(_file(arm, s, epoch), "spectrum")) for s in SEEDS]
             for arm in ARMS
         }
         report.save(report.spectrum(spectra), RESULTS / f"spectrum-{epoch}.svg")
     cosines = {
-        arm: Cosines.load(_file(arm, SEEDS[0], POINTS[-1]).with_name(_named("cosines", POINTS[-1])))
-        for arm in ARMS
+        arm: Cosines.load(_beside(_file(arm, SEEDS[0], POINTS[-1]), "cosines")) for arm in ARMS
     }
     report.save(report.cosines(cosines), RESULTS / "cosines.svg")
 
 
-def _named(kind: str, epoch: int) -> str:
-    return f"{kind}-{epoch}.json"
+def _beside(file: Path, kind: str) -> Path:
+    return file.with_name(f"{kind}-{file.name}")
 
 
 if __name__ == "__main__":
