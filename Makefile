@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-slow test-gpu demo bench-aggregation format clean
+.PHONY: help setup check test test-slow test-gpu demo bench-aggregation bench-estimators format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ demo: $(STAMP) ## sharpness-aware training against plain training on real digits
 
 bench-aggregation: $(STAMP) ## what a call of each method costs, ours and TorchJD's
 	$(BIN)/python benchmarks/aggregation.py
+
+bench-estimators: $(STAMP) ## how good the estimators are, and what they cost; DATA: the directory with fashion_mnist/
+	$(BIN)/python benchmarks/estimators.py quality --case digits
+	$(BIN)/python benchmarks/estimators.py quality --case multifashion --data $(DATA)
+	$(BIN)/python benchmarks/estimators.py quality --case questions --data $(DATA)
+	$(BIN)/python benchmarks/estimators_accuracy.py --data $(DATA) --runs runs/estimators
 
 format: $(STAMP) ## format, and mend what ruff can mend
 	$(BIN)/ruff check --fix-only --exit-zero

@@ -1,15 +1,13 @@
 """How good the estimators of the local gradient are, and what they cost.
 
-    python benchmarks/estimators.py quality  --data DIR [--steps 600] [--points 8] [--case NAME]
-    python benchmarks/estimators.py cost     [--case NAME] [--rounds 5]
-    python benchmarks/estimators.py accuracy --data DIR --runs DIR [--seeds 5] [--jobs 2]
+    python benchmarks/estimators.py quality [--case NAME] [--data DIR] [--steps 600] [--points 9]
+    python benchmarks/estimators.py cost    [--case NAME] [--data DIR] [--rounds 30]
 
 ``quality``: the cosine of the perturbation that a task gets with the one that its exact gradient
 gives, along training. ``cost``: the time of a step beside ERM's, interleaved in one process, one
-thread; processor time, so that other programs' use of the machine falls out. ``accuracy``: a
-comparison on real images, as `samo compare` makes it and in its directory format, so that it can be
-interrupted and shares the runs that are there already; then paired differences and one plot of
-accuracy against cost. DIR is the directory with ``fashion_mnist/`` in it.
+thread; processor time, so that other programs' use of the machine falls out. DIR is the directory
+with ``fashion_mnist/`` in it. What the estimators are worth in test accuracy is found out by
+``estimators_accuracy.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ import os
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
 
 import argparse
-import copy
 import platform
 import statistics
 import time
@@ -36,11 +33,9 @@ from torch import Tensor, nn
 import samo
 from samo import benchmarks
 from samo.benchmarks.networks import CelebACNN, LeNet
-from samo.report import Row, Spread, read, summarize
 from samo.report._difference_tables import write_lines
-from samo.report.style import house_style, look, panels
-from samo.training import PRESETS, compare, plan
-from samo.training._files import read_json, write_atomically, write_json
+from samo.training import PRESETS
+from samo.training._files import write_atomically, write_json
 from samo.training._sharpness import perturbation
 
 OUT = Path(__file__).parent / "results" / "estimators"
@@ -50,6 +45,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "erm": ("erm", {}),
     "gsam": ("gsam", {}),
     "lsam": ("lsam", {}),
+    "fmtl": ("fmtl", {}),
     "samo": ("samo", {}),
     "samo, one-sided": ("samo", {"antithetic": False}),
     "samo, rademacher": ("samo", {"noise": "rademacher"}),
@@ -62,7 +58,6 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "last-layers": ("last-layers", {}),
     "last-layers, 0.1": ("last-layers", {"share": 0.1}),
 }
-COMPARED = ("erm", "gsam", "lsam", "fmtl", "samo", "random", "previous", "last-layers")
 
 
 @dataclass
@@ -87,8 +82,9 @@ def multifashion(data: Path | None) -> Case:
 def questions(data: Path | None) -> Case:
     """The same pictures, K = 20: is there a bag top left? is there a boot bottom right? ..."""
     benchmark = _pairs(data)
-    corners = {f"{corner} {i}": (at, i) for at, corner in enumerate(benchmark.tasks)
-               for i in range(10)}
+    corners = {
+        f"{corner} {i}": (at, i) for at, corner in enumerate(benchmark.tasks) for i in range(10)
+    }
     model = LeNet(list(corners), classes=1)
     generator = torch.Generator().manual_seed(0)
 
@@ -108,11 +104,11 @@ def questions(data: Path | None) -> Case:
     return Case(model, list(corners), batches)
 
 
-def celeba(_data: Path | None) -> Case:
+def celeba(_data: Path | None, batch: int = 32) -> Case:
     """The network of CelebA at full size on noise: K = 40, batch 32; for the cost alone."""
     tasks = [f"t{i}" for i in range(40)]
     model = CelebACNN(tasks)
-    x, y = torch.randn(32, 3, 64, 64), torch.rand(40, 32).round()
+    x, y = torch.randn(batch, 3, 64, 64), torch.rand(40, batch).round()
 
     def losses(asked: Sequence[str]) -> dict[str, Tensor]:
         return {
@@ -123,7 +119,12 @@ def celeba(_data: Path | None) -> Case:
     return Case(model, tasks, lambda: iter([losses] * 10))
 
 
-CASES = {case.__name__: case for case in (digits, multifashion, questions, celeba)}
+def celeba_8(data: Path | None) -> Case:
+    """The same at batch 8."""
+    return celeba(data, 8)
+
+
+CASES = {case.__name__: case for case in (digits, multifashion, questions, celeba, celeba_8)}
 
 
 def _pairs(data: Path | None) -> benchmarks.Benchmark:
@@ -181,7 +182,7 @@ def quality(name: str, data: Path | None, steps: int, points: int, out: Path) ->
     """
     torch.manual_seed(0)
     case = CASES[name](data)
-    arms = [arm for arm, (preset, own) in ARMS.items() if preset != "erm"]
+    arms = [arm for arm in ARMS if arm not in ("erm", "fmtl")]  # F-MTL's ε_i are L-SAM's
     arms = [arm for arm in arms if ARMS[arm][1].get("groups", 0) < len(case.tasks)]
     engines = {
         (arm, alpha): engine_of(case, arm, alpha=alpha)
@@ -223,7 +224,7 @@ def _quality_table(name: str, steps: int, lines: list[list[Any]], out: Path) -> 
     thirds = ("first third", "second", "last")
     table = [
         f"{name}: {CASES[name].__doc__} Mean cosine of ε_i with ρ ∇l_i / ‖∇l_i‖ by thirds of "
-        f"{steps} steps, and (last column, over all) with the ε_i of the exact gradient at α = 0.5.",
+        f"{steps} steps, and (last column, over all) with the ε_i of the exact one at α = 0.5.",
         "",
         "| estimator | α | " + " | ".join(thirds) + " | with exact at α = 0.5 |",
         "| --- " * 6 + "|",
@@ -236,12 +237,19 @@ def _quality_table(name: str, steps: int, lines: list[list[Any]], out: Path) -> 
             cells.append(f"{statistics.fmean(values):.3f}" if values else "–")
         cells.append(f"{statistics.fmean(line[5] for line in mine):.3f}")
         table.append(f"| {arm} | {'' if alpha == '' else alpha} | " + " | ".join(cells) + " |")
-    _write_text(out / f"quality-{name}.md", table)
+    write_text(out / f"quality-{name}.md", table)
 
 
-def cost(name: str, data: Path | None, rounds: int, arms: Sequence[str], out: Path) -> None:
+def cost(
+    name: str,
+    data: Path | None,
+    rounds: int,
+    arms: Sequence[str],
+    out: Path,
+    methods: Sequence[str] = ("ls", "fairgrad"),
+) -> None:
     """Times steps of all arms in turn, and writes the medians of the ratios to ERM's."""
-    result = {method: ratios(name, data, rounds, arms, method) for method in ("ls", "fairgrad")}
+    result = {method: ratios(name, data, rounds, arms, method) for method in methods}
     lines = [
         f"{name}: {CASES[name].__doc__} Processor time of a step, {rounds} rounds of all in turn, "
         f"one thread; median of the ratios to erm in the same round (lowest, highest).",
@@ -251,12 +259,14 @@ def cost(name: str, data: Path | None, rounds: int, arms: Sequence[str], out: Pa
         "| --- " * (1 + len(result)) + "|",
     ]
     for arm in next(iter(result.values())):
-        cells = [f"{statistics.median(r[arm]):.2f} ({min(r[arm]):.2f}, {max(r[arm]):.2f})"
-                 for r in result.values()]
+        cells = [
+            f"{statistics.median(r[arm]):.2f} ({min(r[arm]):.2f}, {max(r[arm]):.2f})"
+            for r in result.values()
+        ]
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / f"cost-{name}.json", result)
-    _write_text(out / f"cost-{name}.md", lines)
+    write_text(out / f"cost-{name}.md", lines)
 
 
 def ratios(
@@ -275,140 +285,16 @@ def ratios(
             case.model.zero_grad()
             begin = time.process_time()
             engine.backward(losses)
+            spent = time.process_time() - begin
+            print(f"{method}, round {round_}, {arm}: {1e3 * spent:.1f} ms", flush=True)
             if round_:
-                times[arm].append(time.process_time() - begin)
+                times[arm].append(spent)
     return {
         arm: [t / erm for t, erm in zip(times[arm], times["erm"], strict=True)] for arm in engines
     }
 
 
-def accuracy(data: Path, runs: Path, arguments: argparse.Namespace, out: Path) -> None:
-    """Trains what is not trained yet, and sums up."""
-    sizes = {"pairs": 3000, "validation_pairs": 3000, "test_pairs": 10000}
-    cells = plan(
-        "multifashion",
-        arguments.methods.split(","),
-        arguments.sharpness.split(","),
-        [float(rho) for rho in arguments.rho.split(",")],
-        arguments.seeds,
-        epochs=arguments.epochs,
-        batch_size=64,
-        lr=1e-3,
-        benchmark_options={"network": "lenet", **sizes, **_sizes(arguments), "data": str(data)},
-    )
-    failures = compare(
-        cells, runs, jobs=arguments.jobs, watch=lambda e: print(e.cell.path, flush=True) if e.ended else None
-    )
-    if failures:
-        raise SystemExit(f"failed: {failures}")
-    report(runs, out, data)
-
-
-def _sizes(arguments: argparse.Namespace) -> dict[str, int]:
-    """Smaller data, for a trial."""
-    if arguments.pairs is None:
-        return {}
-    return {"pairs": arguments.pairs, "validation_pairs": 100, "test_pairs": 100}
-
-
-def report(runs: Path, out: Path, data: Path) -> None:
-    """One table and one plot: accuracy, paired differences, and the cost of a step."""
-    rows = [row for row in summarize(read(runs)).rows if row.method != "stl" and row.average]
-    by_arm = {(row.method, row.sharpness): row for row in rows}
-    methods = list(dict.fromkeys(row.method for row in rows))
-    presets = list(dict.fromkeys(row.sharpness for row in rows))
-    file = out / "cost-multifashion.json"
-    if not file.exists():
-        cost("multifashion", data, 30, [p for p in presets if p in ARMS], out)
-    costs: dict[str, dict[str, float]] = {
-        method: {arm: statistics.median(values) for arm, values in found.items()}
-        for method, found in read_json(file).items()
-    }
-    for found in costs.values():
-        found.setdefault("fmtl", found.get("lsam", float("nan")))
-    against = ("erm", "gsam", "random")
-    lines = [
-        "Test accuracy on `multifashion` (3,000 pairs, LeNet), %, mean of both corners; ρ chosen on "
-        "validation data. Differences are of the same method and seed: mean and 95 % confidence "
-        "interval (Student's t over the seeds; both methods' differences of a seed averaged first "
-        "in the lines of all).",
-        "",
-        "| method | sharpness | ρ | accuracy | seeds | "
-        + " | ".join(f"against {a}" for a in against) + " | step / erm |",
-        "| --- " * (6 + len(against)) + "|",
-    ]
-    for method in [*methods, "all"]:
-        for preset in presets:
-            chosen = methods if method == "all" else [method]
-            arms = [by_arm[m, preset] for m in chosen if (m, preset) in by_arm]
-            if len(arms) < len(chosen):
-                continue
-            differences = [_difference(by_arm, chosen, preset, other) for other in against]
-            average = Spread(tuple(v for arm in arms for v in (arm.average.values if arm.average else ())))
-            rho = ", ".join(f"{arm.rho:g}" for arm in arms if arm.rho is not None) or "–"
-            ratio = statistics.fmean(costs.get(m, {}).get(preset, float("nan")) for m in chosen)
-            seeds = min(len(arm.runs) for arm in arms)
-            cells = [method, preset, rho, f"{average.mean:.2f}", str(seeds), *differences, f"{ratio:.2f}"]
-            lines.append("| " + " | ".join(cells) + " |")
-    out.mkdir(parents=True, exist_ok=True)
-    _write_text(out / "accuracy.md", lines)
-    _plot(by_arm, methods, presets, costs, out / "accuracy.png")
-
-
-def _values(row: Row) -> dict[int, float]:
-    assert row.average is not None
-    seeds = [run["config"]["seed"] for run in row.runs]
-    return dict(zip(seeds, row.average.values, strict=True))
-
-
-def _difference(
-    by_arm: Mapping[tuple[str, str], Row], methods: Sequence[str], preset: str, other: str
-) -> str:
-    pairs = [(by_arm.get((m, preset)), by_arm.get((m, other))) for m in methods]
-    values = [(_values(one), _values(two)) for one, two in pairs if one and two]
-    if preset == other or len(values) < len(methods):
-        return "–"
-    seeds = sorted(set.intersection(*(set(v) for pair in values for v in pair)))
-    if not seeds:
-        return "–"
-    spread = Spread(tuple(statistics.fmean(a[s] - b[s] for a, b in values) for s in seeds))
-    return f"{spread.mean:+.2f}" + ("" if spread.interval is None else f" ± {spread.interval:.2f}")
-
-
-def _plot(
-    by_arm: Mapping[tuple[str, str], Row],
-    methods: Sequence[str],
-    presets: Sequence[str],
-    costs: Mapping[str, Mapping[str, float]],
-    file: Path,
-) -> None:
-    with house_style():
-        figure, axes = panels(1, len(methods), sharey=True, height=2.8)
-        for axis, method in zip(axes[0], methods, strict=True):
-            for preset in presets:
-                row, style = by_arm.get((method, preset)), look(preset)
-                ratio = costs.get(method, {}).get(preset)
-                if row is None or row.average is None or ratio is None:
-                    continue
-                axis.errorbar(
-                    ratio,
-                    row.average.mean,
-                    yerr=row.average.interval or 0.0,
-                    color=style.colour,
-                    marker=style.marker,
-                    linestyle="none",
-                    capsize=2.5,
-                    label=preset,
-                )
-            axis.set_title(method)
-            axis.set_xlabel("time of a step / erm")
-        axes[0, 0].set_ylabel("test accuracy (%)")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
-        write_atomically(file, lambda beside: figure.savefig(beside, format="png"))
-
-
-def _write_text(file: Path, lines: Sequence[str]) -> None:
+def write_text(file: Path, lines: Sequence[str]) -> None:
     text = "\n".join(lines) + "\n"
     print(text, flush=True)
     write_atomically(file, lambda beside: beside.write_text(text, encoding="utf-8"))
@@ -417,34 +303,21 @@ def _write_text(file: Path, lines: Sequence[str]) -> None:
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["quality", "cost", "accuracy", "report"])
+    parser.add_argument("part", choices=["quality", "cost"])
     parser.add_argument("--case", choices=list(CASES), default="multifashion")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--points", type=int, default=9)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--arms", default=",,".join(ARMS), help="with two commas between them")
-    parser.add_argument("--runs", type=Path, default=Path("runs/estimators"))
+    parser.add_argument("--arms", default=";".join(ARMS), help="with semicolons between them")
     parser.add_argument("--methods", default="ls,fairgrad")
-    parser.add_argument("--sharpness", default=",".join(COMPARED))
-    parser.add_argument("--rho", default="0.05,0.1,0.2")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--pairs", type=int, help="fewer training pairs, for a trial")
-    parser.add_argument("--jobs", type=int, default=2)
-    arguments = parser.parse_args()
-    if arguments.part == "quality":
-        quality(arguments.case, arguments.data, arguments.steps, arguments.points, arguments.out)
-    elif arguments.part == "cost":
-        arms = arguments.arms.split(",,")
-        cost(arguments.case, arguments.data, arguments.rounds, arms, arguments.out)
-    elif arguments.data is None:
-        parser.error("--data must name the directory with fashion_mnist/ in it")
-    elif arguments.part == "accuracy":
-        accuracy(arguments.data, arguments.runs, arguments, arguments.out)
+    given = parser.parse_args()
+    if given.part == "quality":
+        quality(given.case, given.data, given.steps, given.points, given.out)
     else:
-        report(arguments.runs, arguments.out, arguments.data)
+        arms = [arm.strip() for arm in given.arms.split(";")]
+        cost(given.case, given.data, given.rounds, arms, given.out, given.methods.split(","))
 
 
 if __name__ == "__main__":

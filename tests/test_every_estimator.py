@@ -141,7 +141,7 @@ def test_no_radius_is_erm(kind, aggregator):
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_radius(kind, alpha, adaptive):
-    """From inside the closure: each ε has norm ρ (of ε / |θ| if adaptive), each η of who is asked."""
+    """From inside the closure: each ε has norm ρ (of ε / |θ| if adaptive), as have the η."""
     case, points = problem("branches"), []
 
     def spied(tasks):

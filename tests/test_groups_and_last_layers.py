@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -140,9 +141,7 @@ def test_groups_of_quadratics():
     x = model.x.detach().clone()
     model.c["a"], model.c["b"] = x - 1, x + 1
     model.A["c"], model.c["c"] = 2 * model.A["a"], model.c["a"] + 0.01
-    engine = samo.SAMO(
-        model, TASKS, aggregator="ls", rho=0.3, alpha=0.0, local=samo.TaskGroups(2)
-    )
+    engine = samo.SAMO(model, TASKS, aggregator="ls", rho=0.3, alpha=0.0, local=samo.TaskGroups(2))
     engine.backward(model.losses)
     assert engine.state_dict()["local"]["groups"] == [["a", "c"], ["b"]]
     want = torch.zeros_like(x)
@@ -195,7 +194,8 @@ def passes(monkeypatch, aggregator, steps, **options):
 
     def counting(outputs, inputs, *args, **kwargs):
         inputs = list(inputs)
-        calls["backward"].append([n for n, p in named.items() if any(p is q for q in inputs)])
+        asked = [n for n, p in named.items() if any(p is q for q in inputs)]
+        calls["backward"] += [asked] if asked else []  # a scalarizer's weights have none
         return grad(outputs, inputs, *args, **kwargs)
 
     named = dict(case.model.named_parameters())
@@ -217,7 +217,12 @@ def passes(monkeypatch, aggregator, steps, **options):
 
 @pytest.mark.parametrize(
     ("aggregator", "alpha", "backwards"),
-    [("upgrad", 0.0, 2 + 3), ("upgrad", 0.5, 1 + 2 + 3), ("ls", 0.0, 2 + 2), ("ls", 0.5, 1 + 2 + 2)],
+    [
+        ("upgrad", 0.0, 2 + 3),
+        ("upgrad", 0.5, 1 + 2 + 3),
+        ("ls", 0.0, 2 + 2),
+        ("ls", 0.5, 1 + 2 + 2),
+    ],
 )
 def test_passes_of_groups(monkeypatch, aggregator, alpha, backwards):
     """M + 1 forward and M + K (or 2M) backward passes; K more where tasks are divided."""
@@ -240,9 +245,7 @@ def test_passes_of_last_layers(monkeypatch):
 def test_groups_are_kept_and_renewed():
     """They stay for n steps, whoever is present; a task that is in none renews them."""
     model = Quadratics(tasks=tuple("abcde"), own=False)
-    engine = samo.SAMO(
-        model, list("abcde"), aggregator="ls", local=samo.TaskGroups(2, every=4)
-    )
+    engine = samo.SAMO(model, list("abcde"), aggregator="ls", local=samo.TaskGroups(2, every=4))
 
     def step(present):
         asked = []
@@ -256,7 +259,7 @@ def test_groups_are_kept_and_renewed():
 
     first, state = step("abcd")
     assert first == state["groups"]
-    assert sorted(sum(first, [])) == list("abcd")
+    assert sorted(chain(*first)) == list("abcd")
     assert state["age"] == 1
     again, state = step("abd")
     assert again == [[t for t in g if t != "c"] for g in first if g != ["c"]]
@@ -265,7 +268,7 @@ def test_groups_are_kept_and_renewed():
     assert alone == [["a"], ["b"]]
     assert state["age"] == 2
     every, state = step("abcde")
-    assert sorted(sum(every, [])) == list("abcde")
+    assert sorted(chain(*every)) == list("abcde")
     assert state == {"groups": every, "age": 1}
 
 

@@ -66,8 +66,11 @@ class Ascent:
 
     @cached_property
     def groups(self) -> list[list[str]]:
-        """The tasks that are evaluated at one point: all where there is one ε, else each alone,
-        unless the estimator divides them. To be asked for when the directions were found."""
+        """The tasks that are evaluated at one point: all where there is one ε, else each alone.
+
+        An estimator may divide them otherwise, by their gradients; so this is to be asked for when
+        the directions were found.
+        """
         tasks = list(self._losses)
         if isinstance(self.estimator, Grouping):
             return self.estimator.group({task: _Probe(self, [task]) for task in tasks})
