@@ -295,6 +295,7 @@ def ratios(
 
 
 def write_text(file: Path, lines: Sequence[str]) -> None:
+    """Prints lines, and writes them to a file."""
     text = "\n".join(lines) + "\n"
     print(text, flush=True)
     write_atomically(file, lambda beside: beside.write_text(text, encoding="utf-8"))

@@ -46,15 +46,14 @@ def train(arguments: argparse.Namespace) -> None:
             "data": str(arguments.data),
         },
     )
-    failures = compare(
-        cells,
-        runs,
-        jobs=arguments.jobs,
-        watch=lambda e: print(e.cell.path, flush=True) if e.ended else None,
-    )
+
+    def tell(event: Event) -> None:
+        if event.ended:
+            print(event.cell.path, flush=True)
+
+    failures = compare(cells, arguments.runs, jobs=arguments.jobs, watch=tell)
     if failures:
         raise SystemExit(f"failed: {failures}")
-    report(runs, out, data)
 
 
 def _sizes(arguments: argparse.Namespace) -> dict[str, int]:
@@ -79,10 +78,10 @@ def report(runs: Path, out: Path, data: Path) -> None:
     }
     against = ("erm", "gsam", "random")
     lines = [
-        "Test accuracy on `multifashion` (3,000 pairs, LeNet), %, mean of both corners; ρ "
-        "chosen on validation data. Differences are of the same method and seed: mean and 95 % confidence "
-        "interval (Student's t over the seeds; both methods' differences of a seed averaged first "
-        "in the lines of all).",
+        "Test accuracy on `multifashion` (3,000 pairs, LeNet), %, mean of both corners; ρ chosen "
+        "on validation data. Differences are of the same method and seed: mean and 95 % confidence "
+        "interval (Student's t over the seeds; in the lines of all, the methods' differences of a "
+        "seed are averaged first).",
         "",
         "| method | sharpness | ρ | accuracy | seeds | "
         + " | ".join(f"against {a}" for a in against)
@@ -96,22 +95,12 @@ def report(runs: Path, out: Path, data: Path) -> None:
             if len(arms) < len(chosen):
                 continue
             differences = [_difference(by_arm, chosen, preset, other) for other in against]
-            average = Spread(
-                tuple(v for arm in arms for v in (arm.average.values if arm.average else ()))
-            )
+            average = statistics.fmean(v for arm in arms for v in _values(arm).values())
             rho = ", ".join(f"{arm.rho:g}" for arm in arms if arm.rho is not None) or "–"
             ratio = statistics.fmean(costs.get(m, {}).get(preset, float("nan")) for m in chosen)
             seeds = min(len(arm.runs) for arm in arms)
-            cells = [
-                method,
-                preset,
-                rho,
-                f"{average.mean:.2f}",
-                str(seeds),
-                *differences,
-                f"{ratio:.2f}",
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
+            cells = [f"{average:.2f}", str(seeds), *differences, f"{ratio:.2f}"]
+            lines.append("| " + " | ".join([method, preset, rho, *cells]) + " |")
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "accuracy.md", lines)
     _plot(by_arm, methods, presets, costs, out / "accuracy.png")
