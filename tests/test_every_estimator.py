@@ -84,6 +84,25 @@ def test_an_exception_in_any_pass_leaves_nothing(kind):
 
 
 @every_estimator
+def test_an_exception_in_a_later_micro_batch_leaves_nothing(kind):
+    """What the estimator learnt from the micro-batches before is forgotten as well."""
+    case = problem("plain")
+    engine = engine_of(kind, case.model)
+    known = local_state(engine)
+
+    def failing(tasks):
+        raise ZeroDivisionError
+
+    ends = [partial(losses, case.model), partial(losses, case.model), failing]
+    for closures in (ends[:1], ends):  # the partition is known from the first step
+        try:
+            engine.backward(closures)
+        except ZeroDivisionError:
+            assert local_state(engine) == known
+        known = local_state(engine)
+
+
+@every_estimator
 @pytest.mark.parametrize("aggregator", ["ls", "mgda"])
 def test_goes_on_bit_for_bit_from_a_file(kind, aggregator):
     """An engine of another seed that loads the state takes the very same steps."""

@@ -197,7 +197,10 @@ class _Probe:
     @property
     def mean(self) -> Vector:
         if self._ascent._mean is None:
-            raise RuntimeError("With alpha=0, an exact estimator has no mean gradient to ask for.")
+            raise RuntimeError(
+                "There is no mean gradient to ask for: with alpha=0, none is made for an exact "
+                "estimator whose uses_mean is False."
+            )
         return self._ascent._mean
 
     def draw(self, noise: Noise) -> Vector:

@@ -160,8 +160,8 @@ class Step:
                     local.remember(task, dict(zip(names, vector.tensors, strict=True)))
 
     def forget(self) -> None:
-        """Brings a method that has learnt from the losses back to where it was before the step."""
-        for bring_back in self._bring_back:
+        """Brings what has learnt in the step (a method, groups) back to where it was before."""
+        for bring_back in reversed(self._bring_back):
             bring_back()
 
     def _evaluate(

@@ -20,7 +20,8 @@ class LastLayers(LocalGradient):
 
     The natural graph is differentiated for each task, but no further back than to these tensors:
     K short backward passes, of which each costs its head and the last layers. The mean gradient
-    stands in for the rest: it is of the same batch, and has 1/K of ∇l_i in it.
+    stands in for the rest: it is of the same batch, and has 1/K of ∇l_i in it. The natural graph is
+    kept in memory until the last task is done.
 
     The last shared layer as a stand-in for all is GradNorm's (arXiv 1711.02257, §3.2), gradients
     that go back no further than to the shared representation are MGDA-UB's (arXiv 1810.04650,
