@@ -175,14 +175,17 @@ def perturbations(engine: samo.Engine, case: Case, losses: Any) -> dict[str, Ten
     return found
 
 
-def quality(name: str, data: Path | None, steps: int, points: int, out: Path) -> None:
+def quality(
+    name: str, data: Path | None, steps: int, points: int, arms: Sequence[str], out: Path
+) -> None:
     """Trains by GSAM, and looks at all arms at some points: two steps in a row, the second counts.
 
     The first is for `PreviousGradient`, which must have seen one.
     """
     torch.manual_seed(0)
     case = CASES[name](data)
-    arms = [arm for arm in ARMS if arm not in ("erm", "fmtl")]  # F-MTL's ε_i are L-SAM's
+    # F-MTL's ε_i are L-SAM's; L-SAM's are what all are compared with.
+    arms = ["lsam", *(arm for arm in arms if arm not in ("erm", "fmtl", "lsam"))]
     arms = [arm for arm in arms if ARMS[arm][1].get("groups", 0) < len(case.tasks)]
     engines = {
         (arm, alpha): engine_of(case, arm, alpha=alpha)
@@ -314,10 +317,10 @@ def main() -> None:
     parser.add_argument("--arms", default=";".join(ARMS), help="with semicolons between them")
     parser.add_argument("--methods", default="ls,fairgrad")
     given = parser.parse_args()
+    arms = [arm.strip() for arm in given.arms.split(";")]
     if given.part == "quality":
-        quality(given.case, given.data, given.steps, given.points, given.out)
+        quality(given.case, given.data, given.steps, given.points, arms, given.out)
     else:
-        arms = [arm.strip() for arm in given.arms.split(";")]
         cost(given.case, given.data, given.rounds, arms, given.out, given.methods.split(","))
 
 
