@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-slow test-gpu demo bench-aggregation format clean
+.PHONY: help setup check docs test test-slow test-gpu demo bench-aggregation format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,10 +23,13 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
-check: $(STAMP) ## lint, format check, strict types
+check: $(STAMP) docs ## lint, format check, strict types, documentation without warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: $(STAMP) ## the documentation, in docs/_build/html
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
 test: $(STAMP) ## the fast tests, the doctests and the README's examples
 	$(BIN)/python -m pytest -n auto -m "not slow and not gpu"
@@ -48,5 +51,5 @@ format: $(STAMP) ## format, and mend what ruff can mend
 	$(BIN)/ruff format
 
 clean: ## remove .venv, caches and builds; runs/ stays
-	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) dist build docs/_build docs/_generated .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
