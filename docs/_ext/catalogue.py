@@ -46,7 +46,7 @@ def methods() -> str:
             about = method.title + (" (sees the losses too)" if method.sees_losses else "")
             if method.note:
                 about += f". {method.note}"
-            cited = "; ".join(map(source, method.references))
+            cited = "; ".join(map(_cited, method.references))
             rows.append((f"`{name}`", about, options or "–", state, cited or "–"))
         parts.append(f"## {_NEEDS.get(need, need)}\n")
         parts.append(_table(("name", "what it is", "defaults", "state", "source"), rows))
@@ -76,6 +76,12 @@ def problems() -> str:
     )
 
 
+def _cited(key: str) -> str:
+    who, _, where = source(key).partition(", ")
+    where = where.replace("arXiv:", "arxiv.org/abs/")
+    return f"[{who}](https://{where})" if where else who
+
+
 def command_line() -> str:
     """All commands and their options.
 
@@ -87,7 +93,8 @@ def command_line() -> str:
 
 def _command(name: str, command: Any, level: int) -> Iterator[str]:
     usage = " ".join([name, *(p.name.upper() for p in _arguments(command))])
-    yield f"{'#' * level} `{name}`\n\n{inspect.cleandoc(command.help or '')}\n"
+    title = f"`{name}`" if level > 1 else f"The command line: `{name}`"
+    yield f"{'#' * level} {title}\n\n{inspect.cleandoc(command.help or '')}\n"
     below = getattr(command, "commands", {})
     if not below:
         yield f"```text\n{usage} [OPTIONS]\n```\n"
