@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,31 +13,10 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from .._files import write_atomically as write_atomically
+from .._files import write_json as write_json
 from ._config import RunConfig, differences, upgraded
 from ._errors import RunError
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file beside its place and renames it into it: it is there whole, or not at all.
-
-    Args:
-        path: The file's place.
-        write: Writes the file that it is given.
-    """
-    beside = path.with_name(f"{path.name}.new")
-    write(beside)
-    beside.replace(path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file atomically.
-
-    Args:
-        path: The file's place.
-        content: What to write.
-    """
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: Path) -> Any:
