@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -95,7 +94,25 @@ class Data:
             counts = self._counted(batch)
             shares = {t: counts[t] / self._totals[t] for t in self.tasks if counts.get(t)}
             if shares:
-                yield Part(partial(self._losses, batch), shares)
+                yield Part(self._closure(batch, shares), shares)
+
+    def _closure(self, batch: Any, present: Collection[str]) -> Closure:
+        """Evaluates a batch's losses; those that were not asked for are left out."""
+
+        def evaluate(tasks: Sequence[str]) -> Mapping[str, Tensor]:
+            wanted = [task for task in tasks if task in present]
+            answer = self._losses(batch, wanted)
+            if not isinstance(answer, Mapping):
+                return answer
+            if missing := [task for task in wanted if task not in answer]:
+                raise AnalysisError(
+                    f"A batch has no loss of {missing}, though its examples are counted for "
+                    f"them. Give sizes=, a function of a batch that says how many it has of "
+                    f"each task."
+                )
+            return {task: answer[task] for task in wanted}
+
+        return evaluate
 
     def _counted(self, batch: Any) -> dict[str, int]:
         """The number of examples by task."""
