@@ -29,6 +29,7 @@ from ._arguments import (
     told,
 )
 from ._data import data
+from ._html import report_
 from ._list import tables
 from ._options import assignments, benchmark_options, names, numbers
 from ._pictures import show_
@@ -207,6 +208,7 @@ def compare_(
 
 
 app.command("sweep")(sweep_)
+app.command("report")(report_)
 app.command("show")(show_)
 app.command("toy")(toy_)
 app.add_typer(data, name="data")

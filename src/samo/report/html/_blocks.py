@@ -54,11 +54,10 @@ class Table:
     Attributes:
         id: Its name within the page.
         caption: What it shows.
-        heads: The titles of its columns; those of numbers are to be in `numeric`.
+        heads: The titles of its columns.
         rows: Its cells.
         quoted: Rows that stay below the others, whatever these are sorted by.
         notes: What should be known to read it.
-        left: How many columns, from the first, hold words.
     """
 
     id: str
@@ -67,8 +66,15 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     quoted: Sequence[Sequence[Cell]] = ()
     notes: Sequence[str] = ()
-    left: int = 2
     kind: Literal["table"] = "table"
+
+    @property
+    def words(self) -> list[bool]:
+        """Which columns hold words, and not numbers."""
+        return [
+            any(row[i].text != NONE and isinstance(row[i].value, str | None) for row in self.rows)
+            for i in range(len(self.heads))
+        ]
 
     @property
     def long(self) -> bool:

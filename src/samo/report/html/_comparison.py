@@ -15,7 +15,7 @@ from ._foreign import plain
 from ._groups import Group
 from ._result_tables import change_table, cost_table, summary_table
 from ._run_tables import counted
-from ._scan import FoundRun
+from ._scan import Findings, FoundRun
 from ._svg import inline
 
 Draw = Callable[[Summary], Figure | None]
@@ -44,11 +44,12 @@ _MAP = "The share of conflicting task pairs by epoch, for each method and preset
 _COST = "The median time of a step, mean over the seeds, and the peak memory where it was recorded."
 
 
-def comparison(group: Group, prefix: str, *, published: bool) -> Iterator[Section]:
+def comparison(group: Group, found: Findings, prefix: str, *, published: bool) -> Iterator[Section]:
     """Shows the runs of a group.
 
     Args:
         group: The runs.
+        found: Where what is left out is named.
         prefix: What ids begin with.
         published: Whether to quote published results.
 
@@ -57,7 +58,8 @@ def comparison(group: Group, prefix: str, *, published: bool) -> Iterator[Sectio
     """
     summary = group.summed_up(published=published).summary
     assert summary is not None
-    opening = Section(f"{prefix}-results-section", group.title, list(_state(group)))
+    alone = len(group.runs) == len(found.runs)
+    opening = Section(f"{prefix}-results-section", group.title, list(_state(group, alone=alone)))
     if summary.columns:
         opening.blocks.append(summary_table(group, summary, prefix))
     if published and not summary.quoted:
@@ -81,7 +83,7 @@ def comparison(group: Group, prefix: str, *, published: bool) -> Iterator[Sectio
         blocks += _pictures(summary, prefix, ("conflicts", conflict_map, _MAP))
         yield from _section(f"{prefix}-training-section", "Training", blocks)
     yield from _section(f"{prefix}-progress-section", "Unfinished runs", _progress(group, prefix))
-    yield from _section(f"{prefix}-analysis-section", "Analysis", analyses(group, prefix))
+    yield from _section(f"{prefix}-analysis-section", "Analysis", analyses(group, found, prefix))
     if any(row.runs for row in summary.rows):
         blocks = [*_pictures(summary, prefix, ("cost", cost, _COST)), cost_table(summary, prefix)]
         yield from _section(f"{prefix}-cost-section", "Time and memory", blocks)
@@ -92,12 +94,12 @@ def _section(name: str, title: str, blocks: list[Block]) -> Iterator[Section]:
         yield Section(name, title, blocks, level=3)
 
 
-def _state(group: Group) -> Iterator[Block]:
+def _state(group: Group, *, alone: bool) -> Iterator[Block]:
     """Says which runs there are, and which there are not."""
     n = len(group.runs)
-    line = f"{n} run{'s' * (n != 1)}: {counted(group.runs)}."
-    done = group.states["finished"] == n and not group.left_out
-    yield Words([line], "" if done else "warning")
+    if not alone:  # the page begins with that
+        line = f"{n} run{'s' * (n != 1)}: {counted(group.runs)}."
+        yield Words([line], "" if group.states["finished"] == n else "warning")
     lines = []
     for state in ("failed", "unreadable"):
         lines += [f"{r.path}: {state}. {r.error}" for r in group.runs if r.state == state]
@@ -108,9 +110,7 @@ def _state(group: Group) -> Iterator[Block]:
         yield Words([*lines[:_MOST_LISTED], *tail], "warning")
 
 
-def _pictures(
-    summary: Summary, prefix: str, *figures: tuple[str, Draw, str]
-) -> list[Block]:
+def _pictures(summary: Summary, prefix: str, *figures: tuple[str, Draw, str]) -> list[Block]:
     """Draws figures; one that cannot be drawn of what was found says so."""
     blocks: list[Block] = []
     for name, draw, caption in figures:

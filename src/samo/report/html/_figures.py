@@ -35,7 +35,7 @@ def course(summary: Summary) -> Figure | None:
     methods = _methods(summary)
     runs = [run for m in methods for row in _arms(summary, m) for run in row.runs]
     logged = {name for run in runs for record in run["history"] for name in record.get("steps", ())}
-    found = [panel for panel in _quantities(logged) if panel[1] is not None]
+    found = _quantities(logged)
     if not found:
         return None
     with house_style():
@@ -43,7 +43,10 @@ def course(summary: Summary) -> Figure | None:
         for i, method in enumerate(methods):
             for axis, (title, value) in zip(axes[i], found, strict=True):
                 drawn = [_line(axis, row, value) for row in _arms(summary, method)]
-                axis.set_title(f"{method}: {title}" if any(drawn) else f"{method}: no {title}")
+                axis.set_title(f"{method}: {title}")
+                if not any(drawn):
+                    axis.text(0.5, 0.5, "not logged", transform=axis.transAxes, ha="center")
+                    axis.texts[-1].set_color(MUTED)
                 axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         for axis in axes[-1]:
             axis.set_xlabel("epoch")
@@ -156,7 +159,7 @@ def intervals(summary: Summary) -> Figure | None:
     shown = [name for name in ("average", "delta_m") if _spreads(summary, name)]
     if not shown:
         return None
-    titles = {"delta_m": "Δm (percentage points)"}
+    titles = {"delta_m": "Δm (%)"}
     better = {"delta_m": "← better"}
     if summary.columns:
         up = summary.columns[0].higher_is_better
@@ -167,7 +170,7 @@ def intervals(summary: Summary) -> Figure | None:
         figure, axes = panels(1, len(shown), sharey=True, height=0.5 + 0.14 * _lines(summary))
         for axis, name in zip(axes[0], shown, strict=True):
             _forest(axis, summary, name)
-            axis.set_title(f"{titles[name]}, difference to erm")
+            axis.set_title(titles[name])
             axis.set_xlabel(better[name])
         starts = np.cumsum([0, *(_count(summary, preset) + 1 for preset in presets)])
         middles = (starts[:-1] + starts[1:] - 2) / 2

@@ -118,9 +118,7 @@ def _setting(run: FoundRun) -> str:
     return json.dumps(shared, sort_keys=True, default=str)
 
 
-def _divided(
-    runs: Iterable[FoundRun], key: Callable[[FoundRun], str]
-) -> list[list[FoundRun]]:
+def _divided(runs: Iterable[FoundRun], key: Callable[[FoundRun], str]) -> list[list[FoundRun]]:
     """Divides runs by a key, and such that none of them is there twice in one part."""
     parts: dict[tuple[str, int], list[FoundRun]] = {}
     counts: Counter[str] = Counter()
@@ -136,11 +134,11 @@ def _divided(
 
 def _usual(runs: Sequence[FoundRun]) -> dict[tuple[str, str], Any]:
     """The metrics that most finished runs have."""
-    found = Counter(
-        json.dumps(run.results["metrics"]) for run in runs if run.results is not None
-    )
+    found = Counter(json.dumps(run.results["metrics"]) for run in runs if run.results is not None)
     most: dict[str, Any] = json.loads(found.most_common(1)[0][0]) if found else {}
-    return {(task, name): about for task, metrics in most.items() for name, about in metrics.items()}
+    return {
+        (task, name): about for task, metrics in most.items() for name, about in metrics.items()
+    }
 
 
 def _misfit(run: FoundRun, expected: dict[tuple[str, str], Any]) -> str:

@@ -32,6 +32,7 @@ from ._run_tables import (
 from ._scan import Findings, scan
 from ._searches import searches
 
+
 @dataclass(frozen=True)
 class Page:
     """A report.
@@ -92,7 +93,7 @@ def _sections(found: Findings, faults: list[str], *, published: bool) -> Iterato
     parts = groups(found)
     for i, group in enumerate(parts):
         prefix = f"c{i + 1}"
-        build = partial(comparison, group, prefix, published=published)
+        build = partial(comparison, group, found, prefix, published=published)
         yield from guarded(group.title, build)
     yield from guarded("Searches", partial(searches, found))
     yield from guarded("Runs", partial(_runs, found))

@@ -13,6 +13,9 @@ from ._blocks import NONE, Cell, Table, number
 from ._groups import Group
 
 
+_FIGURES = ("average", "delta_m")
+
+
 def summary_table(group: Group, summary: Summary, prefix: str) -> Table:
     """Makes the table of all arms, with published rows below.
 
@@ -26,7 +29,8 @@ def summary_table(group: Group, summary: Summary, prefix: str) -> Table:
     """
     heads = header(summary)
     values = [_values(summary, row) for row in summary.rows]
-    best = [_best([v[i] for v in values], up) for i, up in enumerate(_directions(summary))]
+    arms = [v for v, row in zip(values, summary.rows, strict=True) if row.method != "stl"]
+    best = [_best([v[i] for v in arms], up) for i, up in enumerate(_directions(summary))]
     rows = []
     for row, numbers in zip(summary.rows, values, strict=True):
         line = [Cell(text) for text in cells(summary, row)]
@@ -42,7 +46,7 @@ def summary_table(group: Group, summary: Summary, prefix: str) -> Table:
         rows,
         quoted=[_quoted(summary, row) for row in summary.quoted],
         notes=[
-            *notes(summary),
+            *(note for note in notes(summary) if not note.startswith("Incomplete:")),
             "Runs: how many are finished of those that were planned, at all ρ.",
             "Bold: the best of a column, single-task training apart.",
         ],
@@ -105,15 +109,17 @@ def change_table(summary: Summary, prefix: str) -> Table:
     heads, *lines = difference_lines(summary)
     rows = []
     for line, d in zip(lines, summary.differences, strict=True):
-        spreads = [spread for head, spread in zip(("average", "delta_m"), (d.average, d.delta_m))
-                   if any(getattr(other, head) for other in summary.differences)]
+        shown = [n for n in _FIGURES if any(getattr(other, n) for other in summary.differences)]
+        spreads: list[Spread | None] = [getattr(d, name) for name in shown]
         tail = [_change(text, s) for text, s in zip(line[3:], spreads, strict=True)]
         rows.append([Cell(line[0]), _methods(d, line[1]), Cell(line[2], int(line[2])), *tail])
     said = [
         DIFFERENCES,
         "Bold: the interval does not hold zero. With this many intervals some miss it by chance.",
     ]
-    return Table(f"{prefix}-changes", "Paired differences to plain training", heads, rows, notes=said)
+    return Table(
+        f"{prefix}-changes", "Paired differences to plain training", heads, rows, notes=said
+    )
 
 
 def _methods(difference: Difference, text: str) -> Cell:

@@ -41,10 +41,13 @@ def run_table(runs: Sequence[FoundRun], environments: Sequence[str]) -> Table:
         The table.
     """
     configs = [flat(run.config) for run in runs]
-    differing = [name for name in differing_settings(configs) if name not in {"average_last"}]
+    differing = differing_settings(configs)
+    options = [name for name in differing if "." in name]
+    differing = [name for name in differing if "." not in name]
     letters = lettered(environments)
-    heads = ["run", "state", "epochs", *differing, "validation score", "step (ms)", "run (s)"]
-    heads += ["memory (MB)", "environment", "error"]
+    heads = ["run", "state", "done", *differing, "validation score", "step (ms)", "run (s)"]
+    heads += ["memory (MB)", "environment", *(["options"] if options else [])]
+    heads += ["error"] if any(run.error for run in runs) else []
     rows = []
     for run, config, about in zip(runs, configs, environments, strict=True):
         timing = run.results["timing"] if run.results else _so_far(run)
@@ -59,7 +62,8 @@ def run_table(runs: Sequence[FoundRun], environments: Sequence[str]) -> Table:
                 number(timing.get("total_s"), ".1f"),
                 number(timing.get("peak_memory_mb"), ".0f"),
                 Cell(letters.get(about, NONE)),
-                Cell(run.error or NONE),
+                *([_options(config, options)] if options else []),
+                *([Cell(run.error or NONE, mark="wide")] if heads[-1] == "error" else []),
             ]
         )
     said = ["Of runs that are not finished: their best validation score so far."]
@@ -112,7 +116,9 @@ def problem_table(found: Findings) -> Table:
     Returns:
         The table.
     """
-    rows = [[Cell(problem.path), Cell(problem.reason)] for problem in found.problems[:500]]
+    rows = [
+        [Cell(problem.path), Cell(problem.reason, mark="wide")] for problem in found.problems[:500]
+    ]
     more = len(found.problems) - len(rows)
     said = [f"{more} more are not listed."] if more else []
     return Table("problems-table", "Left out", ["path", "why"], rows, notes=said)
@@ -172,9 +178,18 @@ def differing_settings(configs: Sequence[dict[str, Any]]) -> list[str]:
 def _setting(value: Any) -> Cell:
     if value is None:
         return Cell(NONE)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ", ".join(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return Cell(value if isinstance(value, str) else plain(json.dumps(value), 200))
+        return Cell(plain(value if isinstance(value, str) else json.dumps(value), 200))
     return Cell(f"{value:.6g}" if isinstance(value, float) else plain(str(value), 40), value)
+
+
+def _options(config: dict[str, Any], names: Sequence[str]) -> Cell:
+    """The options of the method and preset that are not the same in all runs."""
+    given = {name.partition(".")[2]: config[name] for name in names if name in config}
+    text = ", ".join(f"{name} = {_setting(value).text}" for name, value in given.items())
+    return Cell(plain(text) or NONE, mark="wide")
 
 
 def _epochs(run: FoundRun) -> Cell:

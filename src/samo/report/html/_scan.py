@@ -205,16 +205,16 @@ def _alone(directory: Path, found: Findings) -> FoundRun | None:
     return None
 
 
-def _run(
-    directory: Path, config: dict[str, Any], baseline: bool, found: Findings
-) -> FoundRun:
+def _run(directory: Path, config: dict[str, Any], baseline: bool, found: Findings) -> FoundRun:
     """Finds the state of a run."""
     path = found.shown(directory)
 
     def run(state: State, **more: Any) -> FoundRun:
         return FoundRun(path, directory, config, baseline, state, **more)
 
-    if not directory.is_dir() or not any((directory / n).exists() for n in ("error.txt", *_OF_A_RUN)):
+    if not directory.is_dir() or not any(
+        (directory / n).exists() for n in ("error.txt", *_OF_A_RUN)
+    ):
         return run("missing")
     log = tuple(_log(directory / "log.jsonl", found))
     if (directory / "results.json").exists():

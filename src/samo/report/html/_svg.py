@@ -53,7 +53,9 @@ def inline(figure: Figure, prefix: str, label: str, *, themed: bool = True) -> M
         _adapt(element, prefix, themed=themed)
     width = float(root.attrib.pop("width").removesuffix("pt")) * 96 / 72
     root.attrib.pop("height")
-    root.attrib |= {"role": "img", "aria-label": label, "style": f"max-width:{width:.0f}px"}
+    # On a narrow screen a wide figure is scrolled, and not shrunk until it cannot be read.
+    style = f"max-width:{width:.0f}px;min-width:min({width:.0f}px,30rem)"
+    root.attrib |= {"role": "img", "aria-label": label, "style": style}
     return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704
 
 
