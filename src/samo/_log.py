@@ -31,12 +31,17 @@ class Log:
 
     Raises:
         ValueError: If the file holds anything else than such records in order.
+        ImportError: If TensorBoard is missing.
     """
 
     def __init__(self, file: Path, events: Path, key: str, last: int | None = None) -> None:
-        # Tensorboard takes a second or more to load.
-        from torch.utils.tensorboard import SummaryWriter
-
+        try:
+            # It takes a second or more to load.
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError(
+                f'the log needs TensorBoard ({error}): pip install "torch-samo[train]".'
+            ) from error
         self._key = key
         size, self.last = _end(file, key, last) if file.exists() else (0, last or 0)
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -114,7 +115,7 @@ def features(
     clusters: list[str] = []
     with undisturbed(model) as alone, torch.no_grad():
         for batch in batches:
-            outputs = alone(lambda batch=batch: _outputs(model, losses, batch, tasks, sources))
+            outputs = alone(partial(_outputs, model, losses, batch, tasks, sources))
             for name, rows in outputs.items():
                 found.append(rows)
                 clusters += [name] * len(rows) if labels is None else _labels(labels(batch), rows)

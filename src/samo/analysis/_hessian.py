@@ -250,7 +250,7 @@ def _lanczos(
         return hessian.times(torch.tensor(vector.reshape(-1))).numpy()
 
     n = hessian.dimension
-    operator = LinearOperator((n, n), matvec=times, dtype=np.dtype(np.float64))  # type: ignore[call-overload]
+    operator = LinearOperator((n, n), matvec=times, dtype=np.dtype(np.float64))
     start = torch.randn(n, dtype=torch.float64, generator=generator).numpy()
     try:
         values = eigsh(

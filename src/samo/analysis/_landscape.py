@@ -63,7 +63,9 @@ class Landscape(Result):
         """
         if task is not None:
             return np.array(self.losses[task], dtype=np.float64)
-        return np.mean([self.grid(task) for task in self.losses], axis=0)
+        grids = np.stack([self.grid(task) for task in self.losses])
+        mean: NDArray[np.float64] = grids.mean(axis=0)
+        return mean
 
 
 def landscape(
@@ -122,7 +124,8 @@ def landscape(
         plane = random_plane(model)
     if points < 2:
         raise AnalysisError(f"points must be at least 2; found {points}.")
-    axes = [_axis(name, *v, points) for name, v in zip("ab", view or plane.view, strict=True)]
+    (low_a, high_a), (low_b, high_b) = view or plane.view
+    x, y = _axis("a", low_a, high_a, points), _axis("b", low_b, high_b, points)
     live = _live(model, plane)
     data = Data(losses, batches, tasks, sizes)
     sums = {task: torch.zeros(points, points, dtype=torch.float64) for task in data.tasks}
@@ -131,8 +134,8 @@ def landscape(
     with undisturbed(model), torch.no_grad(), kept.displaced(kept.layout.zeros()):
         for part in data:
             seen: list[dict[str, Tensor]] = []
-            for b in axes[1]:
-                for a in axes[0]:
+            for b in y:
+                for a in x:
                     torch._foreach_copy_(live, list(plane.at(a, b).values()))
                     # Autocast may hold low-precision copies of the parameters.
                     torch.clear_autocast_cache()
@@ -146,7 +149,8 @@ def landscape(
                 sums[task] += part.shares[task] * grid.view(points, points)
     return Landscape(
         plane.description,
-        *map(tuple, axes),
+        tuple(x),
+        tuple(y),
         {task: _finite(grid) for task, grid in sums.items()},
         dict(plane.points),
     )
