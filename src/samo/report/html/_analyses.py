@@ -20,7 +20,7 @@ from ...analysis import (
     Spectrum,
 )
 from ...analysis._results import FORMAT, Result
-from .. import _analysis_plots as plots
+from .._analysis_plots import cosines, estimators, sharpness, spectrum
 from .._feature_plots import features
 from .._plane_plots import loss_planes
 from ._blocks import Block, Cell, Picture, Table, Words, number
@@ -128,10 +128,10 @@ def analyses(group: Group, found: Findings, prefix: str) -> list[Block]:
     all_ = read_analyses(group.runs, found)
     draw = _Drawing(f"{prefix}-analysis")
     if spectra := _by_arm(all_, Spectrum):
-        draw.add(plots.spectrum, spectra, _SPECTRUM, themed=True, abreast=6)
+        draw.add(spectrum, spectra, _SPECTRUM, themed=True, abreast=6)
         draw.blocks.append(_spectrum_table(all_, prefix))
-    draw.add(plots.cosines, _by_label(all_, Cosines), _COSINES)
-    draw.add(plots.sharpness, _by_arm(all_, Sharpness), _SHARPNESS, themed=True, abreast=6)
+    draw.add(cosines, _by_label(all_, Cosines), _COSINES)
+    draw.add(sharpness, _by_arm(all_, Sharpness), _SHARPNESS, themed=True, abreast=6)
     draw.add(_estimators, _by_label(all_, EstimatorQuality), _ESTIMATORS, themed=True, abreast=1)
     draw.add(loss_planes, _by_label(all_, Landscape), _LANDSCAPE, abreast=1)
     draw.add(features, _by_label(all_, Features), _FEATURES)
@@ -153,7 +153,8 @@ _FEATURES = "Features as t-SNE lays them out, with the mean distance between clu
 
 
 def _estimators(found: Mapping[str, EstimatorQuality]) -> Figure:
-    return plots.estimators(found)
+    (one,) = found.values()
+    return estimators(one)
 
 
 def _by_arm(all_: Iterable[Analysed], kind: type[R]) -> dict[str, list[R]]:
@@ -213,19 +214,18 @@ class _Drawing:
 
 
 def _spectrum_table(all_: Iterable[Analysed], prefix: str) -> Table:
-    rows = []
-    for one in all_:
-        if isinstance(spectrum := one.result, Spectrum) and spectrum.eigenvalues:
-            rows.append(
-                [
-                    Cell(one.label),
-                    Cell(", ".join(spectrum.tasks)),
-                    number(spectrum.lambda_max),
-                    number(spectrum.lambda_ratio),
-                    number(spectrum.trace),
-                    number(spectrum.trace_error, ".2g"),
-                    number(spectrum.parameters, "d"),
-                ]
-            )
+    rows = [
+        [
+            Cell(one.label),
+            Cell(", ".join(its.tasks)),
+            number(its.lambda_max),
+            number(its.lambda_ratio),
+            number(its.trace),
+            number(its.trace_error, ".2g"),
+            number(its.parameters, "d"),
+        ]
+        for one in all_
+        if isinstance(its := one.result, Spectrum) and its.eigenvalues
+    ]
     heads = ["run", "loss of", "λ_max", "λ_max / λ_5", "trace", "its standard error", "parameters"]
     return Table(f"{prefix}-spectra", "Hessian spectra", heads, rows)

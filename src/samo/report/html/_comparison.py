@@ -38,7 +38,8 @@ _RHO = "The validation score by ρ: whether the grid holds the best, and how muc
 _COURSE = (
     "Training by epoch. Conflicts: the share of task pairs whose gradients point against each "
     "other, mean over the steps. Sharpness: the loss at the perturbed weights minus the natural "
-    "one, mean over the tasks. Weight: a task's share in the weights of the method."
+    "one, mean over the tasks. Balance: the smallest norm of a task's gradient over the largest. "
+    "Weight: a task's share in the weights of the method."
 )
 _MAP = "The share of conflicting task pairs by epoch, for each method and preset."
 _COST = "The median time of a step, mean over the seeds, and the peak memory where it was recorded."

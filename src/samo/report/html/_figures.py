@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ def course(summary: Summary) -> Figure | None:
 
     A row a method, a line a preset, means over the seeds. *Conflicts*: the share of the task pairs
     whose gradients have a negative inner product, mean over the steps. *Sharpness*: the perturbed
-    minus the natural loss, mean over steps and tasks. *Weight*: the share of a task in the sum of
+    minus the natural loss, mean over steps and tasks. *Balance*: the smallest norm of a task's
+    gradient over the largest. *Weight*: the share of a task in the sum of
     the absolute weights; only of methods that weight tasks.
 
     Args:
@@ -64,18 +66,32 @@ def _quantities(logged: set[str]) -> list[tuple[str, Value]]:
         found.append(("conflicts", lambda steps: steps.get("conflicts")))
     if any(name.startswith("sharpness/") for name in logged):
         found.append(("sharpness", _mean_sharpness))
+    if any(name.startswith("gradient_norm/") for name in logged):
+        found.append(("balance", _balance))
     if len(tasks) > _MOST_WEIGHTS:
-        found.append(("largest weight", lambda steps: max(_shares(steps).values(), default=None)))
+        found.append(("largest weight", _largest_share))
     elif tasks:
         # The shares sum to one, so the last task's says nothing that the others do not.
-        for task in tasks[:-1] or tasks:
-            found.append((f"weight of {task}", lambda steps, t=task: _shares(steps).get(t)))
+        found += [(f"weight of {task}", partial(_share, task)) for task in tasks[:-1] or tasks]
     return found
 
 
 def _mean_sharpness(steps: Steps) -> float | None:
     values = [value for name, value in steps.items() if name.startswith("sharpness/")]
     return sum(values) / len(values) if values else None
+
+
+def _balance(steps: Steps) -> float | None:
+    norms = [value for name, value in steps.items() if name.startswith("gradient_norm/")]
+    return min(norms) / max(norms) if norms and max(norms) > 0 else None
+
+
+def _largest_share(steps: Steps) -> float | None:
+    return max(_shares(steps).values(), default=None)
+
+
+def _share(task: str, steps: Steps) -> float | None:
+    return _shares(steps).get(task)
 
 
 def _shares(steps: Steps) -> dict[str, float]:

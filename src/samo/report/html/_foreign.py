@@ -35,7 +35,7 @@ class UnusableError(ValueError):
 
 
 def plain(text: str, longest: int = LONGEST) -> str:
-    """Makes a text printable: control characters and the like are written out, long ones cut.
+    r"""Makes a text printable: control characters and the like are written out, long ones cut.
 
     Args:
         text: Any text.
@@ -131,11 +131,10 @@ def parse(text: str) -> Any:
         UnusableError: If it is not JSON, or nested too deeply.
     """
     try:
-        return tidy(json.loads(text))
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, UnusableError):
-            raise
         raise UnusableError(f"it is not JSON: {plain(str(error), 120)}") from error
+    return tidy(value)
 
 
 def validated(kind: type[M], value: Any) -> M:

@@ -112,7 +112,7 @@ def _runs(found: Findings) -> Iterator[Section]:
         [
             run_table(runs, environments),
             shared_table(runs),
-            *([environment_table(runs, environments)] if any(environments) else []),
+            *([environment_table(environments)] if any(environments) else []),
         ],
     )
 
@@ -140,7 +140,7 @@ def _render(title: str, found: Findings, sections: list[Section]) -> str:
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
         # Both are this package's own. Only the script with this digest runs on the page.
-        script=Markup(script),  # noqa: S704
-        style=Markup(style),  # noqa: S704
+        script=Markup(script),
+        style=Markup(style),
         digest=digest,
     )

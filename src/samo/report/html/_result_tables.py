@@ -12,7 +12,6 @@ from .._tables import cells, header, notes, quoted_cells
 from ._blocks import NONE, Cell, Table, number
 from ._groups import Group
 
-
 _FIGURES = ("average", "delta_m")
 
 

@@ -86,11 +86,10 @@ def shared_table(runs: Sequence[FoundRun]) -> Table:
     return Table("settings-table", "Settings that all runs share", ["setting", "value"], rows)
 
 
-def environment_table(runs: Sequence[FoundRun], environments: Sequence[str]) -> Table:
+def environment_table(environments: Sequence[str]) -> Table:
     """Makes the table of the machines and versions that the runs were made with.
 
     Args:
-        runs: The runs.
         environments: What `environment` gives, for each run.
 
     Returns:

@@ -130,11 +130,9 @@ def scan(root: Path) -> Findings:
 
 def _directories(found: Findings) -> Iterator[Path]:
     """The directories that runs may lie in, in order."""
-    count = 0
-    for top, names, _ in os.walk(found.root, followlinks=False):
+    for count, (top, names, _) in enumerate(os.walk(found.root, followlinks=False)):
         directory = Path(top)
-        count += 1
-        if count > _MOST_DIRECTORIES:
+        if count >= _MOST_DIRECTORIES:
             reason = f"there are more than {_MOST_DIRECTORIES} directories: the rest is left out"
             found.left_out(directory, reason)
             return
