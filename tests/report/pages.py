@@ -112,7 +112,7 @@ def comparison(out: Path, seeds: int = 2) -> list[dict[str, Any]]:
     Returns:
         Its plan.
     """
-    plan = []
+    plan: list[dict[str, Any]] = []
     for seed in range(seeds):
         for task in TASKS:
             its = config(seed=seed, tasks=[task])
