@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from samo.analysis import (
     Agreement,
@@ -68,12 +67,15 @@ def test_every_kind_is_drawn_and_the_spectra_are_in_a_table(tmp_path: Path) -> N
     assert found["ls erm (left), seed 0", "left"]["trace"] == "25"
 
 
-@pytest.mark.parametrize("text", EVIL[:5])
-def test_harmful_names_in_analyses(text: str, tmp_path: Path) -> None:
+def test_harmful_names_in_analyses(tmp_path: Path) -> None:
     pages.finished(tmp_path / "run", pages.config())
     analysed(tmp_path / "run")
+    exchanged = dict(zip(("left", "right", "SPSA", "here"), EVIL, strict=False))
     for file in (tmp_path / "run" / "analysis").iterdir():
-        harmful = file.read_text().replace('"left"', json.dumps(text)).replace('"SPSA"', '"<b>"')
+        harmful = file.read_text()
+        for word, text in exchanged.items():
+            harmful = harmful.replace(f'"{word}"', json.dumps(text))
+        assert harmful != file.read_text()
         pages.write(file, harmful)
     page = html_page(tmp_path)
     assert page.faults == ()

@@ -18,6 +18,7 @@ _THEMED = {
     "#ffffff": "var(--card)",
     "#555555": "var(--muted)",
     "#cccccc": "var(--line)",
+    "#dddddd": "var(--grid)",
     "#e4e4e4": "var(--grid)",
     "#0072b2": "var(--blue)",
 }
