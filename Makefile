@@ -10,7 +10,7 @@ AXE := tests/browser/node_modules/axe-core/axe.min.js
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser check test test-slow test-gpu demo bench-aggregation format clean
+.PHONY: help setup browser check test test-slow test-gpu demo bench-aggregation bench-spectra format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ demo: $(STAMP) ## sharpness-aware training against plain training on real digits
 
 bench-aggregation: $(STAMP) ## what a call of each method costs, ours and TorchJD's
 	$(BIN)/python benchmarks/aggregation.py
+
+bench-spectra: $(STAMP) ## spectra of digits along training, ERM against GSAM
+	$(BIN)/python benchmarks/spectra.py
 
 format: $(STAMP) ## format, and mend what ruff can mend
 	$(BIN)/ruff check --fix-only --exit-zero

@@ -14,19 +14,20 @@ are written to benchmarks/results/spectra.
 
 from __future__ import annotations
 
+import csv
 import json
+import os
+import platform
 import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from samo import Perturbation
-from samo.analysis import gradient_cosines, hessian_spectrum, sharpness
-from samo.report import cosines as draw_cosines
-from samo.report import spectrum_course
-from samo.training import RunConfig, RunError
-from samo.training._files import write_atomically, write_json
+from samo import Perturbation, report
+from samo.analysis import Cosines, Spectrum, gradient_cosines, hessian_spectrum, sharpness
+from samo.training import RunConfig
+from samo.training._files import read_json, write_atomically, write_json
 from samo.training._run import Run
 from samo.training._train import _apart
 
@@ -36,13 +37,13 @@ POINTS = (20, 100, 200)
 RUNS = Path("runs/spectra")
 RESULTS = Path(__file__).parent / "results" / "spectra"
 COLUMNS = {
-    "train_loss": ("training loss", ".2e"),
+    "train_loss": ("training loss", ".2g"),
     "accuracy": ("test accuracy (%) ↑", ".2f"),
     "lambda_max": ("λ_max", ".3g"),
     "lambda_ratio": ("λ_max/λ_5", ".3g"),
     "trace": ("trace", ".3g"),
-    "sharpness": ("sharpness", ".2e"),
-    "cosine": ("cosine", ".3f"),
+    "sharpness": ("rise at ρ = 0.2", ".3g"),
+    "cosine": ("cosine of the task gradients", ".3f"),
 }
 
 
@@ -75,25 +76,28 @@ def _train(arm: str, seed: int) -> None:
     )
     with _apart(config):
         run = Run(config)
-        while run.epoch < config.epochs:
-            run.train_epoch()
-            if run.epoch in POINTS:
-                file = _file(arm, seed, run.epoch)
+        for epoch in range(1, POINTS[-1] + 1):
+            # Without an evaluation after each epoch, which would take longer than the training.
+            run.model.train()
+            for batch in run.training_data:
+                run._step(batch)
+            if epoch in POINTS:
+                file = _file(arm, seed, epoch)
                 file.parent.mkdir(parents=True, exist_ok=True)
-                found = _measured(run, file.parent)
+                found = _measured(run, file)
                 write_json(file, found)
-                print(arm, seed, run.epoch, json.dumps(found), flush=True)
+                print(arm, seed, epoch, json.dumps(found), flush=True)
 
 
-def _measured(run: Run, out: Path) -> dict[str, float | None]:
+def _measured(run: Run, file: Path) -> dict[str, float | None]:
     def losses(batch: Any, tasks: Any) -> Any:
         return run.benchmark.losses(run.model, batch, tasks)
 
     data = list(run.benchmark.batches("train", run.tasks, 500))
     spectrum = hessian_spectrum(run.model, losses, data, run.tasks)
-    spectrum.save(out / f"spectrum-{run.epoch}.json")
+    spectrum.save(_beside(file, "spectrum"))
     cosines = gradient_cosines(run.model, losses, data, run.tasks)
-    cosines.save(out / f"cosines-{run.epoch}.json")
+    cosines.save(_beside(file, "cosines"))
     rise = sharpness(run.model, losses, data, run.tasks, Perturbation(0.2, alpha=1))
     test, _ = run.evaluate("test")
     return {
@@ -105,6 +109,66 @@ def _measured(run: Run, out: Path) -> dict[str, float | None]:
         "sharpness": statistics.fmean(rise.sharpness),
         "cosine": cosines.matrix[0][1],
     }
+
+
+def _write() -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    found = {
+        (arm, epoch): [read_json(_file(arm, seed, epoch)) for seed in SEEDS]
+        for epoch in POINTS
+        for arm in ARMS
+    }
+    lines = [["epoch", "sharpness", *(heading for heading, _ in COLUMNS.values())]]
+    lines.append(["---:", "---", *["---:"] * len(COLUMNS)])
+    for (arm, epoch), seeds in found.items():
+        cells = [_cell([seed[name] for seed in seeds], form) for name, (_, form) in COLUMNS.items()]
+        lines.append([str(epoch), arm, *cells])
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    note = (
+        f"\ndigits, method ls, Adam at 3e-3, no clipping, {POINTS[-1]} epochs; gsam at ρ = "
+        f"{ARMS['gsam']}. Mean ± standard deviation over {len(SEEDS)} seeds. Hessian, rise of the "
+        f"loss along the mean gradient and cosine on all 1,500 training pairs, accuracy on test "
+        f"data, at the end of the epoch named. Made by `python benchmarks/spectra.py` on a shared "
+        f"CPU machine ({platform.machine()}, {os.cpu_count()} processors, torch "
+        f"{torch.__version__}, one thread).\n"
+    )
+    write_atomically(RESULTS / "table.md", lambda path: path.write_text(table + note, "utf-8"))
+    write_atomically(RESULTS / "runs.csv", lambda path: _write_runs(path, found))
+    _draw()
+
+
+def _cell(values: list[float | None], form: str) -> str:
+    if any(value is None for value in values):
+        return "–"
+    numbers = [value for value in values if value is not None]
+    return f"{statistics.fmean(numbers):{form}} ± {statistics.stdev(numbers):{form}}"
+
+
+def _write_runs(path: Path, found: dict[tuple[str, int], list[dict[str, Any]]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["epoch", "sharpness", "seed", *COLUMNS])
+        for (arm, epoch), seeds in found.items():
+            for seed, values in zip(SEEDS, seeds, strict=True):
+                writer.writerow([epoch, arm, seed, *(values[name] for name in COLUMNS)])
+
+
+def _draw() -> None:
+    """Spectra at each point of training, and cosines at the end of it, of the first seed."""
+    for epoch in POINTS:
+        spectra = {
+            arm: [Spectrum.load(_beside(_file(arm, s, epoch), "spectrum")) for s in SEEDS]
+            for arm in ARMS
+        }
+        report.save(report.spectrum(spectra), RESULTS / f"spectrum-{epoch}.svg")
+    cosines = {
+        arm: Cosines.load(_beside(_file(arm, SEEDS[0], POINTS[-1]), "cosines")) for arm in ARMS
+    }
+    report.save(report.cosines(cosines), RESULTS / "cosines.svg")
+
+
+def _beside(file: Path, kind: str) -> Path:
+    return file.with_name(f"{kind}-{file.name}")
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def gradient_cosines(
         The cosines.
 
     Raises:
-        AnalysisError: If there is no data.
+        AnalysisError: If there is no data, or the tasks share no parameter.
         NonFiniteError: If a loss or a gradient is not finite.
 
     Example:

@@ -106,7 +106,8 @@ def estimator_quality(
         The cosines.
 
     Raises:
-        AnalysisError: If there is no data, no estimator, or ``rho`` or ``alpha`` is out of range.
+        AnalysisError: If there is no data, no estimator, no parameter that the tasks share, or
+            ``rho`` or ``alpha`` is out of range.
         NonFiniteError: If a loss or a gradient is not finite.
 
     Example:

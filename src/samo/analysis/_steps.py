@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 from torch import nn
 
@@ -13,6 +14,7 @@ from .._partition import Declared
 from .._perturbation import Perturbation
 from .._step import Step
 from ._data import Data
+from ._errors import AnalysisError
 from ._hessian import learn
 from ._undisturbed import Alone
 
@@ -21,7 +23,7 @@ def steps(
     model: nn.Module,
     data: Data,
     alone: Alone,
-    aggregator: str,
+    aggregator: Literal["upgrad", "ls"],
     perturbation: Perturbation | None,
     *,
     decompose: bool = False,
@@ -35,8 +37,7 @@ def steps(
         model: The model.
         data: The batches.
         alone: Evaluates the model.
-        aggregator: A method, which says what is kept: one of the Gramian for each task's gradient,
-            ``"ls"`` for their sum alone.
+        aggregator: What is kept: ``"upgrad"`` for each task's gradient, ``"ls"`` for their sum.
         perturbation: How to perturb; None for natural gradients.
         decompose: Whether the natural gradients are made as well.
         shared: Parameters or modules that are shared.
@@ -45,6 +46,9 @@ def steps(
 
     Yields:
         The step of each batch, gathered, and the batch's shares of the tasks' examples.
+
+    Raises:
+        AnalysisError: If each task's gradient is asked for, and no parameter is shared.
     """
     engine = Engine(
         model,
@@ -58,6 +62,11 @@ def steps(
     )
     setting = engine._setting
     learn(setting.partition, data, alone)
+    if aggregator != "ls" and not setting.partition.shared:
+        raise AnalysisError(
+            f"Tasks {list(data.tasks)} share no parameter. Of one task, all are its own: declare "
+            f"them shared (shared=model)."
+        )
     device_types = {"cpu", *(parameter.device.type for parameter in model.parameters())}
     for part in data:
         with confined([part.closure], device_types) as closures:

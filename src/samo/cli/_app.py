@@ -11,6 +11,7 @@ from rich.console import Console
 
 from .. import __version__
 from ..training import PRESETS, compare, configured, plan, train
+from ._analyze import analyze_
 from ._arguments import (
     AverageLast,
     BatchSize,
@@ -210,5 +211,6 @@ def compare_(
 app.command("sweep")(sweep_)
 app.command("report")(report_)
 app.command("show")(show_)
+app.command("analyze")(analyze_)
 app.command("toy")(toy_)
 app.add_typer(data, name="data")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..analysis import History
 from ._plots import _legend
-from .style import MUTED, Look, house_style, looks, panels, plain
+from .style import Look, house_style, looks, panels, plain
 
 Histories = Mapping[str, History | Sequence[History]]
 """By label a history, or those of several seeds."""
@@ -111,8 +111,9 @@ def _by_task(histories: Histories, name: str, label: str, scale: str) -> Figure:
         figure, axes = panels(1, len(found), height=2.6, sharey=True)
         for axis, (key, tasks) in zip(axes[0], found.items(), strict=True):
             axis.set_yscale(scale)
-            axis.set_title(plain(key))
-            if len(tasks) > _LINES:
+            many = len(tasks) > _LINES
+            axis.set_title(plain(key) + (f" ({len(tasks)} tasks)" if many else ""))
+            if many:
                 _bands(axis, list(tasks.values()))
             else:
                 for task, (at, values) in tasks.items():
@@ -121,11 +122,16 @@ def _by_task(histories: Histories, name: str, label: str, scale: str) -> Figure:
         few = max(map(len, found.values())) <= _LINES
         _finish(figure, axes, unit, styles if few else {})
         if not few:
-            _legend(figure, [Line2D([], [], color=_BAND, label="median of the tasks (line)")])
+            _legend(figure, _SPREAD)
     return figure
 
 
 _BAND = "#0072B2"
+_SPREAD = [
+    Line2D([], [], color=_BAND, label="median of the tasks"),
+    Line2D([], [], color=_BAND, alpha=0.41, linewidth=7, label="middle half"),
+    Line2D([], [], color=_BAND, alpha=0.15, linewidth=7, label="all"),
+]
 _Table = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Steps or epochs, and the values there, a row a seed; NaN where there is none."""
 
@@ -195,8 +201,6 @@ def _bands(axis: Axes, tasks: Sequence[_Table]) -> None:
     axis.fill_between(at[known], low, high, color=_BAND, alpha=0.15, linewidth=0)
     axis.fill_between(at[known], first, third, color=_BAND, alpha=0.3, linewidth=0)
     axis.plot(at[known], middle, color=_BAND)
-    note = f"{len(rows)} tasks: all, middle half, median"
-    axis.text(0.98, 0.97, note, transform=axis.transAxes, ha="right", va="top", color=MUTED)
 
 
 def _finish(

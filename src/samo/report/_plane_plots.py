@@ -124,7 +124,7 @@ def _contours(
 
 def _finish(figure: Figure, landscapes: Mapping[str, Landscape], entries: list[Line2D]) -> None:
     planes = dict.fromkeys(ground.plane for ground in landscapes.values())
-    figure.supxlabel(plain("; ".join(planes)), fontsize=8, color=MUTED)
+    figure.suptitle(plain("; ".join(planes)), fontsize=8, color=MUTED)
     if entries:
         start = Line2D([], [], color="white", marker="o", markeredgecolor="black", linestyle="")
         start.set_label("start")
