@@ -149,14 +149,14 @@ def test_it_is_drawn_sorted_and_filtered(show: Open, report: Path) -> None:
     assert other.get_attribute("aria-sort") == "ascending"
     names = cells(page, "c1-results", 0)
     assert names == sorted(names, key=str.lower)
-    box = page.locator("#runs-table input")
-    box.fill("gsam 0.2")
+    search = page.locator("#runs-table input")
+    search.fill("gsam 0.2")
     shown = cells(page, "runs-table", 0)
     assert shown
     assert all("gsam/rho-0.2" in path for path in shown)
     told = page.locator("#runs-table output").text_content()
     assert told == f"{len(shown)} of 24 rows"
-    box.fill("")
+    search.fill("")
     assert len(cells(page, "runs-table", 0)) == 24
 
 

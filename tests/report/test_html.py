@@ -263,7 +263,7 @@ EVIL = [
 def evil(out: Path) -> None:
     """Writes runs whose names and texts are all meant to do harm."""
     for i, text in enumerate(EVIL):
-        its = config(text, text, 0.1, benchmark=text, note=text, **{text[:90]: text})
+        its = {**config(text, text, 0.1, benchmark=text, note=text), text[:90]: text}
         made = results = pages.results(its)
         made = json.loads(json.dumps(results).replace('"left"', json.dumps(text)))
         made["environment"] = {text: text}

@@ -11,10 +11,10 @@ from typing import Any
 from ...training import reported
 from ._blocks import NONE, Cell, Table, number
 from ._foreign import plain
-from ._scan import Findings, FoundRun
+from ._scan import Findings, FoundRun, State
 
 _FIRST = ("benchmark", "method", "sharpness", "rho", "seed", "tasks")
-ORDER = ("finished", "failed", "unreadable", "unfinished", "missing")
+ORDER: tuple[State, ...] = ("finished", "failed", "unreadable", "unfinished", "missing")
 
 
 def counted(runs: Iterable[FoundRun]) -> str:

@@ -222,8 +222,8 @@ def _run(directory: Path, config: dict[str, Any], baseline: bool, found: Finding
         except UnusableError as error:
             found.left_out(directory / "results.json", error)
             return run("unreadable", log=log, error=f"results.json: {error}")
-    if error := _error(directory, found):
-        return run("failed", log=log, error=error)
+    if reason := _error(directory, found):
+        return run("failed", log=log, error=reason)
     return run("unfinished", log=log)
 
 
