@@ -484,6 +484,14 @@ def test_the_command(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "Runs: 1 finished." in result.output
     assert "<!doctype html>" in (tmp_path / "x" / "report.html").read_text(encoding="utf-8")
+    kept = tmp_path / "kept.txt"
+    kept.write_text("kept")
+    for file in ("report.html", "report.html.new"):
+        (tmp_path / "x" / file).unlink(missing_ok=True)
+        (tmp_path / "x" / file).symlink_to(kept)
+    assert CliRunner().invoke(app, ["report", str(tmp_path / "x")]).exit_code == 0
+    assert kept.read_text() == "kept"
+    assert not (tmp_path / "x" / "report.html").is_symlink()
     out = tmp_path / "new" / "page.html"
     assert CliRunner().invoke(app, ["report", str(tmp_path), "--out", str(out)]).exit_code == 0
     assert out.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,11 +38,17 @@ def report_(
         file = directory / "report.html" if out is None else out
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, lambda beside: beside.write_text(page.html, encoding="utf-8"))
+            write_atomically(file, partial(_write, page.html))
         except OSError as error:
             reason = f"{file} cannot be written ({error.strerror}); name another place by --out."
             raise RunError(reason) from error
         console.print(f"Runs: {page.runs or 'none'}.", highlight=False)
         for fault in page.faults:
             errors.print(f"samo: {fault}", style="yellow", markup=False, soft_wrap=True)
-        console.print(f"written to {file}", highlight=False, soft_wrap=True)
+        console.print(f"written to {file}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _write(html: str, file: Path) -> None:
+    # Whoever made the directory may have put a link there, to a file that is not to be lost.
+    file.unlink(missing_ok=True)
+    file.write_text(html, encoding="utf-8")
