@@ -6,10 +6,11 @@ CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+AXE := tests/browser/node_modules/axe-core/axe.min.js
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check docs test test-slow test-gpu demo bench-aggregation format clean bench-spectra
+.PHONY: help setup check docs test test-slow test-gpu demo bench-aggregation format clean bench-spectra browser
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +25,23 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 check: $(STAMP) docs ## lint, format check, strict types, documentation without warnings
+browser: ## what the report's tests need: Chromium and npm (by apt where there are none), axe-core (by npm)
+	@missing=; \
+	command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing=chromium; \
+	command -v npm >/dev/null || missing="$$missing npm"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "make browser: install $$missing first; that needs root." >&2; exit 1; \
+	fi; \
+	apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+	@$(MAKE) --no-print-directory $(AXE)
+
+$(AXE): tests/browser/package-lock.json
+	npm ci --prefix tests/browser --silent --no-audit --no-fund
+	@touch $@
+
+check: $(STAMP) ## lint, format check, strict types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy

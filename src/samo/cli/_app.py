@@ -30,6 +30,7 @@ from ._arguments import (
     told,
 )
 from ._data import data
+from ._html import report_
 from ._list import tables
 from ._options import assignments, benchmark_options, names, numbers
 from ._pictures import show_
@@ -208,6 +209,7 @@ def compare_(
 
 
 app.command("sweep")(sweep_)
+app.command("report")(report_)
 app.command("show")(show_)
 app.command("analyze")(analyze_)
 app.command("toy")(toy_)

@@ -128,6 +128,7 @@ def _results(run: Run) -> dict[str, Any]:
             "step_ms": statistics.median(t["step_ms"] for t in run.timing),
             "epoch_s": statistics.median(t["epoch_s"] for t in run.timing),
             "total_s": sum(t["epoch_s"] for t in run.timing),
+            "peak_memory_mb": max(t.get("peak_memory_mb", 0.0) for t in run.timing) or None,
         },
         "environment": {
             "samo": __version__,
