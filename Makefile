@@ -10,7 +10,7 @@ AXE := tests/browser/node_modules/axe-core/axe.min.js
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check docs test test-slow test-gpu demo bench-aggregation format clean bench-spectra browser
+.PHONY: help setup browser check docs test test-slow test-gpu demo bench-aggregation bench-spectra format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,6 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
-check: $(STAMP) docs ## lint, format check, strict types, documentation without warnings
 browser: ## what the report's tests need: Chromium and npm (by apt where there are none), axe-core (by npm)
 	@missing=; \
 	command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing=chromium; \
@@ -41,7 +40,7 @@ $(AXE): tests/browser/package-lock.json
 	npm ci --prefix tests/browser --silent --no-audit --no-fund
 	@touch $@
 
-check: $(STAMP) ## lint, format check, strict types
+check: $(STAMP) docs ## lint, format check, strict types, documentation without warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
