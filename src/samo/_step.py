@@ -106,6 +106,11 @@ class Step:
         if self._natural is not None:
             self._natural.average()
 
+    @property
+    def gradients(self) -> TaskGradients:
+        """The task gradients that `gather` has made."""
+        return self._gradients
+
     def aggregate(self) -> None:
         """Makes one gradient of the tasks'."""
         gradients, setting = self._gradients, self._setting
