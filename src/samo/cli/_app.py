@@ -28,6 +28,7 @@ from ._arguments import (
     fail,
     told,
 )
+from ._bench import bench_
 from ._data import data
 from ._list import tables
 from ._options import assignments, benchmark_options, names, numbers
@@ -209,4 +210,5 @@ def compare_(
 app.command("sweep")(sweep_)
 app.command("show")(show_)
 app.command("toy")(toy_)
+app.command("bench")(bench_)
 app.add_typer(data, name="data")

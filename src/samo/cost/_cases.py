@@ -108,9 +108,7 @@ class Case:
 
 def _mlp(tasks: int, batch: int, *, inputs: int, width: int) -> Problem:
     names = _names(tasks)
-    trunk = nn.Sequential(
-        nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
-    )
+    trunk = nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
     heads = {task: nn.Sequential(nn.Linear(width, 1), nn.Flatten(0)) for task in names}
     targets = {task: torch.randn(batch) for task in names}
     return Problem(

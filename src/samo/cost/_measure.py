@@ -124,7 +124,7 @@ def measure(
     """
     device = torch.device(wanted.device)
     rounds = CASES[wanted.case].steps if steps is None else steps
-    with _threads(wanted.threads), torch.random.fork_rng(devices=[]):
+    with _threads(wanted.threads), torch.random.fork_rng(devices=[]), _short_collections():
         problem = build(wanted.case, wanted.numbers, device)
         bench = _Bench(problem, wanted.method, meter(device), subjects)
         results = _opened(file, wanted, problem)
@@ -162,6 +162,9 @@ class _Bench:
         """Makes a place in the results for each step, with its passes and its noise.
 
         They are those of an engine's second step: the first one finds the partition.
+
+        Raises:
+            RunError: If the results are of other passes than are made now.
         """
         for name, subject in self._subjects.items():
             engine = subject.engine(self._problem, self._method)
@@ -313,3 +316,14 @@ def _threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _short_collections() -> Iterator[None]:
+    """Lets the garbage collector look at new objects only, since it runs before each timing."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

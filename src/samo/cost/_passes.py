@@ -189,6 +189,8 @@ class _Recorder(TorchFunctionMode):
     def _note(self, outputs: Any, inputs: Any, options: Mapping[str, Any]) -> None:
         starts = [outputs] if isinstance(outputs, Tensor) else list(outputs)
         by = [inputs] if isinstance(inputs, Tensor) else list(inputs or ())
+        if by and not any(id(p) in self._numbers for p in by):
+            return  # a method's own, such as the slopes of a scalarizer
         try:
             losses = tuple(self._place(loss) for loss in starts)
             numbers = tuple(self._numbers[id(p)] for p in by) if by else None

@@ -60,9 +60,7 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
     return [_row(name, entry, results, erm) for name, entry in results["steps"].items()]
 
 
-def _row(
-    name: str, entry: Mapping[str, Any], results: Mapping[str, Any], erm: list[float]
-) -> Row:
+def _row(name: str, entry: Mapping[str, Any], results: Mapping[str, Any], erm: list[float]) -> Row:
     bare = results["arithmetic"][entry["arithmetic"]]
     seconds, peak = entry["seconds"], entry.get("peak_bytes")
     pass_peak = results["one_pass"].get("peak_bytes")

@@ -1,5 +1,7 @@
 """Tables and figures from the runs on disk."""
 
+from ._cost import memory_figure, time_figure
+from ._cost_tables import cost_table, write_costs
 from ._difference_tables import difference_table
 from ._plots import delta_m, learning_curves, rho_grid
 from ._predictions import DensePictures, predictions
@@ -20,19 +22,23 @@ __all__ = [
     "Spread",
     "Summary",
     "chosen_by_sweep",
+    "cost_table",
     "delta_m",
     "difference_table",
     "landscape",
     "learning_curves",
     "loss_space",
     "markdown",
+    "memory_figure",
     "predictions",
     "read",
     "rho_grid",
     "rich_table",
     "summarize",
+    "time_figure",
     "toy_table",
     "write",
+    "write_costs",
     "write_csv",
     "write_toy",
 ]
