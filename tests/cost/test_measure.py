@@ -157,9 +157,8 @@ def test_presets_are_added_to_what_is_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_case(case: str, tmp_path: Path) -> None:
-    names = "torchjd,erm,samo" if case != "mlp" else "erm"
-    results = measured(tmp_path / "a.json", names, case=case, steps=1)
-    assert set(results["steps"]) == set(names.split(","))
+    results = measured(tmp_path / "a.json", "torchjd", case=case, steps=1)
+    assert results["steps"]["torchjd"]["peak_bytes"] > results["one_pass"]["peak_bytes"] > 0
 
 
 def test_methods_of_the_losses_have_one_backward_pass(tmp_path: Path) -> None:

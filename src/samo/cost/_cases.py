@@ -208,7 +208,7 @@ CASES: Mapping[str, Case] = MappingProxyType(
                 {"tasks": 11, "batch": 128, "inputs": 64, "width": 256},
                 {},
             ),
-            40,
+            15,
             _mlp,
         ),
         "lenet": Case(
@@ -218,7 +218,7 @@ CASES: Mapping[str, Case] = MappingProxyType(
                 {"tasks": 2, "batch": 256, "width": 10, "side": 36},
                 {},
             ),
-            20,
+            10,
             _lenet,
         ),
         "celeba": Case(
@@ -228,7 +228,7 @@ CASES: Mapping[str, Case] = MappingProxyType(
                 {"tasks": 40, "batch": 32, "width": 64, "side": 64},
                 {"batch": 256},
             ),
-            3,
+            2,
             _celeba,
         ),
         "segnet-mtan": Case(
@@ -238,7 +238,7 @@ CASES: Mapping[str, Case] = MappingProxyType(
                 {"tasks": 3, "batch": 2, "width": 64, "height": 96, "across": 128},
                 {"height": 288, "across": 384},
             ),
-            5,
+            3,
             _segnet_mtan,
             most_tasks=3,
         ),
@@ -256,7 +256,7 @@ CASES: Mapping[str, Case] = MappingProxyType(
                 },
                 {"batch": 64, "vocabulary": 30000, "length": 128, "width": 512, "layers": 6},
             ),
-            20,
+            10,
             _transformer,
         ),
     }

@@ -8,7 +8,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from ..cost import Row, rows
 from ._plots import _legend
@@ -48,7 +47,7 @@ def time_figure(results: Sequence[Mapping[str, Any]]) -> Figure | None:
     timed = [found for found in results if any(row.to_erm for row in rows(found))]
     handles = [
         Line2D([], [], color=_BARE, linewidth=2, label="bare arithmetic of the step"),
-        Patch(color="white", label="numbers: times the bare arithmetic"),
+        _remark("numbers: times the bare arithmetic"),
     ]
     return _bars(timed, draw, lambda row: row.to_erm is not None, "time of a step / ERM", handles)
 
@@ -82,8 +81,7 @@ def memory_figure(results: Sequence[Mapping[str, Any]]) -> Figure | None:
 
     measured = [found for found in results if any(known(row) for row in rows(found))]
     note = "numbers: above one forward and backward pass, in numbers a shared parameter"
-    handles = [Patch(color="white", label=note)]
-    return _bars(measured, draw, known, "peak memory above the model's own (MB)", handles)
+    return _bars(measured, draw, known, "peak memory above the model's own (MB)", [_remark(note)])
 
 
 def _bars(
@@ -91,7 +89,7 @@ def _bars(
     draw: Callable[[Axes, Row, int], None],
     known: Callable[[Row], bool],
     label: str,
-    handles: Sequence[Any],
+    handles: Sequence[Line2D],
 ) -> Figure | None:
     """A panel a case, with a bar a step from top to bottom."""
     if not results:
@@ -118,8 +116,12 @@ def _bars(
             axis.set_xlabel(label)
         for axis in axes.flat[len(results) :]:
             axis.set_visible(False)
-        _legend(figure, list(handles))
+        _legend(figure, handles)
     return figure
+
+
+def _remark(text: str) -> Line2D:
+    return Line2D([], [], linestyle="none", label=text)
 
 
 def _preset(name: str) -> str:
