@@ -82,8 +82,9 @@ def straight(points: Sequence[Point], unit: str) -> Fit:
 
 
 def power(points: Sequence[Point]) -> Fit:
-    """Fits c m^p, where m is large enough."""
-    x, y = np.array([p for p in points if p[0] >= POWER_FROM * 0.9], dtype=float).T
+    """Fits c m^p, where m is large enough; to all, where there are too few of those."""
+    large = [point for point in points if point[0] >= 0.9 * POWER_FROM]
+    x, y = np.array(large if len(large) > 1 else points, dtype=float).T
     p, c = np.polyfit(np.log(x), np.log(y), 1)
     residual = float(np.sqrt(np.mean((np.exp(c) * x**p / y - 1) ** 2)))
     return Fit(f"m^{p:.2f}", residual, lambda m: float(np.exp(c) * m**p))

@@ -87,7 +87,7 @@ class CUDAMeter(Meter):
         torch.cuda.synchronize(self._device)
 
     def seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
-        return start.elapsed_time(end) / 1000
+        return float(start.elapsed_time(end)) / 1000
 
     def peak(self, work: Callable[[], object]) -> int:
         gc.collect()

@@ -214,9 +214,7 @@ class _Recorder(TorchFunctionMode):
 class _Noise(TorchDispatchMode):
     """Counts the bytes that generators which the caller names are asked for."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.drawn = 0
+    drawn = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
