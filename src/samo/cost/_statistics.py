@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
 
     rounds = min(len(ours), len(theirs))
     ratios = np.divide(ours[:rounds], theirs[:rounds])
-    interval = quantile_test(ratios, q=1.0, p=0.5).confidence_interval(0.95)
+    interval: Any = quantile_test(ratios, q=1.0, p=0.5).confidence_interval(0.95)
     low = float(ratios.min()) if np.isnan(interval.low) else float(interval.low)
     high = float(ratios.max()) if np.isnan(interval.high) else float(interval.high)
     return Spread(float(np.median(ratios)), low, high)
