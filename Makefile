@@ -10,7 +10,7 @@ AXE := tests/browser/node_modules/axe-core/axe.min.js
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser check docs test test-slow test-gpu demo bench-aggregation bench-estimators bench-spectra format clean
+.PHONY: help setup browser check docs test test-slow test-gpu demo bench bench-aggregation bench-estimators bench-spectra format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,11 @@ test-gpu: $(STAMP) ## the tests that need a CUDA device (skipped where there is 
 
 demo: $(STAMP) ## sharpness-aware training against plain training on real digits
 	$(BIN)/samo compare digits --methods ls,fairgrad --sharpness erm,gsam,samo --rho 0.2 --seeds 3 --epochs 20 --jobs 2 --out runs/demo
+
+bench: $(STAMP) ## what a step costs: all cases, presets and estimators, and how the costs grow
+	$(BIN)/samo bench --out benchmarks/results/bench
+	$(BIN)/samo bench --method ls --out benchmarks/results/bench
+	$(BIN)/python benchmarks/growth.py
 
 bench-aggregation: $(STAMP) ## what a call of each method costs, ours and TorchJD's
 	$(BIN)/python benchmarks/aggregation.py

@@ -29,6 +29,7 @@ from ._arguments import (
     fail,
     told,
 )
+from ._bench import bench_
 from ._data import data
 from ._html import report_
 from ._list import tables
@@ -213,4 +214,5 @@ app.command("report")(report_)
 app.command("show")(show_)
 app.command("analyze")(analyze_)
 app.command("toy")(toy_)
+app.command("bench")(bench_)
 app.add_typer(data, name="data")
