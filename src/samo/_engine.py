@@ -26,7 +26,8 @@ from ._perturbation import Perturbation
 from ._random import Streams
 from ._result import StepResult
 from ._step import Setting, Step
-from ._trace import Tracer
+from ._trace import Tracer, devices_of
+from ._workspace import Workspace
 from .aggregation import create, method_of
 from .aggregation._combine import Combiner, WeightsFirst, combiner
 from .aggregation._state import capture, restore
@@ -139,6 +140,7 @@ class Engine:
             partition=Partition(model, self.tasks, shared, own),
             streams=Streams(seed),
             tracer=Tracer(model),
+            workspace=Workspace(),
         )
 
     def backward(
@@ -172,7 +174,7 @@ class Engine:
         nothing.
         """
         scale = Scale(self._factor(grad_scaler))
-        device_types = {"cpu", *(parameter.device.type for parameter in self.model.parameters())}
+        device_types = {"cpu", *(device.type for device in devices_of(self.model))}
         with confined(closures_of(losses), device_types) as closures:
             step = Step(self._setting, closures, scale)
             try:

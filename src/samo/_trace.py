@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from ._buffers import Registered, Scratch
 from ._graph import Reached
 from ._random import Sources, States
-from ._vector import Layout, Vector
+from ._vector import Vector
 
 T = TypeVar("T")
 
@@ -38,25 +38,40 @@ class Point:
 
     Args:
         parameters: The parameters.
+        values: A vector of their layout, for the copy.
     """
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self._live = [parameter.data for parameter in parameters]
-        self.layout = Layout(self._live)
-        self.values = self.layout.copy_of(self._live)
+    def __init__(self, parameters: Sequence[Tensor], values: Vector) -> None:
+        self.live = [parameter.data for parameter in parameters]
+        self.values = values.copy_(self.live)
 
-    @contextmanager
-    def displaced(self, direction: Vector, step: float = 1.0) -> Iterator[None]:
-        """Holds the parameters at ``values + step * direction``, and puts them back."""
-        if not self._live:
-            yield
-            return
-        try:
-            torch._foreach_copy_(self._live, self.values.tensors)
-            torch._foreach_add_(self._live, direction.tensors, alpha=step)
-            yield
-        finally:
-            torch._foreach_copy_(self._live, self.values.tensors)
+
+@contextmanager
+def displaced(moves: Iterable[tuple[Point, Vector]], step: float = 1.0) -> Iterator[None]:
+    """Holds the parameters of some points at ``values + step * direction``; puts them back.
+
+    Args:
+        moves: The points, each with its direction.
+        step: The step.
+
+    Yields:
+        Nothing.
+    """
+    live: list[Tensor] = []
+    values: list[Tensor] = []
+    directions: list[Tensor] = []
+    for point, direction in moves:
+        live += point.live
+        values += point.values.tensors
+        directions += direction.tensors
+    if not live:
+        yield
+        return
+    try:
+        torch._foreach_add_(live, directions, alpha=step)
+        yield
+    finally:
+        torch._foreach_copy_(live, values)
 
 
 class Tracer:
@@ -77,11 +92,11 @@ class Tracer:
     def trace(self) -> Iterator[Trace]:
         """One natural pass and its replays; on leaving, only the natural pass is to be seen."""
         modules = list(_eager_modules(self._model))
-        now = ([module.training for module in modules], _devices(self._model))
+        now = ([module.training for module in modules], devices_of(self._model))
         probing = now != self._known
         watched = modules if probing else self._drawing
-        sources = None if probing else self._drawn
-        trace = Trace(self._model, watched, sources, separable=self._separable)
+        drawn = None if probing else self._drawn
+        trace = Trace(self._model, watched, Sources(now[1]), drawn, separable=self._separable)
         try:
             yield trace
         finally:
@@ -104,7 +119,8 @@ class Trace:
     Args:
         model: The model.
         modules: The modules that draw random numbers, or that may.
-        sources: The numbers of the generators that they draw from; None if it is not known.
+        sources: The generators that they may draw from.
+        watched: The numbers of those that they draw from; None if it is not known.
         separable: Whether the passes before this one were separable, as far as is known.
 
     Attributes:
@@ -117,15 +133,16 @@ class Trace:
         self,
         model: nn.Module,
         modules: list[nn.Module],
-        sources: set[int] | None,
+        sources: Sources,
+        watched: set[int] | None,
         *,
         separable: bool,
     ) -> None:
         self._model = model
         self._modules = modules
-        self._watched = sources
+        self._watched = watched
         self._scratch = Scratch(model)
-        self._sources = Sources(_devices(model))
+        self._sources = sources
         self._before = self._sources.get()
         self._after: States | None = None
         self.drawing: list[nn.Module] | None = None
@@ -331,6 +348,10 @@ def _eager_modules(model: nn.Module) -> Iterator[nn.Module]:
             stack.extend(module.children())
 
 
-def _devices(model: nn.Module) -> list[torch.device]:
-    tensors = [*model.parameters(), *model.buffers()]
-    return sorted({tensor.device for tensor in tensors}, key=str)
+def devices_of(model: nn.Module) -> list[torch.device]:
+    """The devices of a model's parameters and buffers."""
+    found: set[torch.device] = set()
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            found.update(tensor.device for tensor in tensors.values() if tensor is not None)
+    return sorted(found, key=str) if len(found) > 1 else list(found)
