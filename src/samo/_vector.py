@@ -147,9 +147,7 @@ class Vector:
             return list(torch._foreach_norm(self.tensors))
         return [torch.linalg.vector_norm(t, dtype=wide(t.dtype)) for t in self.tensors]
 
-    def _present(
-        self, tensors: Sequence[Tensor | None]
-    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    def _present(self, tensors: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
         """Those of the views that there is a tensor for, and these tensors."""
         pairs = zip(self.tensors, tensors, strict=True)
         own = [view for view, tensor in pairs if tensor is not None]
