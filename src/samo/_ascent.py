@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
@@ -19,8 +19,9 @@ from ._local._base import Noise
 from ._partition import Partition
 from ._perturbation import Perturbation
 from ._random import Streams
-from ._trace import Point
+from ._trace import Point, displaced
 from ._vector import Vector, wide
+from ._workspace import Workspace
 
 Evaluate = Callable[[Sequence[str]], Mapping[str, Tensor]]
 
@@ -36,6 +37,7 @@ class Ascent:
         streams: The engine's generators.
         scale: The factor on losses before backward passes.
         ledger: Where to enter what must be finite.
+        workspace: The storage.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Ascent:
         streams: Streams,
         scale: Scale,
         ledger: Ledger,
+        workspace: Workspace,
     ) -> None:
         self._perturbation = perturbation
         self._partition = partition
@@ -55,10 +58,11 @@ class Ascent:
         self._streams = streams
         self._scale = scale
         self._ledger = ledger
+        self._workspace = workspace
         self.shared, self._masks = self._select(partition.shared)
-        self._point = Point(self.shared)
+        self._point = self._point_of("", self.shared)
         self._own = {task: self._select(partition.own[task]) for task in losses}
-        self._own_points = {task: Point(parameters) for task, (parameters, _) in self._own.items()}
+        self._own_points = {task: self._point_of(task, own) for task, (own, _) in self._own.items()}
         self._etas: dict[str, Vector] = {}
         self._mean: Vector | None = None
         self._rows: dict[str, list[Tensor]] = {}
@@ -76,11 +80,22 @@ class Ascent:
             return self.estimator.group({task: _Probe(self, [task]) for task in tasks})
         return [tasks] if self.estimator is None else [[task] for task in tasks]
 
+    @property
+    def exact(self) -> bool:
+        """Whether the estimator asks for gradients at the natural point."""
+        return self.estimator is not None and self.estimator.exact
+
+    @property
+    def by_task(self) -> bool:
+        """Whether what it asks for is every task's whole gradient, and nothing else."""
+        grouped = isinstance(self.estimator, Grouping)
+        return self.exact and not grouped and not self._uses_mean
+
     def from_gradients(self, natural: TaskGradients) -> None:
         """Finds the directions from the gradients of the natural losses, where these were made."""
         places = {id(parameter): i for i, parameter in enumerate(self._partition.shared)}
         at = [places[id(parameter)] for parameter in self.shared]
-        mean = self._point.layout.zeros()
+        mean = self._direction("mean").copy_([None] * len(at))
         for task in self._losses:
             row = natural.row(task).tensors
             self._rows[task] = [row[i] for i in at]
@@ -97,9 +112,7 @@ class Ascent:
         With α = 0 and an exact estimator that does not use it, nothing depends on the mean, and the
         pass is left out.
         """
-        estimator = self.estimator
-        exact = estimator is not None and estimator.exact
-        if estimator and exact and not estimator.uses_mean and self._perturbation.alpha == 0:
+        if self.exact and not self._uses_mean and self._perturbation.alpha == 0:
             return
         losses = list(self._losses.values())
         own = [parameter for parameters, _ in self._own.values() for parameter in parameters]
@@ -107,11 +120,11 @@ class Ascent:
             losses,
             [*self.shared, *own],
             [self._scale.seed(loss, 1 / len(losses)) for loss in losses],
-            retain=exact,
+            retain=self.exact,
             partition=self._partition,
         )
         at = len(self.shared)
-        self._set_mean(self._scale.undo_(self._point.layout.copy_of(gradients[:at])))
+        self._set_mean(self._scale.undo_(self._direction("mean").copy_(gradients[:at])))
         for task, (parameters, _) in self._own.items():
             self._set_eta(task, gradients[at : at + len(parameters)])
             at += len(parameters)
@@ -123,16 +136,23 @@ class Ascent:
         numbers = range(len(self.shared))
         return sorted(numbers, key=lambda i: (far.get(id(self.shared[i]), math.inf), -i))
 
+    @property
+    def _uses_mean(self) -> bool:
+        return self.estimator is not None and self.estimator.uses_mean
+
     @contextmanager
     def displaced(self, group: Sequence[str]) -> Iterator[None]:
         """Holds the parameters at θ + ε and φ_i + η_i for the tasks of a group."""
         epsilon = self._epsilon(group)
-        with ExitStack() as stack:
-            stack.enter_context(self._point.displaced(epsilon))
-            for task in group:
-                if task in self._etas:
-                    stack.enter_context(self._own_points[task].displaced(self._etas[task]))
+        own = [(self._own_points[t], self._etas[t]) for t in group if t in self._etas]
+        with displaced([(self._point, epsilon), *own]):
             yield
+        if self.estimator is not None:
+            self._workspace.give("direction", epsilon)
+
+    def fresh(self) -> Vector:
+        """A vector of the perturbed shared parameters that nobody else uses."""
+        return self._workspace.take("direction", self._point.values.layout)
 
     def _epsilon(self, group: Sequence[str]) -> Vector:
         if self.estimator is None:
@@ -144,7 +164,7 @@ class Ascent:
             alpha = self._perturbation.alpha
             if alpha > 0:
                 assert self._mean is not None
-                direction.mul_(1 - alpha).add_(self._mean.tensors, alpha)
+                direction.lerp_(self._mean, alpha)
         norm = self._perturbation.to_radius_(self._masked(direction), self._point.values)
         self._ledger.note(group, "ascent direction", norm)
         return direction
@@ -159,10 +179,18 @@ class Ascent:
         if not parameters:
             return
         point = self._own_points[task]
-        eta = point.layout.copy_of(gradients).hadamard_(masks)
+        eta = self._workspace.vector(f"eta of {task}", point.values.layout)
+        eta.copy_(gradients).hadamard_(masks)
         norm = self._perturbation.to_radius_(eta, point.values)
         self._ledger.note([task], "natural gradient", norm)
         self._etas[task] = eta
+
+    def _point_of(self, whose: str, parameters: Sequence[Parameter]) -> Point:
+        layout = self._workspace.layout(f"point of {whose}", parameters)
+        return Point(parameters, self._workspace.vector(f"values of {whose}", layout))
+
+    def _direction(self, use: str) -> Vector:
+        return self._workspace.vector(use, self._point.values.layout)
 
     def _select(
         self, parameters: Sequence[Parameter]
@@ -171,7 +199,7 @@ class Ascent:
         return self._perturbation.selected((name(p), p) for p in parameters)
 
     def _masked(self, vector: Vector) -> Vector:
-        return vector.hadamard_(self._masks)
+        return vector if self._perturbation.where is None else vector.hadamard_(self._masks)
 
 
 class _Probe:
@@ -204,7 +232,7 @@ class _Probe:
         return self._ascent._mean
 
     def draw(self, noise: Noise) -> Vector:
-        vector = self._ascent._point.layout.empty()
+        vector = self._ascent.fresh()
         for flat in vector.flats:
             generator = self._ascent._streams.on(flat.device)
             if noise == "gaussian":
@@ -214,7 +242,7 @@ class _Probe:
         return self._ascent._masked(vector)
 
     def loss_at(self, direction: Vector, step: float) -> Tensor:
-        with self._ascent._point.displaced(direction, step), torch.no_grad():
+        with displaced([(self._ascent._point, direction)], step), torch.no_grad():
             loss = self._mean_of(self._ascent._evaluate(self._tasks))
         self._ascent._ledger.note(self._tasks, "loss at a probing point", loss)
         return loss
@@ -223,7 +251,7 @@ class _Probe:
         ascent = self._ascent
         chosen = range(len(ascent.shared)) if tensors is None else tensors
         if ascent._rows:
-            total = ascent._point.layout.zeros()
+            total = ascent.fresh().copy_([None] * len(ascent.shared))
             for task in self._tasks:
                 row = ascent._rows[task]
                 parts = [row[i] if i in chosen else None for i in range(len(row))]
@@ -244,7 +272,7 @@ class _Probe:
             ascent._set_eta(task, gradients[at : at + len(parameters)])
             at += len(parameters)
         shared = [found.get(i) for i in range(len(ascent.shared))]
-        return ascent._scale.undo_(ascent._point.layout.copy_of(shared))
+        return ascent._scale.undo_(ascent.fresh().copy_(shared))
 
     def from_the_loss(self) -> list[int]:
         return self._ascent._from_the_loss

@@ -16,6 +16,7 @@ from torchjd.aggregation import Aggregator, Weighting
 from torchjd.scalarization import Scalarizer
 
 from ._autocast import confined
+from ._buffers import devices_of
 from ._citation import bibtex
 from ._closure import Losses, closures_of
 from ._errors import NonFiniteError
@@ -27,6 +28,7 @@ from ._random import Streams
 from ._result import StepResult
 from ._step import Setting, Step
 from ._trace import Tracer
+from ._workspace import Workspace
 from .aggregation import create, method_of
 from .aggregation._combine import Combiner, WeightsFirst, combiner
 from .aggregation._state import capture, restore
@@ -139,6 +141,7 @@ class Engine:
             partition=Partition(model, self.tasks, shared, own),
             streams=Streams(seed),
             tracer=Tracer(model),
+            workspace=Workspace(),
         )
 
     def backward(
@@ -172,7 +175,7 @@ class Engine:
         nothing.
         """
         scale = Scale(self._factor(grad_scaler))
-        device_types = {"cpu", *(parameter.device.type for parameter in self.model.parameters())}
+        device_types = {"cpu", *(device.type for device in devices_of(self.model))}
         with confined(closures_of(losses), device_types) as closures:
             step = Step(self._setting, closures, scale)
             try:
