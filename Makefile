@@ -10,7 +10,7 @@ AXE := tests/browser/node_modules/axe-core/axe.min.js
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser check test test-slow test-gpu demo bench-aggregation bench-spectra format clean
+.PHONY: help setup browser check docs test test-slow test-gpu demo bench-aggregation bench-estimators bench-spectra format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,10 +40,13 @@ $(AXE): tests/browser/package-lock.json
 	npm ci --prefix tests/browser --silent --no-audit --no-fund
 	@touch $@
 
-check: $(STAMP) ## lint, format check, strict types
+check: $(STAMP) docs ## lint, format check, strict types, documentation without warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: $(STAMP) ## the documentation, in docs/_build/html
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
 test: $(STAMP) ## the fast tests, the doctests and the README's examples
 	$(BIN)/python -m pytest -n auto -m "not slow and not gpu"
@@ -60,6 +63,12 @@ demo: $(STAMP) ## sharpness-aware training against plain training on real digits
 bench-aggregation: $(STAMP) ## what a call of each method costs, ours and TorchJD's
 	$(BIN)/python benchmarks/aggregation.py
 
+bench-estimators: $(STAMP) ## how good the estimators are, and what they cost; DATA: the directory with fashion_mnist/
+	$(BIN)/python benchmarks/estimators.py quality --case digits
+	$(BIN)/python benchmarks/estimators.py quality --case multifashion --data $(DATA)
+	$(BIN)/python benchmarks/estimators.py quality --case questions --data $(DATA)
+	$(BIN)/python benchmarks/estimators_accuracy.py --data $(DATA) --runs runs/estimators
+
 bench-spectra: $(STAMP) ## spectra of digits along training, ERM against GSAM
 	$(BIN)/python benchmarks/spectra.py
 
@@ -68,5 +77,5 @@ format: $(STAMP) ## format, and mend what ruff can mend
 	$(BIN)/ruff format
 
 clean: ## remove .venv, caches and builds; runs/ stays
-	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) dist build docs/_build docs/_generated .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from ._gradients import Scale, TaskGradients, gradients_of
+from ._graph import distances
 from ._ledger import Ledger
-from ._local import LocalGradient
+from ._local import Grouping, LocalGradient
 from ._local._base import Noise
 from ._partition import Partition
 from ._perturbation import Perturbation
@@ -61,10 +64,16 @@ class Ascent:
         self._rows: dict[str, list[Tensor]] = {}
         self.estimator: LocalGradient | None = perturbation.estimator if self.shared else None
 
-    @property
+    @cached_property
     def groups(self) -> list[list[str]]:
-        """The tasks that are evaluated at one point: all where there is one ε, else each alone."""
+        """The tasks that are evaluated at one point: all where there is one ε, else each alone.
+
+        An estimator may divide them otherwise, by their gradients; so this is to be asked for when
+        the directions were found.
+        """
         tasks = list(self._losses)
+        if isinstance(self.estimator, Grouping):
+            return self.estimator.group({task: _Probe(self, [task]) for task in tasks})
         return [tasks] if self.estimator is None else [[task] for task in tasks]
 
     def from_gradients(self, natural: TaskGradients) -> None:
@@ -85,10 +94,12 @@ class Ascent:
     def from_losses(self) -> None:
         """Finds the directions by one backward pass from the mean of the natural losses.
 
-        With α = 0 and an exact estimator, nothing depends on the mean, and the pass is left out.
+        With α = 0 and an exact estimator that does not use it, nothing depends on the mean, and the
+        pass is left out.
         """
-        exact = self.estimator is not None and self.estimator.exact
-        if exact and self._perturbation.alpha == 0:
+        estimator = self.estimator
+        exact = estimator is not None and estimator.exact
+        if estimator and exact and not estimator.uses_mean and self._perturbation.alpha == 0:
             return
         losses = list(self._losses.values())
         own = [parameter for parameters, _ in self._own.values() for parameter in parameters]
@@ -104,6 +115,13 @@ class Ascent:
         for task, (parameters, _) in self._own.items():
             self._set_eta(task, gradients[at : at + len(parameters)])
             at += len(parameters)
+
+    @cached_property
+    def _from_the_loss(self) -> list[int]:
+        """The shared parameters' numbers, the nearest to the losses first."""
+        far = distances(self._losses.values())
+        numbers = range(len(self.shared))
+        return sorted(numbers, key=lambda i: (far.get(id(self.shared[i]), math.inf), -i))
 
     @contextmanager
     def displaced(self, group: Sequence[str]) -> Iterator[None]:
@@ -121,8 +139,8 @@ class Ascent:
             assert self._mean is not None
             direction = self._mean
         else:
-            (task,) = group
-            direction = self.estimator.estimate(_Probe(self, task))
+            probe = _Probe(self, group, last=group is self.groups[-1])
+            direction = self.estimator.estimate(probe)
             alpha = self._perturbation.alpha
             if alpha > 0:
                 assert self._mean is not None
@@ -157,12 +175,20 @@ class Ascent:
 
 
 class _Probe:
-    """The `Probe` of one task."""
+    """The `Probe` of one task, or of several that are perturbed together.
 
-    def __init__(self, ascent: Ascent, task: str) -> None:
+    Args:
+        ascent: The ascent.
+        tasks: The tasks.
+        last: Whether no other will need the natural graph.
+    """
+
+    def __init__(self, ascent: Ascent, tasks: Sequence[str], *, last: bool = False) -> None:
         self._ascent = ascent
-        self.task = task
-        self.loss = _wide(ascent._losses[task])
+        self._tasks = tasks
+        self._last = last
+        self.task = tasks[0]
+        self.loss = self._mean_of(ascent._losses)
 
     @property
     def names(self) -> list[str]:
@@ -171,7 +197,10 @@ class _Probe:
     @property
     def mean(self) -> Vector:
         if self._ascent._mean is None:
-            raise RuntimeError("With alpha=0, an exact estimator has no mean gradient to ask for.")
+            raise RuntimeError(
+                "There is no mean gradient to ask for: with alpha=0, none is made for an exact "
+                "estimator whose uses_mean is False."
+            )
         return self._ascent._mean
 
     def draw(self, noise: Noise) -> Vector:
@@ -186,26 +215,45 @@ class _Probe:
 
     def loss_at(self, direction: Vector, step: float) -> Tensor:
         with self._ascent._point.displaced(direction, step), torch.no_grad():
-            loss = _wide(self._ascent._evaluate([self.task])[self.task])
-        self._ascent._ledger.note([self.task], "loss at a probing point", loss)
+            loss = self._mean_of(self._ascent._evaluate(self._tasks))
+        self._ascent._ledger.note(self._tasks, "loss at a probing point", loss)
         return loss
 
-    def gradient(self) -> Vector:
+    def gradient(self, tensors: Sequence[int] | None = None) -> Vector:
         ascent = self._ascent
-        if self.task in ascent._rows:
-            return ascent._point.layout.copy_of(ascent._rows[self.task])
-        own, _ = ascent._own[self.task]
-        loss = ascent._losses[self.task]
+        chosen = range(len(ascent.shared)) if tensors is None else tensors
+        if ascent._rows:
+            total = ascent._point.layout.zeros()
+            for task in self._tasks:
+                row = ascent._rows[task]
+                parts = [row[i] if i in chosen else None for i in range(len(row))]
+                total.add_(parts, 1 / len(self._tasks))
+            return total
+        own = {t: ascent._own[t][0] for t in self._tasks if t not in ascent._etas}
+        losses = [ascent._losses[task] for task in self._tasks]
         gradients = gradients_of(
-            [loss],
-            [*ascent.shared, *own],
-            [ascent._scale.seed(loss)],
-            retain=self.task != list(ascent._losses)[-1],
+            losses,
+            [*(ascent.shared[i] for i in chosen), *(p for ps in own.values() for p in ps)],
+            [ascent._scale.seed(loss, 1 / len(losses)) for loss in losses],
+            retain=not self._last,
             partition=ascent._partition,
         )
-        at = len(ascent.shared)
-        ascent._set_eta(self.task, gradients[at:])
-        return ascent._scale.undo_(ascent._point.layout.copy_of(gradients[:at]))
+        at = len(chosen)
+        found = dict(zip(chosen, gradients, strict=False))
+        for task, parameters in own.items():
+            ascent._set_eta(task, gradients[at : at + len(parameters)])
+            at += len(parameters)
+        shared = [found.get(i) for i in range(len(ascent.shared))]
+        return ascent._scale.undo_(ascent._point.layout.copy_of(shared))
+
+    def from_the_loss(self) -> list[int]:
+        return self._ascent._from_the_loss
+
+    def _mean_of(self, losses: Mapping[str, Tensor]) -> Tensor:
+        total = _wide(losses[self.task])
+        for task in self._tasks[1:]:
+            total = total + losses[task].detach().to(total)
+        return total / len(self._tasks) if len(self._tasks) > 1 else total
 
 
 def _wide(loss: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from ._citation import bibtex
 from ._closure import Losses, closures_of
 from ._errors import NonFiniteError
 from ._gradients import Scale
-from ._local import SPSA, Remembering
+from ._local import Stateful
 from ._partition import Declared, Partition
 from ._perturbation import Perturbation
 from ._random import Streams
@@ -117,8 +117,8 @@ class Engine:
             raise ValueError(f"seed must be a non-negative integer; found {seed!r}.")
         self.model = model
         self.tasks = _checked_tasks(tasks)
-        if perturbation is not None and isinstance(perturbation.local, Remembering):
-            # What it remembers is this engine's alone.
+        if perturbation is not None and isinstance(perturbation.local, Stateful):
+            # What it knows is this engine's alone.
             perturbation = replace(perturbation, local=copy.deepcopy(perturbation.local))
         self.perturbation = perturbation
         self.decompose = decompose
@@ -236,7 +236,7 @@ class Engine:
             "parameters": self._shapes(),
             "streams": setting.streams.state_dict(),
             "partition": setting.partition.state_dict(),
-            "local": local.state_dict() if isinstance(local, Remembering) else {},
+            "local": local.state_dict() if isinstance(local, Stateful) else {},
             "aggregator": capture(self.aggregator),
             "flat_aggregator": None if flat is None else capture(flat.method),
             "last_losses": setting.combiner.last,
@@ -271,7 +271,7 @@ class Engine:
         restore(self.aggregator, state["aggregator"])
         if setting.flat_combiner is not None:
             restore(setting.flat_combiner.method, state["flat_aggregator"])
-        if self.perturbation is not None and isinstance(self.perturbation.local, Remembering):
+        if self.perturbation is not None and isinstance(self.perturbation.local, Stateful):
             self.perturbation.local.load_state_dict(state["local"])
         for part in (setting.combiner, setting.flat_combiner):
             if part is not None:
@@ -285,7 +285,7 @@ class Engine:
         if (perturbation := self.perturbation) is not None:
             keys += ["ban2025samo", "foret2021sam"]
             keys += ["kwon2021asam"] if perturbation.adaptive else []
-            keys += ["spall1992spsa"] if isinstance(perturbation.estimator, SPSA) else []
+            keys += perturbation.estimator.references if perturbation.estimator else []
             keys += ["phan2022fmtl"] if self.decompose else []
         method = method_of(self.aggregator)
         keys += [] if method is None else method.references

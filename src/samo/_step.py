@@ -16,7 +16,7 @@ from ._closure import Losses, evaluated
 from ._errors import NonFiniteError
 from ._gradients import Scale, TaskGradients
 from ._ledger import Ledger
-from ._local import Remembering
+from ._local import Grouping, Remembering
 from ._partition import Partition
 from ._perturbation import Perturbation
 from ._random import Streams
@@ -165,8 +165,8 @@ class Step:
                     local.remember(task, dict(zip(names, vector.tensors, strict=True)))
 
     def forget(self) -> None:
-        """Brings a method that has learnt from the losses back to where it was before the step."""
-        for bring_back in self._bring_back:
+        """Brings what has learnt in the step (a method, groups) back to where it was before."""
+        for bring_back in reversed(self._bring_back):
             bring_back()
 
     def _evaluate(
@@ -202,6 +202,9 @@ class Step:
             ascent.from_gradients(natural)
         else:
             ascent.from_losses()
+        if isinstance(ascent.estimator, Grouping):
+            known = ascent.estimator.state_dict()
+            self._bring_back.append(partial(ascent.estimator.load_state_dict, known))
         gradients = self._task_gradients(remembers=isinstance(ascent.estimator, Remembering))
         for group in ascent.groups:
             with ascent.displaced(group):

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .. import NonFiniteError
 from ..training import RunError, trained
 from ._analyses import ANALYSES, Analyses, Request, Subject, runs_below
 from ._arguments import Device, fail, told
@@ -127,6 +128,10 @@ def _all(
                 if len(runs) == 1:
                     raise RunError(f"{path}: {error}") from error
                 failures[str(path)] = str(error)
+            except NonFiniteError as error:
+                if len(runs) == 1:
+                    raise
+                failures[str(path)] = str(error)
     return found, failures
 
 
@@ -221,7 +226,8 @@ def _figures_of(results: Loaded) -> dict[str, str]:
         k = len(cosines.tasks)
         pairs = [cosines.matrix[i][j] for i in range(k) for j in range(i)]
         row["mean cosine"] = f"{statistics.fmean(pairs):.3f}"
-        row["conflicts"] = f"{100 * cosines.batch_conflicts:.0f} %"
+        met = cosines.batch_conflicts  # None where no two tasks have a batch in common
+        row["conflicts"] = "–" if met is None else f"{100 * met:.0f} %"
         row["norm balance"] = f"{cosines.balance:.2f}"
     for name, heading in {"sharpness": "sharpness", "sharpness-global": "global"}.items():
         if sharp := results.get(name):
