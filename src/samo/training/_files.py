@@ -109,12 +109,24 @@ class RunDirectory:
             self.check(config)
             if not self.config_file.exists():
                 write_json(self.config_file, config.model_dump(mode="json"))
-            self.error_file.unlink(missing_ok=True)
-            try:
-                yield
-            except Exception:
-                self.error_file.write_text(traceback.format_exc(), encoding="utf-8")
-                raise
+            yield
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Writes down why training fails within the block, in the place of an earlier failure.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            Exception: Whatever was raised.
+        """
+        self.error_file.unlink(missing_ok=True)
+        try:
+            yield
+        except Exception:
+            self.error_file.write_text(traceback.format_exc(), encoding="utf-8")
+            raise
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Replaces the checkpoint.
