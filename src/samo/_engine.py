@@ -178,6 +178,7 @@ class Engine:
             try:
                 step.gather()
                 step.aggregate()
+                step.amplify()
             except BaseException as error:
                 step.forget()
                 scaled = grad_scaler is not None and grad_scaler.is_enabled()
