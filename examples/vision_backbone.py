@@ -31,16 +31,13 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """timm.create_model(name, in_chans=1, num_classes=0) has the same names: put it here."""
+    """timm.create_model(name, in_chans=1, num_classes=0) may take its place."""
 
-    def __init__(self, width=48, depth=3):
+    def __init__(self, width=48, depth=3, again=False):
         super().__init__()
-        self.num_features, self.again = width, False
+        self.num_features, self.again = width, again
         self.stem = nn.Conv2d(1, width, 2, 2)
         self.blocks = nn.ModuleList(Block(width, 0.1 * i / depth) for i in range(depth))
-
-    def set_grad_checkpointing(self, enable):
-        self.again = enable
 
     def forward(self, x):
         x = self.stem(x)
@@ -52,8 +49,7 @@ class Backbone(nn.Module):
 def main(epochs=15, checkpointing=False, compiled=False):
     torch.manual_seed(0)
     train, test = data()
-    backbone = Backbone()
-    backbone.set_grad_checkpointing(checkpointing)
+    backbone = Backbone(again=checkpointing)  # timm: backbone.set_grad_checkpointing()
     trunk = torch.compile(backbone) if compiled else backbone
     model = Net(trunk, backbone.num_features).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
