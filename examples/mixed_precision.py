@@ -21,7 +21,8 @@ def main(epochs=15, precision="bfloat16"):
     model = Net().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     engine = samo.SAMO(model, TASKS, aggregator="fairgrad", rho=0.05)
-    # float16 has a narrow range: losses are scaled up. bfloat16 needs no scaler.
+    # float16 has a narrow range: losses are scaled up (here by so much that the first steps are
+    # skipped; the default is 2**16). bfloat16 needs no scaler.
     scaler = torch.amp.GradScaler(device, init_scale=2.0**24, enabled=precision == "float16")
 
     skipped = 0

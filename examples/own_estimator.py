@@ -40,8 +40,10 @@ def main(epochs=15):
         loader = DataLoader(train, batch_size=64, shuffle=True)
         model = Net()
         optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-        # With alpha=0, the perturbation of a task is along the estimate alone.
-        engine = samo.SAMO(model, TASKS, aggregator="ls", rho=0.05, alpha=0.0, local=local)
+        # The trunk alone is perturbed (heads would be along their exact gradients), and with
+        # alpha=0 along the estimate alone: to see what it is worth.
+        options = {"alpha": 0.0, "where": lambda name, _: name.startswith("trunk.")}
+        engine = samo.SAMO(model, TASKS, aggregator="ls", rho=0.05, local=local, **options)
         rises = []
         for _ in range(epochs):
             for batch in loader:

@@ -51,7 +51,7 @@ def main(epochs=15, checkpointing=False, compiled=False):
     train, test = data()
     backbone = Backbone(again=checkpointing)  # timm: backbone.set_grad_checkpointing()
     trunk = torch.compile(backbone) if compiled else backbone
-    model = Net(trunk, backbone.num_features).to(memory_format=torch.channels_last)
+    model = Net(trunk, width=backbone.num_features).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     engine = samo.SAMO(model, TASKS, aggregator="mgda", rho=0.05)
     for _ in range(epochs):

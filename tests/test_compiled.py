@@ -118,8 +118,8 @@ def test_graphs_with_backward_passes(kind: str, preset: str) -> None:
 
 @pytest.mark.parametrize("preset", ["erm", "lsam"])
 def test_a_last_batch_of_another_size(preset: str) -> None:
-    """It is compiled for any size then, once, and goes on to be so."""
-    check("part", preset, "aot_eager", [8, 8, 5, 8, 8, 3, 8], settled=3)
+    """It is compiled for any size then, once, and can be differentiated once a task still."""
+    check("part", preset, "aot_eager", [8, 8, 5, 8, 3], settled=3)
 
 
 @pytest.mark.slow
@@ -127,4 +127,4 @@ def test_a_last_batch_of_another_size(preset: str) -> None:
 @pytest.mark.parametrize("preset", ["samo"])
 def test_inductor(kind: str, preset: str) -> None:
     """The default backend, which generates code."""
-    check(kind, preset, "inductor", [8] * 4, settled=2)
+    check(kind, preset, "inductor", [8, 8, 5, 8], settled=3)

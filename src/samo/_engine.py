@@ -18,6 +18,7 @@ from torchjd.scalarization import Scalarizer
 from ._autocast import confined
 from ._citation import bibtex
 from ._closure import Losses, closures_of
+from ._compiled import keep_saved_tensors
 from ._errors import NonFiniteError
 from ._gradients import Scale
 from ._local import SPSA, Remembering
@@ -130,6 +131,7 @@ class Engine:
             # What the optimizer trains is one and the same for both.
             learnt = {id(p): p for p in self.aggregator.parameters()}
             flat = combiner(copy.deepcopy(self.aggregator, learnt), n_tasks)
+        keep_saved_tensors()
         self._setting = Setting(
             model=model,
             tasks=self.tasks,
