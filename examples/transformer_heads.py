@@ -41,7 +41,8 @@ def main(epochs=8, checkpointing=False):
     random.seed(0)
     torch.manual_seed(0)
     (x, y), (test_x, test_y) = sentences(2000), sentences(500)
-    config = BertConfig(len(WORDS), 64, num_hidden_layers=2, num_attention_heads=4)
+    small = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2}
+    config = BertConfig(vocab_size=len(WORDS), **small)
     encoder = AutoModel.from_config(config)
     if checkpointing:  # the older kind, which is reentrant, has no torch.autograd.grad
         encoder.gradient_checkpointing_enable({"use_reentrant": False})

@@ -64,6 +64,9 @@ class Engine:
             nor in ``shared`` is found from the autograd graph at the first step; where only ``own``
             is declared, all else is shared.
         seed: The seed of the engine's own random numbers; the global ones are never seeded.
+        gradient_dtype: What the K × m matrix of task gradients is stored in, where the method needs
+            one; None for the parameters' dtype. ``torch.bfloat16`` halves its memory, and rounds
+            each entry by up to 2⁻⁹ of itself. All sums are of the parameters' dtype or wider.
 
     Attributes:
         model: The model.
@@ -102,6 +105,7 @@ class Engine:
         shared: Declared | None = None,
         own: Mapping[str, Declared] | None = None,
         seed: int = 0,
+        gradient_dtype: torch.dtype | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module; found {type(model).__name__}.")
@@ -116,6 +120,13 @@ class Engine:
             )
         if not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed must be a non-negative integer; found {seed!r}.")
+        if gradient_dtype is not None and not (
+            isinstance(gradient_dtype, torch.dtype) and gradient_dtype.is_floating_point
+        ):
+            raise ValueError(
+                f"gradient_dtype must be a floating-point torch.dtype or None; "
+                f"found {gradient_dtype!r}."
+            )
         self.model = model
         self.tasks = _checked_tasks(tasks)
         if perturbation is not None and isinstance(perturbation.local, Remembering):
@@ -141,6 +152,7 @@ class Engine:
             partition=Partition(model, self.tasks, shared, own),
             streams=Streams(seed),
             tracer=Tracer(model),
+            gradient_dtype=gradient_dtype,
         )
 
     def backward(

@@ -47,6 +47,7 @@ class TaskGradients:
         weights: The weights of the present tasks if they are known already, by task.
         weighs_own: Whether the weights apply to the tasks' own parameters as well.
         remembers: Whether each task's gradient is to be kept by itself as well.
+        dtype: What the rows are stored in; None for the parameters' own.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class TaskGradients:
         weights: Mapping[str, Tensor] | None = None,
         weighs_own: bool = False,
         remembers: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self._partition = partition
         self._shared, self._own = partition.shared, partition.own
@@ -65,7 +67,9 @@ class TaskGradients:
         self._weighs_own = weighs_own
         self._remembers = remembers
         layout = Layout(self._shared)
-        self.rows: Matrix | None = layout.matrix(len(tasks)) if weights is None else None
+        self.rows: Matrix | None = None
+        if weights is None:
+            self.rows = layout.matrix(len(tasks), dtype)
         self.total: Vector | None = layout.zeros() if weights is not None else None
         self.own: dict[str, Vector] = {}
         self.remembered: dict[str, Vector] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
+import torch
 from torch import nn
 from torchjd.aggregation import Aggregator, Weighting
 from torchjd.scalarization import Scalarizer
@@ -23,6 +24,7 @@ class EngineOptions(TypedDict, total=False):
     shared: Declared | None
     own: Mapping[str, Declared] | None
     seed: int
+    gradient_dtype: torch.dtype | None
 
 
 class Options(EngineOptions, total=False):

@@ -43,6 +43,7 @@ class Setting:
     partition: Partition
     streams: Streams
     tracer: Tracer
+    gradient_dtype: torch.dtype | None
 
 
 class Means:
@@ -211,7 +212,7 @@ class Step:
         )
         natural = None
         if setting.flat_combiner is not None:
-            natural = TaskGradients(setting.partition, setting.tasks)
+            natural = TaskGradients(setting.partition, setting.tasks, dtype=setting.gradient_dtype)
             natural.collect(losses, scale, ledger, "natural")
             ascent.from_gradients(natural)
         else:
@@ -252,6 +253,7 @@ class Step:
             weights=weights,
             weighs_own=weights is not None and isinstance(setting.combiner, WeightsOfLosses),
             remembers=remembers,
+            dtype=setting.gradient_dtype,
         )
 
     def _weigh(self, combiner: WeightsFirst, gradients: TaskGradients | None = None) -> Tensor:
