@@ -42,11 +42,10 @@ def main(epochs=8, checkpointing=False):
     torch.manual_seed(0)
     (x, y), (test_x, test_y) = sentences(2000), sentences(500)
     small = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2}
-    config = BertConfig(vocab_size=len(WORDS), **small)
-    encoder = AutoModel.from_config(config)
+    encoder = AutoModel.from_config(BertConfig(vocab_size=len(WORDS), **small))
     if checkpointing:  # the older kind, which is reentrant, has no torch.autograd.grad
         encoder.gradient_checkpointing_enable({"use_reentrant": False})
-    heads = nn.ModuleDict({t: nn.Linear(config.hidden_size, n) for t, n in CLASSES.items()})
+    heads = nn.ModuleDict({t: nn.Linear(small["hidden_size"], n) for t, n in CLASSES.items()})
     model = nn.ModuleDict({"encoder": encoder, "heads": heads})
 
     def logits(words, tasks):

@@ -103,11 +103,13 @@ def _losses(net: Net, x: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
     return {task: out.sin().square().mean() for task, out in net(x, tasks).items()}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("preset", ["erm", "lsam", "samo"])
+@pytest.mark.parametrize(
+    ("kind", "preset"),
+    [("model", "samo"), ("in place", "lsam"), ("part", "samo"), ("closure", "lsam")],
+)
 def test_nothing_is_compiled_after_the_second_step(preset: str, kind: str) -> None:
     """Perturbed parameters, stand-ins for buffers and hooks make no graph invalid."""
-    check(kind, preset, "eager", [8] * 5, settled=2)
+    check(kind, preset, "eager", [8] * 4, settled=2)
 
 
 @pytest.mark.parametrize(("kind", "preset"), [("in place", "erm"), ("part", "fmtl")])

@@ -33,22 +33,22 @@ def better(found: Mapping[str, float], digit: float, turn: float) -> None:
 
 
 def test_plain_pytorch(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    better(run("plain_pytorch", epochs=3), 60, 65)
+    better(run("plain_pytorch", epochs=1), 30, 45)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.startswith("epoch ") for line in lines] == [True, True, True, False]
+    assert [line.startswith("epoch ") for line in lines] == [True, False]
     assert lines[-1].startswith("test accuracy: digit ")
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision(run: Any, precision: str) -> None:
-    found = run("mixed_precision", epochs=3, precision=precision)
-    better(found, 60, 65)
+    found = run("mixed_precision", epochs=1, precision=precision)
+    better(found, 30, 45)
     assert (found["skipped"] > 0) is (precision == "float16")
 
 
 def test_own_aggregator(run: Any) -> None:
-    for found in run("own_aggregator", epochs=2).values():
-        better(found, 50, 60)
+    for found in run("own_aggregator", epochs=1).values():
+        better(found, 30, 45)
 
 
 def test_own_estimator(run: Any) -> None:
@@ -59,21 +59,21 @@ def test_own_estimator(run: Any) -> None:
 
 
 def test_vision_backbone(run: Any) -> None:
-    found = [run("vision_backbone", epochs=2, checkpointing=again) for again in (False, True)]
+    found = [run("vision_backbone", epochs=1, checkpointing=again) for again in (False, True)]
     better(found[0], 30, 40)
     assert found[0] == found[1]
 
 
 @pytest.mark.slow
 def test_vision_backbone_compiled(run: Any) -> None:
-    better(run("vision_backbone", epochs=2, compiled=True), 30, 40)
+    better(run("vision_backbone", epochs=1, compiled=True), 30, 40)
     torch._dynamo.reset()
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_graph_network(run: Any) -> None:
     pytest.importorskip("torch_geometric")
-    found = run("graph_network", epochs=3)
+    found = run("graph_network", epochs=1)
     assert found["shape"] > 0.5
     assert found["size"] < 0.3
 
@@ -81,7 +81,7 @@ def test_graph_network(run: Any) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_transformer_heads(run: Any) -> None:
     pytest.importorskip("transformers")
-    found = run("transformer_heads", epochs=2, checkpointing=True)
+    found = run("transformer_heads", epochs=1, checkpointing=True)
     assert found["who"] > 60
     assert found["when"] > 80
 
@@ -90,7 +90,7 @@ def test_transformer_heads(run: Any) -> None:
 def test_lightning_trainer(run: Any, tmp_path: Path) -> None:
     """The checkpoint has the engine in it, and loading it sets the engine's state."""
     pytest.importorskip("lightning")
-    better(run("lightning_trainer", epochs=3, precision="bf16-mixed", out=tmp_path), 60, 65)
+    better(run("lightning_trainer", epochs=1, precision="bf16-mixed", out=tmp_path), 30, 45)
     (path,) = tmp_path.rglob("*.ckpt")
     saved = torch.load(path, weights_only=True)["engine"]
     module = runpy.run_path(str(ROOT / "examples" / "lightning_trainer.py"))["MultiTask"]()
@@ -101,7 +101,7 @@ def test_lightning_trainer(run: Any, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_fabric_loop(run: Any, tmp_path: Path) -> None:
     pytest.importorskip("lightning")
-    better(run("fabric_loop", epochs=3, out=str(tmp_path / "last.ckpt")), 60, 65)
+    better(run("fabric_loop", epochs=1, out=str(tmp_path / "last.ckpt")), 30, 45)
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["engine"].keys() >= {"streams", "aggregator", "partition"}
 
@@ -110,7 +110,7 @@ def test_fabric_loop(run: Any, tmp_path: Path) -> None:
 def test_accelerate_loop(run: Any, tmp_path: Path) -> None:
     state = pytest.importorskip("accelerate.state")
     try:
-        better(run("accelerate_loop", epochs=3, precision="bf16", out=str(tmp_path)), 60, 65)
+        better(run("accelerate_loop", epochs=1, precision="bf16", out=str(tmp_path)), 30, 45)
     finally:
         state.AcceleratorState._reset_state(reset_partial_state=True)
     saved = torch.load(tmp_path / "custom_checkpoint_0.pkl", weights_only=True)
