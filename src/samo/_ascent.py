@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -16,8 +16,9 @@ from ._local._base import Noise
 from ._partition import Partition
 from ._perturbation import Perturbation
 from ._random import Streams
-from ._trace import Point
+from ._trace import Point, displaced
 from ._vector import Vector, wide
+from ._workspace import Workspace
 
 Evaluate = Callable[[Sequence[str]], Mapping[str, Tensor]]
 
@@ -33,6 +34,7 @@ class Ascent:
         streams: The engine's generators.
         scale: The factor on losses before backward passes.
         ledger: Where to enter what must be finite.
+        workspace: The storage.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Ascent:
         streams: Streams,
         scale: Scale,
         ledger: Ledger,
+        workspace: Workspace,
     ) -> None:
         self._perturbation = perturbation
         self._partition = partition
@@ -52,10 +55,11 @@ class Ascent:
         self._streams = streams
         self._scale = scale
         self._ledger = ledger
+        self._workspace = workspace
         self.shared, self._masks = self._select(partition.shared)
-        self._point = Point(self.shared)
+        self._point = self._point_of("", self.shared)
         self._own = {task: self._select(partition.own[task]) for task in losses}
-        self._own_points = {task: Point(parameters) for task, (parameters, _) in self._own.items()}
+        self._own_points = {task: self._point_of(task, own) for task, (own, _) in self._own.items()}
         self._etas: dict[str, Vector] = {}
         self._mean: Vector | None = None
         self._rows: dict[str, list[Tensor]] = {}
@@ -71,7 +75,7 @@ class Ascent:
         """Finds the directions from the gradients of the natural losses, where these were made."""
         places = {id(parameter): i for i, parameter in enumerate(self._partition.shared)}
         at = [places[id(parameter)] for parameter in self.shared]
-        mean = self._point.layout.zeros()
+        mean = self._direction("mean").copy_([None] * len(at))
         for task in self._losses:
             row = natural.row(task).tensors
             self._rows[task] = [row[i] for i in at]
@@ -100,7 +104,7 @@ class Ascent:
             partition=self._partition,
         )
         at = len(self.shared)
-        self._set_mean(self._scale.undo_(self._point.layout.copy_of(gradients[:at])))
+        self._set_mean(self._scale.undo_(self._direction("mean").copy_(gradients[:at])))
         for task, (parameters, _) in self._own.items():
             self._set_eta(task, gradients[at : at + len(parameters)])
             at += len(parameters)
@@ -109,12 +113,15 @@ class Ascent:
     def displaced(self, group: Sequence[str]) -> Iterator[None]:
         """Holds the parameters at θ + ε and φ_i + η_i for the tasks of a group."""
         epsilon = self._epsilon(group)
-        with ExitStack() as stack:
-            stack.enter_context(self._point.displaced(epsilon))
-            for task in group:
-                if task in self._etas:
-                    stack.enter_context(self._own_points[task].displaced(self._etas[task]))
+        own = [(self._own_points[t], self._etas[t]) for t in group if t in self._etas]
+        with displaced([(self._point, epsilon), *own]):
             yield
+        if self.estimator is not None:
+            self._workspace.give("direction", epsilon)
+
+    def fresh(self) -> Vector:
+        """A vector of the perturbed shared parameters that nobody else uses."""
+        return self._workspace.take("direction", self._point.values.layout)
 
     def _epsilon(self, group: Sequence[str]) -> Vector:
         if self.estimator is None:
@@ -126,7 +133,7 @@ class Ascent:
             alpha = self._perturbation.alpha
             if alpha > 0:
                 assert self._mean is not None
-                direction.mul_(1 - alpha).add_(self._mean.tensors, alpha)
+                direction.lerp_(self._mean, alpha)
         norm = self._perturbation.to_radius_(self._masked(direction), self._point.values)
         self._ledger.note(group, "ascent direction", norm)
         return direction
@@ -141,10 +148,18 @@ class Ascent:
         if not parameters:
             return
         point = self._own_points[task]
-        eta = point.layout.copy_of(gradients).hadamard_(masks)
+        eta = self._workspace.vector(f"eta of {task}", point.values.layout)
+        eta.copy_(gradients).hadamard_(masks)
         norm = self._perturbation.to_radius_(eta, point.values)
         self._ledger.note([task], "natural gradient", norm)
         self._etas[task] = eta
+
+    def _point_of(self, whose: str, parameters: Sequence[Parameter]) -> Point:
+        layout = self._workspace.layout(f"point of {whose}", parameters)
+        return Point(parameters, self._workspace.vector(f"values of {whose}", layout))
+
+    def _direction(self, use: str) -> Vector:
+        return self._workspace.vector(use, self._point.values.layout)
 
     def _select(
         self, parameters: Sequence[Parameter]
@@ -153,7 +168,7 @@ class Ascent:
         return self._perturbation.selected((name(p), p) for p in parameters)
 
     def _masked(self, vector: Vector) -> Vector:
-        return vector.hadamard_(self._masks)
+        return vector if self._perturbation.where is None else vector.hadamard_(self._masks)
 
 
 class _Probe:
@@ -175,7 +190,7 @@ class _Probe:
         return self._ascent._mean
 
     def draw(self, noise: Noise) -> Vector:
-        vector = self._ascent._point.layout.empty()
+        vector = self._ascent.fresh()
         for flat in vector.flats:
             generator = self._ascent._streams.on(flat.device)
             if noise == "gaussian":
@@ -185,7 +200,7 @@ class _Probe:
         return self._ascent._masked(vector)
 
     def loss_at(self, direction: Vector, step: float) -> Tensor:
-        with self._ascent._point.displaced(direction, step), torch.no_grad():
+        with displaced([(self._ascent._point, direction)], step), torch.no_grad():
             loss = _wide(self._ascent._evaluate([self.task])[self.task])
         self._ascent._ledger.note([self.task], "loss at a probing point", loss)
         return loss
@@ -193,7 +208,7 @@ class _Probe:
     def gradient(self) -> Vector:
         ascent = self._ascent
         if self.task in ascent._rows:
-            return ascent._point.layout.copy_of(ascent._rows[self.task])
+            return ascent.fresh().copy_(ascent._rows[self.task])
         own, _ = ascent._own[self.task]
         loss = ascent._losses[self.task]
         gradients = gradients_of(
@@ -205,7 +220,7 @@ class _Probe:
         )
         at = len(ascent.shared)
         ascent._set_eta(self.task, gradients[at:])
-        return ascent._scale.undo_(ascent._point.layout.copy_of(gradients[:at]))
+        return ascent._scale.undo_(ascent.fresh().copy_(gradients[:at]))
 
 
 def _wide(loss: Tensor) -> Tensor:

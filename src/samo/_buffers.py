@@ -45,7 +45,11 @@ class Scratch:
     def __init__(self, model: nn.Module) -> None:
         copies: dict[int, Tensor] = {}
         self._entries: list[tuple[Buffers, Buffers]] = []
+        self._without: list[Buffers] = []
         for module in model.modules():
+            if not module._buffers:
+                self._without.append(module._buffers)
+                continue
             entry: Buffers = {}
             for name, buffer in module._buffers.items():
                 if buffer is not None and id(buffer) not in copies:
@@ -62,6 +66,9 @@ class Scratch:
             torch._foreach_copy_([copy.detach() for copy in self._copies], self._values)
         for owner, entry in self._entries:
             _register(owner, entry)
+        for owner in self._without:
+            if owner:
+                owner.clear()
 
 
 def _register(owner: Buffers, entry: Buffers) -> None:

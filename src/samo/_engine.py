@@ -27,7 +27,8 @@ from ._perturbation import Perturbation
 from ._random import Streams
 from ._result import StepResult
 from ._step import Setting, Step
-from ._trace import Tracer
+from ._trace import Tracer, devices_of
+from ._workspace import Workspace
 from .aggregation import create, method_of
 from .aggregation._combine import Combiner, WeightsFirst, combiner
 from .aggregation._state import capture, restore
@@ -152,7 +153,7 @@ class Engine:
             partition=Partition(model, self.tasks, shared, own),
             streams=Streams(seed),
             tracer=Tracer(model),
-            gradient_dtype=gradient_dtype,
+            workspace=Workspace(gradient_dtype),
         )
 
     def backward(
@@ -186,7 +187,7 @@ class Engine:
         nothing.
         """
         scale = Scale(self._factor(grad_scaler))
-        device_types = {"cpu", *(parameter.device.type for parameter in self.model.parameters())}
+        device_types = {"cpu", *(device.type for device in devices_of(self.model))}
         with confined(closures_of(losses), device_types) as closures:
             step = Step(self._setting, closures, scale)
             try:

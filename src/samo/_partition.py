@@ -66,7 +66,7 @@ class Partition:
 
     def knows(self, tasks: Iterable[str]) -> bool:
         """Whether these tasks' parameters are known already."""
-        return self._seen.issuperset(tasks) and self._trainable().keys() <= self._reach.keys()
+        return self._knows(tasks, self._trainable())
 
     def update(self, losses: Mapping[str, Tensor]) -> None:
         """Learns from the graphs of the losses what is not known yet.
@@ -81,7 +81,7 @@ class Partition:
         named = self._trainable()
         if (
             named.keys() == self._names.keys()
-            and self.knows(losses)
+            and self._knows(losses, named)
             and not (self._unreached and self._unreached & Reached(losses.values()).leaves)
         ):
             return
@@ -128,6 +128,9 @@ class Partition:
         self._reach = {id(parameters[n]): set(tasks) for n, tasks in state.items() if n}
         self._seen = set(state[""])
         self._names = {}  # so that the next update divides anew
+
+    def _knows(self, tasks: Iterable[str], trainable: Mapping[int, object]) -> bool:
+        return self._seen.issuperset(tasks) and trainable.keys() <= self._reach.keys()
 
     def _trainable(self) -> dict[int, tuple[str, Parameter]]:
         """The parameters that are not frozen, by id, with their names."""

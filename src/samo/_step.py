@@ -22,6 +22,7 @@ from ._perturbation import Perturbation
 from ._random import Streams
 from ._trace import Trace, Tracer
 from ._vector import Layout, Matrix, Vector, wide, widest
+from ._workspace import Workspace
 from .aggregation._combine import (
     Combiner,
     WeightsFirst,
@@ -43,7 +44,7 @@ class Setting:
     partition: Partition
     streams: Streams
     tracer: Tracer
-    gradient_dtype: torch.dtype | None
+    workspace: Workspace
 
 
 class Means:
@@ -64,6 +65,21 @@ class Means:
     def values(self) -> dict[str, Tensor]:
         """The means, by task in the order of the tasks."""
         return {t: self._sums[t] / self._counts[t] for t in self._tasks if t in self._sums}
+
+
+@dataclass
+class Part:
+    """A sum that the update is made of.
+
+    Attributes:
+        combiner: What combines the rows.
+        rows: Gradients of the present tasks.
+        gramian: Their inner products, on the CPU in the end; None where they are not needed.
+    """
+
+    combiner: Combiner
+    rows: Matrix
+    gramian: Tensor | None = None
 
 
 class Step:
@@ -90,6 +106,7 @@ class Step:
         self._bring_back = [partial(streams.load_state_dict, streams.state_dict())]
         self._gradients: TaskGradients
         self._natural: TaskGradients | None = None
+        self._parts: list[Part] = []
         self._update: Vector
 
     def gather(self) -> None:
@@ -99,15 +116,14 @@ class Step:
             self._discover()
         for number, closure in enumerate(self._closures):
             with setting.tracer.trace() as trace, self._blaming(closure, trace):
-                gradients, natural = self._evaluate(closure, trace)
-            if number > 0:
-                gradients.merge(self._gradients)
-                if natural is not None and self._natural is not None:
-                    natural.merge(self._natural)
-            self._gradients, self._natural = gradients, natural
-        self._gradients.average()
-        if self._natural is not None:
-            self._natural.average()
+                gradients, natural = self._evaluate(closure, trace, str(number % 2))
+                if number > 0:
+                    gradients.merge(self._gradients)
+                    if natural is not None and self._natural is not None:
+                        natural.merge(self._natural)
+                self._gradients, self._natural = gradients, natural
+                if number == len(self._closures) - 1:
+                    self._prepare()
 
     def aggregate(self) -> None:
         """Makes one gradient of the tasks'."""
@@ -125,21 +141,13 @@ class Step:
             if isinstance(setting.combiner, WeightsFirst):
                 self._weigh(setting.combiner, gradients)
         else:
-            here = [setting.tasks.index(task) for task in gradients.present]
-            rows = gradients.rows.select(here)
-            if self._natural is None:
-                self._update = self._combine(setting.combiner, rows, here)
-            else:
-                assert self._natural.rows is not None
-                assert setting.flat_combiner is not None
-                natural = self._natural.rows.select(here)
-                loss_part = self._combine(setting.combiner, natural, here)
-                weights, gramian = self.weights, self.gramian
-                flat_part = self._combine(setting.flat_combiner, rows.sub_(natural), here)
-                self._update = loss_part.add_(flat_part.tensors)
-                self.gramian = gramian
-                if weights is not None and self.weights is not None:
-                    self.weights = torch.stack([weights, self.weights])
+            combined = [self._combine(part) for part in self._parts]
+            self._update, self.weights = combined[0]
+            for update, weights in combined[1:]:
+                self._update.add_(update.tensors)
+                if self.weights is not None and weights is not None:
+                    self.weights = torch.stack([self.weights, weights])
+            self.gramian = self._parts[0].gramian
         if self.weights is not None:
             self._ledger.note(gradients.present, "weight", self.weights.sum())
         self._ledger.verify()
@@ -164,14 +172,14 @@ class Step:
         gradients, partition = self._gradients, self._setting.partition
         parts = [(partition.shared, self._update)]
         parts += [(partition.own[task], vector) for task, vector in gradients.own.items()]
-        for parameters, vector in parts:
-            reached = [id(parameter) in gradients.reached for parameter in parameters]
-            _accumulate(parameters, vector.tensors, reached)
+        parameters = [parameter for part, _ in parts for parameter in part]
+        found = [tensor for _, vector in parts for tensor in vector.tensors]
+        _accumulate(parameters, found, [id(p) in gradients.reached for p in parameters])
         if self._method_gradients:
-            parameters = self._setting.combiner.parameters
-            pairs = zip(parameters, self._method_gradients, strict=True)
+            learnt = self._setting.combiner.parameters
+            pairs = zip(learnt, self._method_gradients, strict=True)
             found = [p if g is None else g for p, g in pairs]
-            _accumulate(parameters, found, [g is not None for g in self._method_gradients])
+            _accumulate(learnt, found, [g is not None for g in self._method_gradients])
         if self._setting.perturbation is not None:
             local = self._setting.perturbation.local
             if isinstance(local, Remembering):
@@ -185,7 +193,7 @@ class Step:
             bring_back()
 
     def _evaluate(
-        self, closure: Losses, trace: Trace
+        self, closure: Losses, trace: Trace, use: str
     ) -> tuple[TaskGradients, TaskGradients | None]:
         """One micro-batch: the natural pass, the ascent, and the gradients at the points found."""
         setting, scale, ledger = self._setting, self._scale, self._ledger
@@ -200,7 +208,7 @@ class Step:
             self._weigh(setting.combiner)
         perturbation = setting.perturbation
         if perturbation is None or perturbation.rho == 0:
-            gradients = self._task_gradients()
+            gradients = self._task_gradients(use)
             gradients.collect(losses, scale, ledger, "natural")
             return gradients, None
 
@@ -208,16 +216,24 @@ class Step:
             return self._replay(trace, closure, tasks, list(losses))
 
         ascent = Ascent(
-            perturbation, setting.partition, losses, replay, setting.streams, scale, ledger
+            perturbation,
+            setting.partition,
+            losses,
+            replay,
+            setting.streams,
+            scale,
+            ledger,
+            setting.workspace,
         )
         natural = None
         if setting.flat_combiner is not None:
-            natural = TaskGradients(setting.partition, setting.tasks, dtype=setting.gradient_dtype)
+            natural = self._task_gradients(f"natural {use}")
             natural.collect(losses, scale, ledger, "natural")
             ascent.from_gradients(natural)
         else:
             ascent.from_losses()
-        gradients = self._task_gradients(remembers=isinstance(ascent.estimator, Remembering))
+        remembers = isinstance(ascent.estimator, Remembering)
+        gradients = self._task_gradients(use, remembers=remembers)
         for group in ascent.groups:
             with ascent.displaced(group):
                 with torch.enable_grad():
@@ -226,7 +242,8 @@ class Step:
                     ledger.note([task], "perturbed loss", loss)
                 self.perturbed.add(perturbed)
                 # Who is to blame for a sum must be found out here, where it is not finite.
-                with self._blaming(closure, trace) if len(group) > 1 else nullcontext():
+                in_sum = len(group) > 1 and gradients.rows is None
+                with self._blaming(closure, trace) if in_sum else nullcontext():
                     gradients.collect(perturbed, scale, ledger, "perturbed")
         return gradients, natural
 
@@ -243,17 +260,18 @@ class Step:
         losses = trace.replay(ask, present)
         return {task: losses[task] for task in tasks}
 
-    def _task_gradients(self, *, remembers: bool = False) -> TaskGradients:
+    def _task_gradients(self, use: str, *, remembers: bool = False) -> TaskGradients:
         setting, weights = self._setting, None
         if self.weights is not None:
             weights = dict(zip(self.losses.values(), self.weights, strict=True))
         return TaskGradients(
             setting.partition,
             setting.tasks,
+            setting.workspace,
+            use,
             weights=weights,
             weighs_own=weights is not None and isinstance(setting.combiner, WeightsOfLosses),
             remembers=remembers,
-            dtype=setting.gradient_dtype,
         )
 
     def _weigh(self, combiner: WeightsFirst, gradients: TaskGradients | None = None) -> Tensor:
@@ -283,13 +301,12 @@ class Step:
     def _tell(self) -> None:
         """Tells methods of the gradients the losses, and scales own gradients as they say."""
         setting, gradients = self._setting, self._gradients
-        here = [setting.tasks.index(task) for task in gradients.present]
         for combiner in (setting.combiner, setting.flat_combiner):
             if combiner is None or isinstance(combiner, WeightsFirst) or not combiner.sees_losses:
                 continue
             if isinstance(combiner, WeightsOfGramian):  # others' state may be as large as the rows
                 self._bring_back.append(combiner.bookmark())
-            factors, of_method = combiner.tell(self._natural_losses(), here)
+            factors, of_method = combiner.tell(self._natural_losses(), self._here)
             if combiner is setting.flat_combiner or factors is None:
                 continue
             self._method_gradients = of_method
@@ -298,19 +315,49 @@ class Step:
                 if task in gradients.own:
                     gradients.own[task].mul_(factor)
 
-    def _combine(self, combiner: Combiner, rows: Matrix, here: list[int]) -> Vector:
+    def _prepare(self) -> None:
+        """Makes the matrices to combine; what the CPU must know is brought there all at once."""
+        gradients, natural, setting = self._gradients, self._natural, self._setting
+        gradients.average()
+        if natural is not None:
+            natural.average()
+        if gradients.rows is not None and setting.partition.shared:
+            rows = gradients.rows.select(self._here)
+            if natural is None:
+                self._parts = [Part(setting.combiner, rows)]
+            else:
+                assert natural.rows is not None
+                assert setting.flat_combiner is not None
+                of_losses = natural.rows.select(self._here)
+                flat = rows.sub_(of_losses)
+                self._parts = [
+                    Part(setting.combiner, of_losses),
+                    Part(setting.flat_combiner, flat),
+                ]
+        compared = [part for part in self._parts if not isinstance(part.combiner, WeightsFirst)]
+        gramians = self._ledger.bring([part.rows.gramian() for part in compared])
+        for part, gramian in zip(compared, gramians, strict=True):
+            part.gramian = gramian
+
+    def _combine(self, part: Part) -> tuple[Vector, Tensor | None]:
+        combiner, rows = part.combiner, part.rows
         if isinstance(combiner, WeightsFirst):
-            return rows.combine(self._weigh(combiner, self._gradients))
+            weights = self._weigh(combiner, self._gradients)
+            return rows.combine(weights), weights
         if isinstance(combiner, WeightsOfGramian):
-            self.gramian = rows.gramian()
+            assert part.gramian is not None
             with self._undisturbed([]):
-                self.weights = combiner.weights(self.gramian, here)
-            return rows.combine(self.weights)
+                weights = combiner.weights(part.gramian, self._here)
+            return rows.combine(weights), weights
         assert isinstance(combiner, WholeMatrix)
-        self.gramian = rows.gramian()
         with self._undisturbed(rows.flats):
-            combined, self.weights = combiner.combine(rows.whole(), here)
-        return rows.layout.over(combined)
+            combined, of_matrix = combiner.combine(rows.whole(), self._here)
+        return rows.layout.over(combined), of_matrix
+
+    @property
+    def _here(self) -> list[int]:
+        """The numbers of the present tasks."""
+        return [self._setting.tasks.index(task) for task in self._gradients.present]
 
     @contextmanager
     def _undisturbed(self, tensors: Iterable[Tensor]) -> Iterator[None]:

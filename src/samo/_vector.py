@@ -17,7 +17,7 @@ from torch import Tensor
 
 # Columns of the K x m matrix that are brought to float64 at a time when its Gramian is made: large
 # enough that the matrix product dominates, small enough that the copy stays in cache.
-_GRAMIAN_COLUMNS = 1 << 16
+_GRAMIAN_COLUMNS = 1 << 14
 
 
 class Layout:
@@ -30,6 +30,7 @@ class Layout:
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._sizes: dict[tuple[torch.device, torch.dtype], int] = {}
         self._places: list[tuple[int, int, torch.Size, tuple[int, ...]]] = []
+        self._signature = _signature(tensors)
         for tensor in tensors:
             key = (tensor.device, tensor.dtype)
             offset = self._sizes.setdefault(key, 0)
@@ -38,6 +39,10 @@ class Layout:
             # A dense tensor keeps its memory format (channels last, say); others are contiguous.
             stride = torch.empty_like(tensor, device="meta").stride()
             self._places.append((group, offset, tensor.shape, stride))
+
+    def fits(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether the layout of these tensors would be the same."""
+        return self._signature == _signature(tensors)
 
     def empty(self) -> Vector:
         """A vector of this layout, uninitialised."""
@@ -92,25 +97,29 @@ class Vector:
 
     def copy_(self, tensors: Sequence[Tensor | None]) -> Self:
         """Takes over the tensors' values; None stands for zero."""
-        present = [(own, t) for own, t in zip(self.tensors, tensors, strict=True) if t is not None]
-        if len(present) < len(self.tensors):
+        own, others = self._present(tensors)
+        if len(own) < len(self.tensors):
             for flat in self.flats:
                 flat.zero_()
-        if present:
-            own, others = zip(*present, strict=True)
+        if own:
             torch._foreach_copy_(own, others)
         return self
 
     def add_(self, tensors: Sequence[Tensor | None], alpha: Tensor | float = 1.0) -> Self:
         """Adds ``alpha`` times the tensors; None stands for zero."""
-        present = [(own, t) for own, t in zip(self.tensors, tensors, strict=True) if t is not None]
-        if present:
-            own, others = zip(*present, strict=True)
-            if isinstance(alpha, Tensor):
-                others = tuple(torch._foreach_mul(others, alpha.to(others[0].device)))
-                torch._foreach_add_(own, others)
-            else:
-                torch._foreach_add_(own, others, alpha=alpha)
+        own, others = self._present(tensors)
+        if not own:
+            return self
+        if isinstance(alpha, Tensor):
+            torch._foreach_add_(own, torch._foreach_mul(others, alpha.to(others[0].device)))
+        else:
+            torch._foreach_add_(own, others, alpha=alpha)
+        return self
+
+    def lerp_(self, other: Vector, weight: float) -> Self:
+        """Becomes ``(1 - weight)`` times itself plus ``weight`` times a vector of one layout."""
+        for flat, end in zip(self.flats, other.flats, strict=True):
+            flat.lerp_(end, weight)
         return self
 
     def mul_(self, factor: Tensor | float) -> Self:
@@ -139,7 +148,17 @@ class Vector:
 
     def norms(self) -> list[Tensor]:
         """The Euclidean norm of each tensor, in float32 or wider: 0-d tensors."""
+        if self.tensors and all(flat.dtype == wide(flat.dtype) for flat in self.flats):
+            return list(torch._foreach_norm(self.tensors))
         return [torch.linalg.vector_norm(t, dtype=wide(t.dtype)) for t in self.tensors]
+
+    def _present(
+        self, tensors: Sequence[Tensor | None]
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Those of the views that there is a tensor for, and these tensors."""
+        pairs = zip(self.tensors, tensors, strict=True)
+        own = [view for view, tensor in pairs if tensor is not None]
+        return own, [tensor for tensor in tensors if tensor is not None]
 
 
 class Matrix:
@@ -172,14 +191,18 @@ class Matrix:
         return self
 
     def gramian(self) -> Tensor:
-        """The inner products of the rows, accumulated in float64, on the CPU: ``[rows, rows]``."""
-        total = torch.zeros(len(self.rows), len(self.rows), dtype=torch.float64)
+        """The inner products of the rows, accumulated in float64, on a device of the rows'."""
+        shape, dtype = (len(self.rows), len(self.rows)), torch.float64
+        parts = []
         for flat in self.flats:
-            part = torch.zeros_like(total, device=flat.device)
+            part = torch.zeros(shape, dtype=dtype, device=flat.device)
             for columns in flat.split(_GRAMIAN_COLUMNS, dim=1):
-                wide_columns = columns.to(torch.float64)
+                wide_columns = columns.to(dtype)
                 part.addmm_(wide_columns, wide_columns.T)
-            total += part.cpu()
+            parts.append(part)
+        total = parts[0] if parts else torch.zeros(shape, dtype=dtype)
+        for part in parts[1:]:
+            total += part.to(total.device)
         return total
 
     def whole(self) -> Tensor:
@@ -192,12 +215,17 @@ class Matrix:
         combined = self.layout.empty()
         for flat, out in zip(self.flats, combined.flats, strict=True):
             if flat.dtype == out.dtype:
-                torch.mv(flat.T, weights.to(flat.device, flat.dtype), out=out)
+                factors = weights.to(flat.device, flat.dtype, non_blocking=True)
+                torch.mv(flat.T, factors, out=out)
             else:  # what is stored in less is not rounded once more
                 out.zero_()
                 for row, weight in zip(flat, weights.tolist(), strict=True):
                     out.add_(row, alpha=weight)
         return combined
+
+
+def _signature(tensors: Sequence[Tensor]) -> list[tuple[object, ...]]:
+    return [(t.device, t.dtype, t.shape, t.stride()) for t in tensors]
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
