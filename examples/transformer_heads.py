@@ -37,7 +37,7 @@ def sentences(n):
     return torch.tensor(words), dict(zip(CLASSES, torch.tensor(labels).T, strict=True))
 
 
-def main(epochs=8, checkpointing=False):
+def main(epochs=4, checkpointing=False):
     random.seed(0)
     torch.manual_seed(0)
     (x, y), (test_x, test_y) = sentences(2000), sentences(500)
@@ -75,6 +75,6 @@ def main(epochs=8, checkpointing=False):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--checkpointing", action="store_true")
     main(**vars(parser.parse_args()))
