@@ -1,8 +1,6 @@
 """A Transformers encoder with three heads: who does it, when, and is it meant well?
 
-python transformer_heads.py --checkpointing
-
-Random weights and made-up sentences: nothing is downloaded.
+python transformer_heads.py --checkpointing  # random weights: nothing is downloaded
 """
 
 import argparse

@@ -60,30 +60,30 @@ def test_own_estimator(run: Any) -> None:
 
 def test_vision_backbone(run: Any) -> None:
     found = [run("vision_backbone", epochs=1, checkpointing=again) for again in (False, True)]
-    better(found[0], 30, 40)
+    assert found[0]["turn"] > 40
     assert found[0] == found[1]
 
 
 @pytest.mark.slow
 def test_vision_backbone_compiled(run: Any) -> None:
-    better(run("vision_backbone", epochs=1, compiled=True), 30, 40)
+    better(run("vision_backbone", epochs=5, compiled=True), 30, 50)
     torch._dynamo.reset()
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_graph_network(run: Any) -> None:
     pytest.importorskip("torch_geometric")
-    found = run("graph_network", epochs=1)
-    assert found["shape"] > 0.5
-    assert found["size"] < 0.3
+    found = run("graph_network", epochs=2)
+    assert found["shape"] > 0.4
+    assert found["size"] < 0.8
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_transformer_heads(run: Any) -> None:
     pytest.importorskip("transformers")
     found = run("transformer_heads", epochs=2, checkpointing=True)
-    assert found["who"] > 60
-    assert found["when"] > 80
+    assert found["who"] > 40
+    assert found["when"] > 70
 
 
 @pytest.mark.filterwarnings("ignore")
