@@ -71,6 +71,11 @@ class Ascent:
         tasks = list(self._losses)
         return [tasks] if self.estimator is None else [[task] for task in tasks]
 
+    @property
+    def exact(self) -> bool:
+        """Whether the estimator asks for the natural task gradients."""
+        return self.estimator is not None and self.estimator.exact
+
     def from_gradients(self, natural: TaskGradients) -> None:
         """Finds the directions from the gradients of the natural losses, where these were made."""
         places = {id(parameter): i for i, parameter in enumerate(self._partition.shared)}
@@ -91,8 +96,7 @@ class Ascent:
 
         With α = 0 and an exact estimator, nothing depends on the mean, and the pass is left out.
         """
-        exact = self.estimator is not None and self.estimator.exact
-        if exact and self._perturbation.alpha == 0:
+        if self.exact and self._perturbation.alpha == 0:
             return
         losses = list(self._losses.values())
         own = [parameter for parameters, _ in self._own.values() for parameter in parameters]
@@ -100,7 +104,7 @@ class Ascent:
             losses,
             [*self.shared, *own],
             [self._scale.seed(loss, 1 / len(losses)) for loss in losses],
-            retain=exact,
+            retain=self.exact,
             partition=self._partition,
         )
         at = len(self.shared)

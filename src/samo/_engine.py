@@ -16,6 +16,7 @@ from torchjd.aggregation import Aggregator, Weighting
 from torchjd.scalarization import Scalarizer
 
 from ._autocast import confined
+from ._buffers import devices_of
 from ._citation import bibtex
 from ._closure import Losses, closures_of
 from ._compiled import keep_saved_tensors
@@ -27,7 +28,7 @@ from ._perturbation import Perturbation
 from ._random import Streams
 from ._result import StepResult
 from ._step import Setting, Step
-from ._trace import Tracer, devices_of
+from ._trace import Tracer
 from ._workspace import Workspace
 from .aggregation import create, method_of
 from .aggregation._combine import Combiner, WeightsFirst, combiner

@@ -264,5 +264,28 @@ def gradients_of(
     return list(gradients)
 
 
+def accumulate(
+    parameters: Sequence[Tensor], gradients: Sequence[Tensor], reached: Sequence[bool]
+) -> None:
+    """Adds to ``.grad`` of the parameters that were reached, as ``Tensor.backward`` does.
+
+    Args:
+        parameters: The parameters.
+        gradients: Their gradients, which may become their ``.grad``.
+        reached: Which of the parameters were reached.
+    """
+    sums, terms = [], []
+    for parameter, gradient, here in zip(parameters, gradients, reached, strict=True):
+        if not here:
+            continue
+        if parameter.grad is None:
+            parameter.grad = gradient
+        else:
+            sums.append(parameter.grad)
+            terms.append(gradient)
+    if sums:
+        torch._foreach_add_(sums, terms)
+
+
 def _ids(parameters: Sequence[Parameter], gradients: Sequence[Tensor | None]) -> set[int]:
     return {id(p) for p, g in zip(parameters, gradients, strict=True) if g is not None}

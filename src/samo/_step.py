@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,14 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from ._ascent import Ascent
+from ._autocast import undisturbed
 from ._closure import Losses, evaluated
 from ._errors import NonFiniteError
-from ._gradients import Scale, TaskGradients
+from ._gradients import Scale, TaskGradients, accumulate
 from ._ledger import Ledger
 from ._local import Remembering
 from ._partition import Partition
 from ._perturbation import Perturbation
 from ._random import Streams
+from ._result import Means
 from ._trace import Trace, Tracer
 from ._vector import Layout, Matrix, Vector, wide, widest
 from ._workspace import Workspace
@@ -45,26 +46,6 @@ class Setting:
     streams: Streams
     tracer: Tracer
     workspace: Workspace
-
-
-class Means:
-    """Means of the tasks' losses over the micro-batches that they are present in."""
-
-    def __init__(self, tasks: Sequence[str]) -> None:
-        self._tasks = tasks
-        self._sums: dict[str, Tensor] = {}
-        self._counts: Counter[str] = Counter()
-
-    def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Takes in the losses of a micro-batch."""
-        for task, loss in losses.items():
-            value = loss.detach().clone()  # a loss may be a parameter, or a view of one
-            self._sums[task] = self._sums[task] + value if task in self._sums else value
-        self._counts.update(losses.keys())
-
-    def values(self) -> dict[str, Tensor]:
-        """The means, by task in the order of the tasks."""
-        return {t: self._sums[t] / self._counts[t] for t in self._tasks if t in self._sums}
 
 
 @dataclass
@@ -174,12 +155,12 @@ class Step:
         parts += [(partition.own[task], vector) for task, vector in gradients.own.items()]
         parameters = [parameter for part, _ in parts for parameter in part]
         found = [tensor for _, vector in parts for tensor in vector.tensors]
-        _accumulate(parameters, found, [id(p) in gradients.reached for p in parameters])
+        accumulate(parameters, found, [id(p) in gradients.reached for p in parameters])
         if self._method_gradients:
             learnt = self._setting.combiner.parameters
             pairs = zip(learnt, self._method_gradients, strict=True)
             found = [p if g is None else g for p, g in pairs]
-            _accumulate(learnt, found, [g is not None for g in self._method_gradients])
+            accumulate(learnt, found, [g is not None for g in self._method_gradients])
         if self._setting.perturbation is not None:
             local = self._setting.perturbation.local
             if isinstance(local, Remembering):
@@ -230,6 +211,11 @@ class Step:
             natural = self._task_gradients(f"natural {use}")
             natural.collect(losses, scale, ledger, "natural")
             ascent.from_gradients(natural)
+        elif ascent.exact and perturbation.alpha > 0 and self.weights is None:
+            # Their mean is at hand once they are made, in the rows that the perturbed ones get.
+            first = self._task_gradients(use)
+            first.collect(losses, scale, ledger, "natural")
+            ascent.from_gradients(first)
         else:
             ascent.from_losses()
         remembers = isinstance(ascent.estimator, Remembering)
@@ -281,7 +267,7 @@ class Step:
         means, losses = list(self.losses.values()), self._natural_losses()
         if isinstance(combiner, WeightsOfLosses):
             self._bring_back.append(combiner.bookmark())
-        with self._undisturbed([losses]):
+        with undisturbed(self._setting.streams, [losses]):
             self.weights, self._method_gradients = combiner.weights(
                 losses, [self._setting.tasks.index(task) for task in means]
             )
@@ -346,11 +332,11 @@ class Step:
             return rows.combine(weights), weights
         if isinstance(combiner, WeightsOfGramian):
             assert part.gramian is not None
-            with self._undisturbed([]):
+            with undisturbed(self._setting.streams, []):
                 weights = combiner.weights(part.gramian, self._here)
             return rows.combine(weights), weights
         assert isinstance(combiner, WholeMatrix)
-        with self._undisturbed(rows.flats):
+        with undisturbed(self._setting.streams, rows.flats):
             combined, of_matrix = combiner.combine(rows.whole(), self._here)
         return rows.layout.over(combined), of_matrix
 
@@ -359,32 +345,13 @@ class Step:
         """The numbers of the present tasks."""
         return [self._setting.tasks.index(task) for task in self._gradients.present]
 
-    @contextmanager
-    def _undisturbed(self, tensors: Iterable[Tensor]) -> Iterator[None]:
-        """Where methods run: with the engine's random numbers, and without a user's autocast."""
-        devices = {tensor.device for tensor in tensors}
-        with ExitStack() as stack:
-            stack.enter_context(self._setting.streams.as_global(devices))
-            for kind in {"cpu", *(device.type for device in devices)}:
-                if torch.amp.is_autocast_available(kind):
-                    stack.enter_context(torch.autocast(kind, enabled=False))
-            yield
-
     def _discover(self) -> None:
         """Finds the partition before micro-batches are evaluated, so that it stays the same."""
+        tasks = self._setting.tasks
         for closure in self._closures:
+            ask = partial(evaluated, closure, tasks, tasks, may_leave_out=True)
             with self._setting.tracer.trace() as trace, torch.enable_grad():
-                self._setting.partition.update(
-                    trace.rehearse(
-                        partial(
-                            evaluated,
-                            closure,
-                            self._setting.tasks,
-                            self._setting.tasks,
-                            may_leave_out=True,
-                        )
-                    )
-                )
+                self._setting.partition.update(trace.rehearse(ask))
 
     @contextmanager
     def _blaming(self, closure: Losses, trace: Trace) -> Iterator[None]:
@@ -408,20 +375,3 @@ class Step:
             if not all(g.isfinite().all() for g in [loss, *gradients] if g is not None):
                 return NonFiniteError([task], error.stage)
         return error
-
-
-def _accumulate(
-    parameters: Sequence[Tensor], gradients: Sequence[Tensor], reached: Sequence[bool]
-) -> None:
-    """Adds to ``.grad`` of the parameters that were reached, as ``Tensor.backward`` does."""
-    sums, terms = [], []
-    for parameter, gradient, here in zip(parameters, gradients, reached, strict=True):
-        if not here:
-            continue
-        if parameter.grad is None:
-            parameter.grad = gradient
-        else:
-            sums.append(parameter.grad)
-            terms.append(gradient)
-    if sums:
-        torch._foreach_add_(sums, terms)

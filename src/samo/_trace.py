@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
-from ._buffers import Registered, Scratch
+from ._buffers import Registered, Scratch, devices_of
 from ._graph import Reached
 from ._random import Sources, States
 from ._vector import Vector
@@ -346,12 +346,3 @@ def _eager_modules(model: nn.Module) -> Iterator[nn.Module]:
         yield module
         if not isinstance(module, torch._dynamo.OptimizedModule):
             stack.extend(module.children())
-
-
-def devices_of(model: nn.Module) -> list[torch.device]:
-    """The devices of a model's parameters and buffers."""
-    found: set[torch.device] = set()
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            found.update(tensor.device for tensor in tensors.values() if tensor is not None)
-    return sorted(found, key=str) if len(found) > 1 else list(found)

@@ -15,9 +15,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-# Columns of the K x m matrix that are brought to float64 at a time when its Gramian is made: large
-# enough that the matrix product dominates, small enough that the copy stays in cache.
-_GRAMIAN_COLUMNS = 1 << 14
+# Numbers of the K x m matrix that are brought to float64 at a time when its Gramian is made: enough
+# that the matrix product dominates, few enough that the copy stays in cache.
+_GRAMIAN_BLOCK = 1 << 18
 
 
 class Layout:
@@ -196,9 +196,10 @@ class Matrix:
         parts = []
         for flat in self.flats:
             part = torch.zeros(shape, dtype=dtype, device=flat.device)
-            for columns in flat.split(_GRAMIAN_COLUMNS, dim=1):
+            for columns in flat.split(max(1, _GRAMIAN_BLOCK // max(1, len(flat))), dim=1):
                 wide_columns = columns.to(dtype)
                 part.addmm_(wide_columns, wide_columns.T)
+                del wide_columns  # before the next are made
             parts.append(part)
         total = parts[0] if parts else torch.zeros(shape, dtype=dtype)
         for part in parts[1:]:

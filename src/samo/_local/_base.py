@@ -34,7 +34,7 @@ class Probe(Protocol):
 
     @property
     def mean(self) -> Vector:
-        """g_0, the gradient of the mean loss; not to be changed."""
+        """g_0, the gradient of the mean loss; not to be changed, nor kept beyond the step."""
 
     def draw(self, noise: Noise) -> Vector:
         """A fresh random vector, from the engine's own generator."""
@@ -57,7 +57,7 @@ class LocalGradient(ABC):
 
     @abstractmethod
     def estimate(self, probe: Probe) -> Vector:
-        """Returns ĝ_i as a vector of its own, which the caller may overwrite."""
+        """Returns ĝ_i as a vector of its own, which the engine overwrites, now and later."""
 
 
 class Remembering(LocalGradient):
