@@ -68,7 +68,7 @@ class Engine:
         seed: The seed of the engine's own random numbers; the global ones are never seeded.
         gradient_dtype: What the K × m matrix of task gradients is stored in, where the method needs
             one; None for the parameters' dtype. ``torch.bfloat16`` halves its memory, and rounds
-            each entry by up to 2⁻⁹ of itself. All sums are of the parameters' dtype or wider.
+            each entry by up to 2⁻⁸ of itself. All sums are of the parameters' dtype or wider.
 
     Attributes:
         model: The model.
