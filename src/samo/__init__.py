@@ -13,14 +13,14 @@ from ._result import StepResult
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import aggregation
+    from . import aggregation, analysis
     from ._engine import Engine
     from ._presets import ERM, FMTL, GSAM, LSAM, SAMO
 
 # What needs TorchJD is loaded at its first use: where solvers such as cvxpy are installed, TorchJD
 # loads them, which takes seconds.
 _LAZY = dict.fromkeys(("ERM", "FMTL", "GSAM", "LSAM", "SAMO"), "._presets")
-_LAZY |= {"Engine": "._engine", "aggregation": ".aggregation"}
+_LAZY |= {"Engine": "._engine", "aggregation": ".aggregation", "analysis": ".analysis"}
 
 __all__ = [
     "ERM",
@@ -41,6 +41,7 @@ __all__ = [
     "StepResult",
     "__version__",
     "aggregation",
+    "analysis",
     "metrics",
 ]
 
@@ -49,4 +50,4 @@ def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_module(_LAZY[name], __name__)
-    return module if name == "aggregation" else getattr(module, name)
+    return module if name in {"aggregation", "analysis"} else getattr(module, name)

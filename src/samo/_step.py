@@ -106,6 +106,11 @@ class Step:
                 if number == len(self._closures) - 1:
                     self._prepare()
 
+    @property
+    def gradients(self) -> TaskGradients:
+        """The task gradients that `gather` has made."""
+        return self._gradients
+
     def aggregate(self) -> None:
         """Makes one gradient of the tasks'."""
         gradients, setting = self._gradients, self._setting

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from .. import __version__
 from ..training import PRESETS, compare, configured, plan, train
+from ._analyze import analyze_
 from ._arguments import (
     AverageLast,
     BatchSize,
@@ -29,6 +30,7 @@ from ._arguments import (
     told,
 )
 from ._data import data
+from ._html import report_
 from ._list import tables
 from ._options import assignments, benchmark_options, names, numbers
 from ._pictures import show_
@@ -207,6 +209,8 @@ def compare_(
 
 
 app.command("sweep")(sweep_)
+app.command("report")(report_)
 app.command("show")(show_)
+app.command("analyze")(analyze_)
 app.command("toy")(toy_)
 app.add_typer(data, name="data")

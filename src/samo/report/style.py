@@ -7,7 +7,7 @@ well.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +34,8 @@ LOOKS = {
     "random": Look("#999999", "X", (0, (2, 2))),
 }
 _OTHER = Look("#CC79A7", "P", "-.")
+# Light and dark by turns: neighbours differ in grey too.
+_ALL = (*(LOOKS[name] for name in ("gsam", "samo", "erm", "lsam", "fmtl")), _OTHER, LOOKS["random"])
 
 MUTED = "#555555"  # what is not a preset: levels, remarks
 WIDTH = 3.3  # inches of a panel
@@ -69,6 +71,37 @@ def look(name: str) -> Look:
         Its look.
     """
     return LOOKS.get(name, _OTHER)
+
+
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """Finds looks that can be told apart: a preset has its own, others those that are left.
+
+    Args:
+        names: What is drawn in one figure: presets, tasks, runs, clusters.
+
+    Returns:
+        The looks by name. From the eighth name on colours come again, with other markers and lines.
+    """
+    names = list(dict.fromkeys(names))
+    found = {name: LOOKS[name] for name in names if name in LOOKS}
+    others = [style for style in _ALL if style not in found.values()]
+    for i, name in enumerate(name for name in names if name not in found):
+        turn, k = divmod(i, len(others))
+        style, apart = others[k], others[(k + turn) % len(others)]
+        found[name] = Look(style.colour, apart.marker, apart.line)
+    return {name: found[name] for name in names}
+
+
+def plain(text: str) -> str:
+    """Keeps a name from being read as a formula.
+
+    Args:
+        text: The name, as the user has given it.
+
+    Returns:
+        What matplotlib shows as that name.
+    """
+    return text.replace("$", r"\$")
 
 
 @contextmanager
