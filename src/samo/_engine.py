@@ -19,6 +19,7 @@ from ._autocast import confined
 from ._buffers import devices_of
 from ._citation import bibtex
 from ._closure import Losses, closures_of
+from ._compiled import keep_saved_tensors
 from ._errors import NonFiniteError
 from ._gradients import Scale
 from ._local import Stateful
@@ -65,6 +66,9 @@ class Engine:
             nor in ``shared`` is found from the autograd graph at the first step; where only ``own``
             is declared, all else is shared.
         seed: The seed of the engine's own random numbers; the global ones are never seeded.
+        gradient_dtype: What the K × m matrix of task gradients is stored in, where the method needs
+            one; None for the parameters' dtype. ``torch.bfloat16`` halves its memory, and rounds
+            each entry by up to 2⁻⁸ of itself. All sums are of the parameters' dtype or wider.
 
     Attributes:
         model: The model.
@@ -103,6 +107,7 @@ class Engine:
         shared: Declared | None = None,
         own: Mapping[str, Declared] | None = None,
         seed: int = 0,
+        gradient_dtype: torch.dtype | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module; found {type(model).__name__}.")
@@ -117,6 +122,13 @@ class Engine:
             )
         if not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed must be a non-negative integer; found {seed!r}.")
+        if gradient_dtype is not None and not (
+            isinstance(gradient_dtype, torch.dtype) and gradient_dtype.is_floating_point
+        ):
+            raise ValueError(
+                f"gradient_dtype must be a floating-point torch.dtype or None; "
+                f"found {gradient_dtype!r}."
+            )
         self.model = model
         self.tasks = _checked_tasks(tasks)
         if perturbation is not None and isinstance(perturbation.local, Stateful):
@@ -132,6 +144,7 @@ class Engine:
             # What the optimizer trains is one and the same for both.
             learnt = {id(p): p for p in self.aggregator.parameters()}
             flat = combiner(copy.deepcopy(self.aggregator, learnt), n_tasks)
+        keep_saved_tensors()
         self._setting = Setting(
             model=model,
             tasks=self.tasks,
@@ -141,7 +154,7 @@ class Engine:
             partition=Partition(model, self.tasks, shared, own),
             streams=Streams(seed),
             tracer=Tracer(model),
-            workspace=Workspace(),
+            workspace=Workspace(gradient_dtype),
         )
 
     def backward(
@@ -181,6 +194,7 @@ class Engine:
             try:
                 step.gather()
                 step.aggregate()
+                step.amplify()
             except BaseException as error:
                 step.forget()
                 scaled = grad_scaler is not None and grad_scaler.is_enabled()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, TypedDict, Unpack
 
+import torch
 from torch import nn
 from torchjd.aggregation import Aggregator, Weighting
 from torchjd.scalarization import Scalarizer
@@ -27,6 +28,7 @@ class EngineOptions(TypedDict, total=False):
     shared: Declared | None
     own: Mapping[str, Declared] | None
     seed: int
+    gradient_dtype: torch.dtype | None
 
 
 class Options(EngineOptions, total=False):

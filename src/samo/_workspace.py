@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ._vector import Layout, Matrix, Vector
@@ -15,9 +16,13 @@ class Workspace:
     To make them anew at each step costs time: the system clears the memory that it hands out, and
     a layout looks at each tensor. Nothing that a user gets to hold may lie in this storage, above
     all no ``.grad``.
+
+    Args:
+        gradient_dtype: What matrices are stored in; None for the parameters' dtype.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gradient_dtype: torch.dtype | None = None) -> None:
+        self._gradient_dtype = gradient_dtype
         self._layouts: dict[str, Layout] = {}
         self._vectors: dict[str, Vector] = {}
         self._matrices: dict[str, Matrix] = {}
@@ -51,5 +56,5 @@ class Workspace:
         matrix = self._matrices.get(use)
         if matrix is None or matrix.layout is not layout or len(matrix.rows) != rows:
             self._matrices.pop(use, None)
-            matrix = self._matrices[use] = layout.matrix(rows)
+            matrix = self._matrices[use] = layout.matrix(rows, self._gradient_dtype)
         return matrix
