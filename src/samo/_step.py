@@ -174,7 +174,7 @@ class Step:
                     local.remember(task, dict(zip(names, vector.tensors, strict=True)))
 
     def forget(self) -> None:
-        """Brings what has learnt in the step, and the engine's random numbers, back to its start."""
+        """Brings what has learnt in the step, and the random numbers, back to its start."""
         for bring_back in reversed(self._bring_back):
             bring_back()
 

@@ -31,7 +31,7 @@ def checkpoint(seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += torch.randn(parameter.shape, generator=generator)
+            parameter.add_(torch.randn(parameter.shape, generator=generator))
         for _ in range(seed):
             model(torch.randn(5, 2, 4, 4, generator=generator) * seed)
     return model.state_dict()
@@ -58,7 +58,8 @@ def test_filters_have_the_norms_of_the_models() -> None:
             total = sum(float(v) ** 2 for v in direction["0.weight"][channel].flatten())
             own = sum(float(v) ** 2 for v in model[0].weight.detach()[channel].flatten())
             assert total == pytest.approx(own, rel=1e-5)
-    cosine = torch.cosine_similarity(*(d["0.weight"].flatten() for d in (plane.x, plane.y)), dim=0)
+    x, y = (d["0.weight"].flatten() for d in (plane.x, plane.y))
+    cosine = torch.cosine_similarity(x, y, dim=0)
     assert abs(cosine) < 0.5  # two directions, not one
 
 
