@@ -24,7 +24,7 @@ from samo.benchmarks import Benchmark, create
 
 SEEDS, EPOCHS, BATCH, RHO = range(5), 10, 32, 0.2
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-STORED = {
+STORED: dict[str, Callable[..., samo.Engine]] = {
     "ERM": samo.ERM,
     "GSAM": partial(samo.GSAM, rho=RHO),
     "SAMO": partial(samo.SAMO, rho=RHO),

@@ -138,7 +138,7 @@ def test_the_model_is_left_as_it_was(fails: bool, mode: bool) -> None:
         other = copy.deepcopy(model)
         for parameter in other.parameters():
             parameter.data.add_(torch.randn_like(parameter))
-        other.trunk[1].scale.mul_(1.5)
+        cast(Tensor, cast(nn.Sequential, other.trunk)[1].scale).mul_(1.5)
         states[name] = other.state_dict()
     calls = 0
 
