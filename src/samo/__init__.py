@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 from . import metrics
 from ._errors import NonFiniteError, PartitionError
-from ._local import SPSA, ExactGradient, LocalGradient, PreviousGradient, Probe, RandomDirection
+from ._local import (
+    SPSA,
+    ExactGradient,
+    LastLayers,
+    LocalGradient,
+    PreviousGradient,
+    Probe,
+    RandomDirection,
+    TaskGroups,
+)
 from ._perturbation import Perturbation
 from ._result import StepResult
 from ._version import __version__
@@ -31,6 +40,7 @@ __all__ = [
     "SPSA",
     "Engine",
     "ExactGradient",
+    "LastLayers",
     "LocalGradient",
     "NonFiniteError",
     "PartitionError",
@@ -39,6 +49,7 @@ __all__ = [
     "Probe",
     "RandomDirection",
     "StepResult",
+    "TaskGroups",
     "__version__",
     "aggregation",
     "analysis",

@@ -16,17 +16,20 @@ from torchjd.aggregation import Aggregator, Weighting
 from torchjd.scalarization import Scalarizer
 
 from ._autocast import confined
+from ._buffers import devices_of
 from ._citation import bibtex
 from ._closure import Losses, closures_of
+from ._compiled import keep_saved_tensors
 from ._errors import NonFiniteError
 from ._gradients import Scale
-from ._local import SPSA, Remembering
+from ._local import Stateful
 from ._partition import Declared, Partition
 from ._perturbation import Perturbation
 from ._random import Streams
 from ._result import StepResult
 from ._step import Setting, Step
 from ._trace import Tracer
+from ._workspace import Workspace
 from .aggregation import create, method_of
 from .aggregation._combine import Combiner, WeightsFirst, combiner
 from .aggregation._state import capture, restore
@@ -63,6 +66,9 @@ class Engine:
             nor in ``shared`` is found from the autograd graph at the first step; where only ``own``
             is declared, all else is shared.
         seed: The seed of the engine's own random numbers; the global ones are never seeded.
+        gradient_dtype: What the K × m matrix of task gradients is stored in, where the method needs
+            one; None for the parameters' dtype. ``torch.bfloat16`` halves its memory, and rounds
+            each entry by up to 2⁻⁸ of itself. All sums are of the parameters' dtype or wider.
 
     Attributes:
         model: The model.
@@ -101,6 +107,7 @@ class Engine:
         shared: Declared | None = None,
         own: Mapping[str, Declared] | None = None,
         seed: int = 0,
+        gradient_dtype: torch.dtype | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module; found {type(model).__name__}.")
@@ -115,10 +122,17 @@ class Engine:
             )
         if not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed must be a non-negative integer; found {seed!r}.")
+        if gradient_dtype is not None and not (
+            isinstance(gradient_dtype, torch.dtype) and gradient_dtype.is_floating_point
+        ):
+            raise ValueError(
+                f"gradient_dtype must be a floating-point torch.dtype or None; "
+                f"found {gradient_dtype!r}."
+            )
         self.model = model
         self.tasks = _checked_tasks(tasks)
-        if perturbation is not None and isinstance(perturbation.local, Remembering):
-            # What it remembers is this engine's alone.
+        if perturbation is not None and isinstance(perturbation.local, Stateful):
+            # What it knows is this engine's alone.
             perturbation = replace(perturbation, local=copy.deepcopy(perturbation.local))
         self.perturbation = perturbation
         self.decompose = decompose
@@ -130,6 +144,7 @@ class Engine:
             # What the optimizer trains is one and the same for both.
             learnt = {id(p): p for p in self.aggregator.parameters()}
             flat = combiner(copy.deepcopy(self.aggregator, learnt), n_tasks)
+        keep_saved_tensors()
         self._setting = Setting(
             model=model,
             tasks=self.tasks,
@@ -139,6 +154,7 @@ class Engine:
             partition=Partition(model, self.tasks, shared, own),
             streams=Streams(seed),
             tracer=Tracer(model),
+            workspace=Workspace(gradient_dtype),
         )
 
     def backward(
@@ -172,12 +188,13 @@ class Engine:
         nothing.
         """
         scale = Scale(self._factor(grad_scaler))
-        device_types = {"cpu", *(parameter.device.type for parameter in self.model.parameters())}
+        device_types = {"cpu", *(device.type for device in devices_of(self.model))}
         with confined(closures_of(losses), device_types) as closures:
             step = Step(self._setting, closures, scale)
             try:
                 step.gather()
                 step.aggregate()
+                step.amplify()
             except BaseException as error:
                 step.forget()
                 scaled = grad_scaler is not None and grad_scaler.is_enabled()
@@ -236,7 +253,7 @@ class Engine:
             "parameters": self._shapes(),
             "streams": setting.streams.state_dict(),
             "partition": setting.partition.state_dict(),
-            "local": local.state_dict() if isinstance(local, Remembering) else {},
+            "local": local.state_dict() if isinstance(local, Stateful) else {},
             "aggregator": capture(self.aggregator),
             "flat_aggregator": None if flat is None else capture(flat.method),
             "last_losses": setting.combiner.last,
@@ -271,7 +288,7 @@ class Engine:
         restore(self.aggregator, state["aggregator"])
         if setting.flat_combiner is not None:
             restore(setting.flat_combiner.method, state["flat_aggregator"])
-        if self.perturbation is not None and isinstance(self.perturbation.local, Remembering):
+        if self.perturbation is not None and isinstance(self.perturbation.local, Stateful):
             self.perturbation.local.load_state_dict(state["local"])
         for part in (setting.combiner, setting.flat_combiner):
             if part is not None:
@@ -285,7 +302,7 @@ class Engine:
         if (perturbation := self.perturbation) is not None:
             keys += ["ban2025samo", "foret2021sam"]
             keys += ["kwon2021asam"] if perturbation.adaptive else []
-            keys += ["spall1992spsa"] if isinstance(perturbation.estimator, SPSA) else []
+            keys += perturbation.estimator.references if perturbation.estimator else []
             keys += ["phan2022fmtl"] if self.decompose else []
         method = method_of(self.aggregator)
         keys += [] if method is None else method.references

@@ -11,7 +11,8 @@ from torch.nn import Parameter
 
 from ._ledger import Ledger
 from ._partition import Partition
-from ._vector import Layout, Matrix, Vector
+from ._vector import Matrix, Vector
+from ._workspace import Workspace
 
 
 class Scale:
@@ -26,7 +27,10 @@ class Scale:
 
     def seed(self, loss: Tensor, weight: Tensor | float = 1.0) -> Tensor:
         """What a backward pass from a loss starts with: the weight times the factor."""
-        seed = torch.as_tensor(weight, dtype=loss.dtype, device=loss.device)
+        if isinstance(weight, Tensor):
+            seed = weight.to(loss.device, loss.dtype)
+        else:  # filled on the device, which is not waited for
+            seed = torch.full((), weight, dtype=loss.dtype, device=loss.device)
         return seed if self.factor is None else seed * self.factor.to(loss.device, loss.dtype)
 
     def undo_(self, vector: Vector) -> Vector:
@@ -44,6 +48,8 @@ class TaskGradients:
     Args:
         partition: The shared and own parameters.
         tasks: All tasks, in the order of the rows.
+        workspace: The storage.
+        use: Which of the workspace's matrices to use.
         weights: The weights of the present tasks if they are known already, by task.
         weighs_own: Whether the weights apply to the tasks' own parameters as well.
         remembers: Whether each task's gradient is to be kept by itself as well.
@@ -53,6 +59,8 @@ class TaskGradients:
         self,
         partition: Partition,
         tasks: Sequence[str],
+        workspace: Workspace,
+        use: str,
         *,
         weights: Mapping[str, Tensor] | None = None,
         weighs_own: bool = False,
@@ -64,9 +72,16 @@ class TaskGradients:
         self._weights = weights or {}
         self._weighs_own = weighs_own
         self._remembers = remembers
-        layout = Layout(self._shared)
-        self.rows: Matrix | None = layout.matrix(len(tasks)) if weights is None else None
-        self.total: Vector | None = layout.zeros() if weights is not None else None
+        self._layout = workspace.layout("shared", self._shared)
+        self._own_layouts = {
+            task: workspace.layout(f"own of {task}", own) for task, own in self._own.items()
+        }
+        self.rows: Matrix | None = None
+        self.total: Vector | None = None
+        if weights is None:
+            self.rows = workspace.matrix(use, self._layout, len(tasks))
+        else:
+            self.total = self._layout.zeros()
         self.own: dict[str, Vector] = {}
         self.remembered: dict[str, Vector] = {}
         self.reached: set[int] = set()
@@ -117,12 +132,15 @@ class TaskGradients:
                 own = zip(map(id, earlier._own[task]), earlier.own[task].tensors, strict=True)
                 found.update(own)
             shared = [found.get(id(parameter)) for parameter in self._shared]
-            self.row(task).add_(shared)
+            if task in self.counts:
+                self.row(task).add_(shared)
+            else:
+                self.row(task).copy_(shared)
             if self._own[task]:
-                mine = self.own.setdefault(task, Layout(self._own[task]).zeros())
+                mine = self.own.setdefault(task, self._own_layouts[task].zeros())
                 mine.add_([found.get(id(parameter)) for parameter in self._own[task]])
             if task in earlier.remembered:
-                self.remembered.setdefault(task, Layout(self._shared).zeros()).add_(shared)
+                self.remembered.setdefault(task, self._layout.zeros()).add_(shared)
         self.reached |= earlier.reached
         self.counts += earlier.counts
 
@@ -167,7 +185,7 @@ class TaskGradients:
         parameters = self._own[task]
         if not parameters:
             return
-        vector = scale.undo_(Layout(parameters).copy_of(gradients))
+        vector = scale.undo_(self._own_layouts[task].copy_of(gradients))
         ledger.note([task], f"{at} gradient", vector.norm())
         if self._weighs_own and not weighed:
             vector.mul_(self._weights[task])
@@ -189,16 +207,16 @@ class TaskGradients:
         if not parameters:
             return
         if self._remembers:
-            self.remembered[group[0]] = scale.undo_(Layout(parameters).copy_of(gradients))
+            self.remembered[group[0]] = scale.undo_(self._layout.copy_of(gradients))
         if self.rows is not None:
             row = scale.undo_(self.row(group[0]).copy_(gradients))
             ledger.note(group, f"{at} gradient", row.norm())
             return
         assert self.total is not None
-        alpha = torch.ones(()) if weighed else self._weights[group[0]]
+        alpha: Tensor | float = 1.0 if weighed else self._weights[group[0]]
         if scale.factor is not None:
-            alpha = alpha.to(scale.factor.device) / scale.factor
-        self.total.add_(gradients, 1.0 if weighed and scale.factor is None else alpha)
+            alpha = alpha / scale.factor
+        self.total.add_(gradients, alpha)
         ledger.note(group, f"{at} gradient", self.total.norm())
 
 
@@ -244,6 +262,29 @@ def gradients_of(
                 f"it, and use torch.view_as_complex in the model."
             )
     return list(gradients)
+
+
+def accumulate(
+    parameters: Sequence[Tensor], gradients: Sequence[Tensor], reached: Sequence[bool]
+) -> None:
+    """Adds to ``.grad`` of the parameters that were reached, as ``Tensor.backward`` does.
+
+    Args:
+        parameters: The parameters.
+        gradients: Their gradients, which may become their ``.grad``.
+        reached: Which of the parameters were reached.
+    """
+    sums, terms = [], []
+    for parameter, gradient, here in zip(parameters, gradients, reached, strict=True):
+        if not here:
+            continue
+        if parameter.grad is None:
+            parameter.grad = gradient
+        else:
+            sums.append(parameter.grad)
+            terms.append(gradient)
+    if sums:
+        torch._foreach_add_(sums, terms)
 
 
 def _ids(parameters: Sequence[Parameter], gradients: Sequence[Tensor | None]) -> set[int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -48,3 +49,25 @@ class StepResult:
         if self.gramian is None or (k := len(self.gramian)) < 2:
             return None
         return (self.gramian.triu(1) < 0).sum().item() / (k * (k - 1) / 2)
+
+
+class Means:
+    """Means of the tasks' losses over the micro-batches that they are present in."""
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        self._tasks = tasks
+        self._sums: dict[str, Tensor] = {}
+        self._counts: Counter[str] = Counter()
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Takes in the losses of a micro-batch."""
+        for task, loss in losses.items():
+            value = loss.detach().clone()  # a loss may be a parameter, or a view of one
+            self._sums[task] = self._sums[task] + value if task in self._sums else value
+        self._counts.update(losses.keys())
+
+    def values(self) -> dict[str, Tensor]:
+        """The means, by task in the order of the tasks."""
+        sums, counts = self._sums, self._counts
+        here = [task for task in self._tasks if task in sums]
+        return {t: sums[t] / counts[t] if counts[t] > 1 else sums[t] for t in here}

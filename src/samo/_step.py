@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,16 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from ._ascent import Ascent
+from ._autocast import undisturbed
 from ._closure import Losses, evaluated
 from ._errors import NonFiniteError
-from ._gradients import Scale, TaskGradients
+from ._gradients import Scale, TaskGradients, accumulate
 from ._ledger import Ledger
-from ._local import Remembering
+from ._local import Grouping, Remembering
 from ._partition import Partition
 from ._perturbation import Perturbation
 from ._random import Streams
+from ._result import Means
 from ._trace import Trace, Tracer
 from ._vector import Layout, Matrix, Vector, wide, widest
+from ._workspace import Workspace
 from .aggregation._combine import (
     Combiner,
     WeightsFirst,
@@ -43,26 +45,22 @@ class Setting:
     partition: Partition
     streams: Streams
     tracer: Tracer
+    workspace: Workspace
 
 
-class Means:
-    """Means of the tasks' losses over the micro-batches that they are present in."""
+@dataclass
+class Part:
+    """A sum that the update is made of.
 
-    def __init__(self, tasks: Sequence[str]) -> None:
-        self._tasks = tasks
-        self._sums: dict[str, Tensor] = {}
-        self._counts: Counter[str] = Counter()
+    Attributes:
+        combiner: What combines the rows.
+        rows: Gradients of the present tasks.
+        gramian: Their inner products, on the CPU in the end; None where they are not needed.
+    """
 
-    def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Takes in the losses of a micro-batch."""
-        for task, loss in losses.items():
-            value = loss.detach().clone()  # a loss may be a parameter, or a view of one
-            self._sums[task] = self._sums[task] + value if task in self._sums else value
-        self._counts.update(losses.keys())
-
-    def values(self) -> dict[str, Tensor]:
-        """The means, by task in the order of the tasks."""
-        return {t: self._sums[t] / self._counts[t] for t in self._tasks if t in self._sums}
+    combiner: Combiner
+    rows: Matrix
+    gramian: Tensor | None = None
 
 
 class Step:
@@ -84,9 +82,12 @@ class Step:
         self.weights: Tensor | None = None
         self.gramian: Tensor | None = None
         self._method_gradients: list[Tensor | None] = []
-        self._bring_back: list[Callable[[], None]] = []
+        streams = setting.streams
+        self._bring_back: list[Callable[[], None]]
+        self._bring_back = [partial(streams.load_state_dict, streams.state_dict())]
         self._gradients: TaskGradients
         self._natural: TaskGradients | None = None
+        self._parts: list[Part] = []
         self._update: Vector
 
     def gather(self) -> None:
@@ -96,15 +97,14 @@ class Step:
             self._discover()
         for number, closure in enumerate(self._closures):
             with setting.tracer.trace() as trace, self._blaming(closure, trace):
-                gradients, natural = self._evaluate(closure, trace)
-            if number > 0:
-                gradients.merge(self._gradients)
-                if natural is not None and self._natural is not None:
-                    natural.merge(self._natural)
-            self._gradients, self._natural = gradients, natural
-        self._gradients.average()
-        if self._natural is not None:
-            self._natural.average()
+                gradients, natural = self._evaluate(closure, trace, str(number % 2))
+                if number > 0:
+                    gradients.merge(self._gradients)
+                    if natural is not None and self._natural is not None:
+                        natural.merge(self._natural)
+                self._gradients, self._natural = gradients, natural
+                if number == len(self._closures) - 1:
+                    self._prepare()
 
     @property
     def gradients(self) -> TaskGradients:
@@ -114,6 +114,10 @@ class Step:
     def aggregate(self) -> None:
         """Makes one gradient of the tasks'."""
         gradients, setting = self._gradients, self._setting
+        if self._scale.factor is not None:  # it may yet overflow, when all is learnt
+            for combiner in (setting.combiner, setting.flat_combiner):
+                if combiner is not None and not isinstance(combiner, WeightsFirst):
+                    self._bring_back.append(combiner.bookmark())
         self._tell()
         if gradients.rows is None:
             assert gradients.total is not None
@@ -123,40 +127,45 @@ class Step:
             if isinstance(setting.combiner, WeightsFirst):
                 self._weigh(setting.combiner, gradients)
         else:
-            here = [setting.tasks.index(task) for task in gradients.present]
-            rows = gradients.rows.select(here)
-            if self._natural is None:
-                self._update = self._combine(setting.combiner, rows, here)
-            else:
-                assert self._natural.rows is not None
-                assert setting.flat_combiner is not None
-                natural = self._natural.rows.select(here)
-                loss_part = self._combine(setting.combiner, natural, here)
-                weights, gramian = self.weights, self.gramian
-                flat_part = self._combine(setting.flat_combiner, rows.sub_(natural), here)
-                self._update = loss_part.add_(flat_part.tensors)
-                self.gramian = gramian
-                if weights is not None and self.weights is not None:
-                    self.weights = torch.stack([weights, self.weights])
+            combined = [self._combine(part) for part in self._parts]
+            self._update, self.weights = combined[0]
+            for update, weights in combined[1:]:
+                self._update.add_(update.tensors)
+                if self.weights is not None and weights is not None:
+                    self.weights = torch.stack([self.weights, weights])
+            self.gramian = self._parts[0].gramian
         if self.weights is not None:
             self._ledger.note(gradients.present, "weight", self.weights.sum())
         self._ledger.verify()
+
+    def amplify(self) -> None:
+        """Multiplies what is to be written by the factor of a grad scaler, if there is one."""
+        if self._scale.factor is None:
+            return
+        learnt = [Layout([g]).copy_of([g]) for g in self._method_gradients if g is not None]
+        for vector in (self._update, *self._gradients.own.values(), *learnt):
+            for flat in self._scale.apply_(vector).flats:
+                # Zero, or not a number; a norm may overflow where no element does.
+                self._ledger.note(self._gradients.present, "scaled gradient", flat.mul(0).sum())
+        self._ledger.verify()
+        scaled = iter(learnt)
+        self._method_gradients = [
+            None if g is None else next(scaled).tensors[0] for g in self._method_gradients
+        ]
 
     def write(self) -> None:
         """Adds the gradients to ``.grad``, and tells the estimator what it is to remember."""
         gradients, partition = self._gradients, self._setting.partition
         parts = [(partition.shared, self._update)]
         parts += [(partition.own[task], vector) for task, vector in gradients.own.items()]
-        for parameters, vector in parts:
-            reached = [id(parameter) in gradients.reached for parameter in parameters]
-            _accumulate(parameters, self._scale.apply_(vector).tensors, reached)
+        parameters = [parameter for part, _ in parts for parameter in part]
+        found = [tensor for _, vector in parts for tensor in vector.tensors]
+        accumulate(parameters, found, [id(p) in gradients.reached for p in parameters])
         if self._method_gradients:
-            parameters = self._setting.combiner.parameters
-            found = [
-                self._scale.apply_(Layout([g]).copy_of([g])).tensors[0] if g is not None else p
-                for p, g in zip(parameters, self._method_gradients, strict=True)
-            ]
-            _accumulate(parameters, found, [g is not None for g in self._method_gradients])
+            learnt = self._setting.combiner.parameters
+            pairs = zip(learnt, self._method_gradients, strict=True)
+            found = [p if g is None else g for p, g in pairs]
+            accumulate(learnt, found, [g is not None for g in self._method_gradients])
         if self._setting.perturbation is not None:
             local = self._setting.perturbation.local
             if isinstance(local, Remembering):
@@ -165,12 +174,12 @@ class Step:
                     local.remember(task, dict(zip(names, vector.tensors, strict=True)))
 
     def forget(self) -> None:
-        """Brings a method that has learnt from the losses back to where it was before the step."""
-        for bring_back in self._bring_back:
+        """Brings what has learnt in the step, and the random numbers, back to its start."""
+        for bring_back in reversed(self._bring_back):
             bring_back()
 
     def _evaluate(
-        self, closure: Losses, trace: Trace
+        self, closure: Losses, trace: Trace, use: str
     ) -> tuple[TaskGradients, TaskGradients | None]:
         """One micro-batch: the natural pass, the ascent, and the gradients at the points found."""
         setting, scale, ledger = self._setting, self._scale, self._ledger
@@ -185,7 +194,7 @@ class Step:
             self._weigh(setting.combiner)
         perturbation = setting.perturbation
         if perturbation is None or perturbation.rho == 0:
-            gradients = self._task_gradients()
+            gradients = self._task_gradients(use)
             gradients.collect(losses, scale, ledger, "natural")
             return gradients, None
 
@@ -193,16 +202,32 @@ class Step:
             return self._replay(trace, closure, tasks, list(losses))
 
         ascent = Ascent(
-            perturbation, setting.partition, losses, replay, setting.streams, scale, ledger
+            perturbation,
+            setting.partition,
+            losses,
+            replay,
+            setting.streams,
+            scale,
+            ledger,
+            setting.workspace,
         )
         natural = None
         if setting.flat_combiner is not None:
-            natural = TaskGradients(setting.partition, setting.tasks)
+            natural = self._task_gradients(f"natural {use}")
             natural.collect(losses, scale, ledger, "natural")
             ascent.from_gradients(natural)
+        elif ascent.by_task and perturbation.alpha > 0 and self.weights is None:
+            # Their mean is at hand once they are made, in the rows that the perturbed ones get.
+            first = self._task_gradients(use)
+            first.collect(losses, scale, ledger, "natural")
+            ascent.from_gradients(first)
         else:
             ascent.from_losses()
-        gradients = self._task_gradients(remembers=isinstance(ascent.estimator, Remembering))
+        if isinstance(ascent.estimator, Grouping):
+            known = ascent.estimator.state_dict()
+            self._bring_back.append(partial(ascent.estimator.load_state_dict, known))
+        remembers = isinstance(ascent.estimator, Remembering)
+        gradients = self._task_gradients(use, remembers=remembers)
         for group in ascent.groups:
             with ascent.displaced(group):
                 with torch.enable_grad():
@@ -211,7 +236,8 @@ class Step:
                     ledger.note([task], "perturbed loss", loss)
                 self.perturbed.add(perturbed)
                 # Who is to blame for a sum must be found out here, where it is not finite.
-                with self._blaming(closure, trace) if len(group) > 1 else nullcontext():
+                in_sum = len(group) > 1 and gradients.rows is None
+                with self._blaming(closure, trace) if in_sum else nullcontext():
                     gradients.collect(perturbed, scale, ledger, "perturbed")
         return gradients, natural
 
@@ -228,13 +254,15 @@ class Step:
         losses = trace.replay(ask, present)
         return {task: losses[task] for task in tasks}
 
-    def _task_gradients(self, *, remembers: bool = False) -> TaskGradients:
+    def _task_gradients(self, use: str, *, remembers: bool = False) -> TaskGradients:
         setting, weights = self._setting, None
         if self.weights is not None:
             weights = dict(zip(self.losses.values(), self.weights, strict=True))
         return TaskGradients(
             setting.partition,
             setting.tasks,
+            setting.workspace,
+            use,
             weights=weights,
             weighs_own=weights is not None and isinstance(setting.combiner, WeightsOfLosses),
             remembers=remembers,
@@ -247,7 +275,7 @@ class Step:
         means, losses = list(self.losses.values()), self._natural_losses()
         if isinstance(combiner, WeightsOfLosses):
             self._bring_back.append(combiner.bookmark())
-        with self._undisturbed([losses]):
+        with undisturbed(self._setting.streams, [losses]):
             self.weights, self._method_gradients = combiner.weights(
                 losses, [self._setting.tasks.index(task) for task in means]
             )
@@ -267,13 +295,12 @@ class Step:
     def _tell(self) -> None:
         """Tells methods of the gradients the losses, and scales own gradients as they say."""
         setting, gradients = self._setting, self._gradients
-        here = [setting.tasks.index(task) for task in gradients.present]
         for combiner in (setting.combiner, setting.flat_combiner):
             if combiner is None or isinstance(combiner, WeightsFirst) or not combiner.sees_losses:
                 continue
             if isinstance(combiner, WeightsOfGramian):  # others' state may be as large as the rows
                 self._bring_back.append(combiner.bookmark())
-            factors, of_method = combiner.tell(self._natural_losses(), here)
+            factors, of_method = combiner.tell(self._natural_losses(), self._here)
             if combiner is setting.flat_combiner or factors is None:
                 continue
             self._method_gradients = of_method
@@ -282,46 +309,57 @@ class Step:
                 if task in gradients.own:
                     gradients.own[task].mul_(factor)
 
-    def _combine(self, combiner: Combiner, rows: Matrix, here: list[int]) -> Vector:
-        if isinstance(combiner, WeightsFirst):
-            return rows.combine(self._weigh(combiner, self._gradients))
-        if isinstance(combiner, WeightsOfGramian):
-            self.gramian = rows.gramian()
-            with self._undisturbed([]):
-                self.weights = combiner.weights(self.gramian, here)
-            return rows.combine(self.weights)
-        assert isinstance(combiner, WholeMatrix)
-        self.gramian = rows.gramian()
-        with self._undisturbed(rows.flats):
-            combined, self.weights = combiner.combine(rows.whole(), here)
-        return rows.layout.over(combined)
+    def _prepare(self) -> None:
+        """Makes the matrices to combine; what the CPU must know is brought there all at once."""
+        gradients, natural, setting = self._gradients, self._natural, self._setting
+        gradients.average()
+        if natural is not None:
+            natural.average()
+        if gradients.rows is not None and setting.partition.shared:
+            rows = gradients.rows.select(self._here)
+            if natural is None:
+                self._parts = [Part(setting.combiner, rows)]
+            else:
+                assert natural.rows is not None
+                assert setting.flat_combiner is not None
+                of_losses = natural.rows.select(self._here)
+                flat = rows.sub_(of_losses)
+                self._parts = [
+                    Part(setting.combiner, of_losses),
+                    Part(setting.flat_combiner, flat),
+                ]
+        compared = [part for part in self._parts if not isinstance(part.combiner, WeightsFirst)]
+        gramians = self._ledger.bring([part.rows.gramian() for part in compared])
+        for part, gramian in zip(compared, gramians, strict=True):
+            part.gramian = gramian
 
-    @contextmanager
-    def _undisturbed(self, tensors: Iterable[Tensor]) -> Iterator[None]:
-        """Where methods run: with the engine's random numbers, and without a user's autocast."""
-        devices = {tensor.device for tensor in tensors}
-        with ExitStack() as stack:
-            stack.enter_context(self._setting.streams.as_global(devices))
-            for kind in {"cpu", *(device.type for device in devices)}:
-                if torch.amp.is_autocast_available(kind):
-                    stack.enter_context(torch.autocast(kind, enabled=False))
-            yield
+    def _combine(self, part: Part) -> tuple[Vector, Tensor | None]:
+        combiner, rows = part.combiner, part.rows
+        if isinstance(combiner, WeightsFirst):
+            weights = self._weigh(combiner, self._gradients)
+            return rows.combine(weights), weights
+        if isinstance(combiner, WeightsOfGramian):
+            assert part.gramian is not None
+            with undisturbed(self._setting.streams, []):
+                weights = combiner.weights(part.gramian, self._here)
+            return rows.combine(weights), weights
+        assert isinstance(combiner, WholeMatrix)
+        with undisturbed(self._setting.streams, rows.flats):
+            combined, of_matrix = combiner.combine(rows.whole(), self._here)
+        return rows.layout.over(combined), of_matrix
+
+    @property
+    def _here(self) -> list[int]:
+        """The numbers of the present tasks."""
+        return [self._setting.tasks.index(task) for task in self._gradients.present]
 
     def _discover(self) -> None:
         """Finds the partition before micro-batches are evaluated, so that it stays the same."""
+        tasks = self._setting.tasks
         for closure in self._closures:
+            ask = partial(evaluated, closure, tasks, tasks, may_leave_out=True)
             with self._setting.tracer.trace() as trace, torch.enable_grad():
-                self._setting.partition.update(
-                    trace.rehearse(
-                        partial(
-                            evaluated,
-                            closure,
-                            self._setting.tasks,
-                            self._setting.tasks,
-                            may_leave_out=True,
-                        )
-                    )
-                )
+                self._setting.partition.update(trace.rehearse(ask))
 
     @contextmanager
     def _blaming(self, closure: Losses, trace: Trace) -> Iterator[None]:
@@ -345,20 +383,3 @@ class Step:
             if not all(g.isfinite().all() for g in [loss, *gradients] if g is not None):
                 return NonFiniteError([task], error.stage)
         return error
-
-
-def _accumulate(
-    parameters: Sequence[Tensor], gradients: Sequence[Tensor], reached: Sequence[bool]
-) -> None:
-    """Adds to ``.grad`` of the parameters that were reached, as ``Tensor.backward`` does."""
-    sums, terms = [], []
-    for parameter, gradient, here in zip(parameters, gradients, reached, strict=True):
-        if not here:
-            continue
-        if parameter.grad is None:
-            parameter.grad = gradient
-        else:
-            sums.append(parameter.grad)
-            terms.append(gradient)
-    if sums:
-        torch._foreach_add_(sums, terms)

@@ -15,9 +15,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-# Columns of the K x m matrix that are brought to float64 at a time when its Gramian is made: large
-# enough that the matrix product dominates, small enough that the copy stays in cache.
-_GRAMIAN_COLUMNS = 1 << 16
+# Numbers of the K x m matrix that are brought to float64 at a time when its Gramian is made: enough
+# that the matrix product dominates, few enough that the copy stays in cache.
+_GRAMIAN_BLOCK = 1 << 18
 
 
 class Layout:
@@ -30,6 +30,7 @@ class Layout:
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._sizes: dict[tuple[torch.device, torch.dtype], int] = {}
         self._places: list[tuple[int, int, torch.Size, tuple[int, ...]]] = []
+        self._signature = _signature(tensors)
         for tensor in tensors:
             key = (tensor.device, tensor.dtype)
             offset = self._sizes.setdefault(key, 0)
@@ -38,6 +39,10 @@ class Layout:
             # A dense tensor keeps its memory format (channels last, say); others are contiguous.
             stride = torch.empty_like(tensor, device="meta").stride()
             self._places.append((group, offset, tensor.shape, stride))
+
+    def fits(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether the layout of these tensors would be the same."""
+        return self._signature == _signature(tensors)
 
     def empty(self) -> Vector:
         """A vector of this layout, uninitialised."""
@@ -51,9 +56,14 @@ class Layout:
         """A vector of this layout with the tensors' values; None stands for zero."""
         return self.empty().copy_(tensors)
 
-    def matrix(self, rows: int) -> Matrix:
-        """A matrix of that many rows of this layout, all zero."""
-        flats = [torch.zeros(rows, n, device=d, dtype=t) for (d, t), n in self._sizes.items()]
+    def matrix(self, rows: int, dtype: torch.dtype | None = None) -> Matrix:
+        """A matrix of that many rows of this layout, all zero, stored in a dtype of its own."""
+        sizes = self._sizes.items()
+        flats = [torch.zeros(rows, n, device=d, dtype=dtype or t) for (d, t), n in sizes]
+        return self.matrix_over(flats, rows)
+
+    def matrix_over(self, flats: list[Tensor], rows: int) -> Matrix:
+        """The matrix of that many rows of this layout that has this storage."""
         return Matrix(self, flats, [self._over([flat[i] for flat in flats]) for i in range(rows)])
 
     def over(self, flat: Tensor) -> Vector:
@@ -87,25 +97,29 @@ class Vector:
 
     def copy_(self, tensors: Sequence[Tensor | None]) -> Self:
         """Takes over the tensors' values; None stands for zero."""
-        present = [(own, t) for own, t in zip(self.tensors, tensors, strict=True) if t is not None]
-        if len(present) < len(self.tensors):
+        own, others = self._present(tensors)
+        if len(own) < len(self.tensors):
             for flat in self.flats:
                 flat.zero_()
-        if present:
-            own, others = zip(*present, strict=True)
+        if own:
             torch._foreach_copy_(own, others)
         return self
 
     def add_(self, tensors: Sequence[Tensor | None], alpha: Tensor | float = 1.0) -> Self:
         """Adds ``alpha`` times the tensors; None stands for zero."""
-        present = [(own, t) for own, t in zip(self.tensors, tensors, strict=True) if t is not None]
-        if present:
-            own, others = zip(*present, strict=True)
-            if isinstance(alpha, Tensor):
-                others = tuple(torch._foreach_mul(others, alpha.to(others[0].device)))
-                torch._foreach_add_(own, others)
-            else:
-                torch._foreach_add_(own, others, alpha=alpha)
+        own, others = self._present(tensors)
+        if not own:
+            return self
+        if isinstance(alpha, Tensor):
+            torch._foreach_add_(own, torch._foreach_mul(others, alpha.to(others[0].device)))
+        else:
+            torch._foreach_add_(own, others, alpha=alpha)
+        return self
+
+    def lerp_(self, other: Vector, weight: float) -> Self:
+        """Becomes ``(1 - weight)`` times itself plus ``weight`` times a vector of one layout."""
+        for flat, end in zip(self.flats, other.flats, strict=True):
+            flat.lerp_(end, weight)
         return self
 
     def mul_(self, factor: Tensor | float) -> Self:
@@ -134,7 +148,15 @@ class Vector:
 
     def norms(self) -> list[Tensor]:
         """The Euclidean norm of each tensor, in float32 or wider: 0-d tensors."""
+        if self.tensors and all(flat.dtype == wide(flat.dtype) for flat in self.flats):
+            return list(torch._foreach_norm(self.tensors))
         return [torch.linalg.vector_norm(t, dtype=wide(t.dtype)) for t in self.tensors]
+
+    def _present(self, tensors: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
+        """Those of the views that there is a tensor for, and these tensors."""
+        pairs = zip(self.tensors, tensors, strict=True)
+        own = [view for view, tensor in pairs if tensor is not None]
+        return own, [tensor for tensor in tensors if tensor is not None]
 
 
 class Matrix:
@@ -157,10 +179,8 @@ class Matrix:
         """The matrix of some of the rows: itself where they are all, else a copy."""
         if list(rows) == list(range(len(self.rows))):
             return self
-        selected = self.layout.matrix(len(rows))
-        for flat, out in zip(self.flats, selected.flats, strict=True):
-            torch.index_select(flat, 0, torch.tensor(rows, device=flat.device), out=out)
-        return selected
+        flats = [f.index_select(0, torch.tensor(rows, device=f.device)) for f in self.flats]
+        return self.layout.matrix_over(flats, len(rows))
 
     def sub_(self, other: Matrix) -> Self:
         """Subtracts a matrix of the same layout."""
@@ -169,14 +189,19 @@ class Matrix:
         return self
 
     def gramian(self) -> Tensor:
-        """The inner products of the rows, accumulated in float64, on the CPU: ``[rows, rows]``."""
-        total = torch.zeros(len(self.rows), len(self.rows), dtype=torch.float64)
+        """The inner products of the rows, accumulated in float64, on a device of the rows'."""
+        shape, dtype = (len(self.rows), len(self.rows)), torch.float64
+        parts = []
         for flat in self.flats:
-            part = torch.zeros_like(total, device=flat.device)
-            for columns in flat.split(_GRAMIAN_COLUMNS, dim=1):
-                wide_columns = columns.to(torch.float64)
+            part = torch.zeros(shape, dtype=dtype, device=flat.device)
+            for columns in flat.split(max(1, _GRAMIAN_BLOCK // max(1, len(flat))), dim=1):
+                wide_columns = columns.to(dtype)
                 part.addmm_(wide_columns, wide_columns.T)
-            total += part.cpu()
+                del wide_columns  # before the next are made
+            parts.append(part)
+        total = parts[0] if parts else torch.zeros(shape, dtype=dtype)
+        for part in parts[1:]:
+            total += part.to(total.device)
         return total
 
     def whole(self) -> Tensor:
@@ -188,8 +213,18 @@ class Matrix:
         """The weighted sum of the rows."""
         combined = self.layout.empty()
         for flat, out in zip(self.flats, combined.flats, strict=True):
-            torch.mv(flat.T, weights.to(flat.device, flat.dtype), out=out)
+            if flat.dtype == out.dtype:
+                factors = weights.to(flat.device, flat.dtype, non_blocking=True)
+                torch.mv(flat.T, factors, out=out)
+            else:  # what is stored in less is not rounded once more
+                out.zero_()
+                for row, weight in zip(flat, weights.tolist(), strict=True):
+                    out.add_(row, alpha=weight)
         return combined
+
+
+def _signature(tensors: Sequence[Tensor]) -> list[tuple[object, ...]]:
+    return [(t.device, t.dtype, t.shape, t.stride()) for t in tensors]
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

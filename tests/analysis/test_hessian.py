@@ -6,7 +6,7 @@ import gc
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -137,7 +137,9 @@ def test_dense_hessian_of_a_network(name: str) -> None:
         return losses(made.model, tasks)
 
     trained = [n for n, p in made.model.named_parameters() if p.requires_grad]
-    for parameters, names in {"all": trained, "shared": list(made.shared)}.items():
+    cases: list[tuple[Literal["all", "shared"], list[str]]]
+    cases = [("all", trained), ("shared", list(made.shared))]
+    for parameters, names in cases:
         for tasks in (TASKS, ["b"]) if parameters == "all" else (TASKS,):
             found = hessian_spectrum(made.model, evaluate, [X], tasks, parameters=parameters)
             whole = dense(made.model, names, tasks, losses, X)

@@ -20,8 +20,8 @@ ANALYSES: dict[str, Callable[..., Any]] = {
     "spectrum": lambda *data: hessian_spectrum(*data, probes=2),
     "cosines": gradient_cosines,
     "perturbed cosines": lambda *data: gradient_cosines(*data, perturbation=Perturbation(0.1)),
-    "sharpness": lambda *data: sharpness(*data, LOCAL),
-    "estimators": lambda *data: estimator_quality(*data, {"spsa": SPSA()}),
+    "sharpness": lambda *data: sharpness(*data, perturbation=LOCAL),
+    "estimators": lambda *data: estimator_quality(*data, estimators={"spsa": SPSA()}),
 }
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from .._buffers import Registered
 from .._random import Sources
-from .._trace import Tracer, _devices
+from .._trace import Tracer, devices_of
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ def undisturbed(model: nn.Module) -> Iterator[Alone]:
         What is to evaluate the model: see `Alone`. Each evaluation sees the same buffers and the
         same random numbers.
     """
-    kept, sources = Registered(model), Sources(_devices(model))
+    kept, sources = Registered(model), Sources(devices_of(model))
     states = sources.get()
     model.eval()
     try:

@@ -1,6 +1,8 @@
 """Tables and figures from the runs on disk."""
 
 from ._analysis_plots import cosines, estimators, sharpness, spectrum
+from ._cost import memory_figure, time_figure
+from ._cost_tables import cost_table, write_costs
 from ._difference_tables import difference_table
 from ._feature_plots import features
 from ._history_plots import conflicts, gradient_norms, task_weights
@@ -26,6 +28,7 @@ __all__ = [
     "chosen_by_sweep",
     "conflicts",
     "cosines",
+    "cost_table",
     "delta_m",
     "difference_table",
     "estimators",
@@ -36,6 +39,7 @@ __all__ = [
     "loss_planes",
     "loss_space",
     "markdown",
+    "memory_figure",
     "predictions",
     "read",
     "rho_grid",
@@ -45,8 +49,10 @@ __all__ = [
     "spectrum",
     "summarize",
     "task_weights",
+    "time_figure",
     "toy_table",
     "write",
+    "write_costs",
     "write_csv",
     "write_toy",
 ]

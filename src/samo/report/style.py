@@ -32,8 +32,11 @@ LOOKS = {
     "fmtl": Look("#009E73", "D", (0, (3, 1, 1, 1))),
     "samo": Look("#D55E00", "v", (0, (8, 1.5, 2, 1.5))),
     "random": Look("#999999", "X", (0, (2, 2))),
+    "previous": Look("#F0E442", "<", (0, (1, 2))),
+    "groups": Look("#CC79A7", "P", (0, (4, 1, 1, 1, 1, 1))),
+    "last-layers": Look("#E69F00", ">", (0, (6, 2))),
 }
-_OTHER = Look("#CC79A7", "P", "-.")
+_OTHER = Look("#7F3C8D", "*", "-.")
 # Light and dark by turns: neighbours differ in grey too.
 _ALL = (*(LOOKS[name] for name in ("gsam", "samo", "erm", "lsam", "fmtl")), _OTHER, LOOKS["random"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import traceback
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ class RunDirectory:
 
     ``config.json`` is the configuration, ``log.jsonl`` and ``tensorboard/`` the log,
     ``checkpoint.pt`` the state after the last complete epoch (with the best epoch's weights), and
-    ``results.json`` is there when the run is finished.
+    ``results.json`` is there when the run is finished, ``error.txt`` when it failed.
 
     Args:
         path: The directory.
@@ -54,6 +55,7 @@ class RunDirectory:
         self.log_file = path / "log.jsonl"
         self.checkpoint_file = path / "checkpoint.pt"
         self.results_file = path / "results.json"
+        self.error_file = path / "error.txt"
         self.tensorboard = path / "tensorboard"
 
     def check(self, config: RunConfig) -> None:
@@ -108,6 +110,23 @@ class RunDirectory:
             if not self.config_file.exists():
                 write_json(self.config_file, config.model_dump(mode="json"))
             yield
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Writes down why training fails within the block, in the place of an earlier failure.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            Exception: Whatever was raised.
+        """
+        self.error_file.unlink(missing_ok=True)
+        try:
+            yield
+        except Exception:
+            self.error_file.write_text(traceback.format_exc(), encoding="utf-8")
+            raise
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Replaces the checkpoint.

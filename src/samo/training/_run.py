@@ -21,6 +21,7 @@ from ..benchmarks._names import unknown
 from ._config import RunConfig
 from ._errors import RunError
 from ._evaluate import Scores, average, evaluate, to_device
+from ._memory import PeakMemory
 from ._schedule import advance, scheduler
 from ._sharpness import perturbation
 
@@ -60,6 +61,7 @@ class Run:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.device = _device(config.device)
+        self._memory = PeakMemory(self.device)
         self.benchmark = _benchmark(config)
         self.tasks = _chosen_tasks(self.benchmark, config.tasks)
         self.model = _model(self.benchmark).to(self.device)
@@ -101,9 +103,10 @@ class Run:
                 watch(Progress(self.epoch + 1, self.config.epochs, len(durations), steps))
         self.engine.epoch_ended()
         self._complete(seen.take())
-        self.timing.append(
-            {"epoch_s": time.perf_counter() - begin, "step_ms": statistics.median(durations)}
-        )
+        timing = {"epoch_s": time.perf_counter() - begin, "step_ms": statistics.median(durations)}
+        if (peak := self._memory.megabytes()) is not None:
+            timing["peak_memory_mb"] = peak
+        self.timing.append(timing)
 
     def evaluate(self, split: benchmarks.Split, limit: int | None = None) -> tuple[Scores, int]:
         """Evaluates the model.

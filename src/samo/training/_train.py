@@ -60,7 +60,7 @@ def train(config: RunConfig, out: Path | str, *, watch: Watch | None = None) -> 
             if (results := directory.results()) is not None or run is None:
                 return results or {}
             _resume(run, directory)
-            with _log(directory, run.epoch) as log:
+            with _log(directory, run.epoch) as log, directory.failures():
                 while run.epoch < config.epochs:
                     run.train_epoch(watch)
                     record = run.history[-1]
@@ -68,7 +68,7 @@ def train(config: RunConfig, out: Path | str, *, watch: Watch | None = None) -> 
                     directory.save_checkpoint(run.state_dict())
                     if watch:
                         watch(Progress(run.epoch, config.epochs, 0, None, record))
-            results = _results(run)
+                results = _results(run)
             write_json(directory.results_file, results)
     return results
 
@@ -128,6 +128,7 @@ def _results(run: Run) -> dict[str, Any]:
             "step_ms": statistics.median(t["step_ms"] for t in run.timing),
             "epoch_s": statistics.median(t["epoch_s"] for t in run.timing),
             "total_s": sum(t["epoch_s"] for t in run.timing),
+            "peak_memory_mb": max(t.get("peak_memory_mb", 0.0) for t in run.timing) or None,
         },
         "environment": {
             "samo": __version__,
