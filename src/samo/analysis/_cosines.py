@@ -124,10 +124,11 @@ def gradient_cosines(
             rows = step.gradients.rows
             assert rows is not None
             here = [data.tasks.index(task) for task in shares]
-            gramian = rows.gramian()
-            cosines += cosine_matrix(gramian)
-            met[torch.tensor(here)[:, None], here] += 1
-            if (conflicts := _conflicts(gramian[here][:, here])) is not None:
+            gramian = rows.select(here).gramian()  # absent tasks' rows are nobody's
+            pairs = torch.tensor(here)[:, None], torch.tensor(here)
+            cosines[pairs] += cosine_matrix(gramian)
+            met[pairs] += 1
+            if (conflicts := _conflicts(gramian)) is not None:
                 shares_of_conflicts.append(conflicts)
             total = rows.layout.matrix(k) if total is None else total
             for task, share in shares.items():

@@ -107,8 +107,7 @@ def estimator_quality(
 
     Raises:
         AnalysisError: If there is no data, no estimator, one that groups tasks, no parameter that
-            the tasks share, or
-            ``rho`` or ``alpha`` is out of range.
+            the tasks share, or ``rho`` or ``alpha`` is out of range.
         NonFiniteError: If a loss or a gradient is not finite.
 
     Example:
@@ -144,7 +143,6 @@ def estimator_quality(
             alone,
             "upgrad",
             perturbation,
-            decompose=True,  # so that the exact gradients are there for all
             shared=shared,
             own=own,
             seed=seed,
@@ -171,6 +169,7 @@ class _Comparison(LocalGradient):
     """The exact gradient, which asks estimators for theirs on the way."""
 
     exact: ClassVar[bool] = True
+    uses_mean: ClassVar[bool] = True
 
     def __init__(self, estimators: Mapping[str, LocalGradient], alpha: float) -> None:
         self._estimators = estimators
@@ -182,7 +181,9 @@ class _Comparison(LocalGradient):
         self.epsilons = {name: Found(list) for name in estimators}
 
     def estimate(self, probe: Probe) -> Vector:
-        exact, mean, task = probe.gradient(), probe.mean, probe.task
+        gradient, mean, task = probe.gradient(), probe.mean, probe.task
+        # The estimators' vectors may lie in the same storage.
+        exact = gradient.layout.copy_of(gradient.tensors)
         self._names, self.dimension = probe.names, sum(flat.numel() for flat in exact.flats)
         self.means[task].append(_cosine(mean, exact))
         for name, estimator in self._estimators.items():
@@ -196,9 +197,8 @@ class _Comparison(LocalGradient):
         """Tells the estimators that remember a task's gradient at the perturbed point."""
         for estimator in self._estimators.values():
             if isinstance(estimator, Remembering):
-                kept = [
-                    tensor.clone() for tensor in gradient.tensors
-                ]  # the next step overwrites them
+                # The next step overwrites them.
+                kept = [tensor.clone() for tensor in gradient.tensors]
                 estimator.remember(task, dict(zip(self._names, kept, strict=True)))
 
 

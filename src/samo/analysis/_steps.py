@@ -26,7 +26,6 @@ def steps(
     aggregator: Literal["upgrad", "ls"],
     perturbation: Perturbation | None,
     *,
-    decompose: bool = False,
     shared: Declared | None = None,
     own: Mapping[str, Declared] | None = None,
     seed: int = 0,
@@ -39,7 +38,6 @@ def steps(
         alone: Evaluates the model.
         aggregator: What is kept: ``"upgrad"`` for each task's gradient, ``"ls"`` for their sum.
         perturbation: How to perturb; None for natural gradients.
-        decompose: Whether the natural gradients are made as well.
         shared: Parameters or modules that are shared.
         own: Parameters or modules that are one task's own, by task.
         seed: The seed of the engine's random numbers.
@@ -55,7 +53,6 @@ def steps(
         data.tasks,
         aggregator=aggregator,
         perturbation=perturbation,
-        decompose=decompose,
         shared=shared,
         own=own,
         seed=seed,
