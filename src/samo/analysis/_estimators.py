@@ -143,6 +143,7 @@ def estimator_quality(
             alone,
             "upgrad",
             perturbation,
+            decompose=True,  # so that the exact gradients are there for all
             shared=shared,
             own=own,
             seed=seed,
@@ -169,12 +170,12 @@ class _Comparison(LocalGradient):
     """The exact gradient, which asks estimators for theirs on the way."""
 
     exact: ClassVar[bool] = True
-    uses_mean: ClassVar[bool] = True
 
     def __init__(self, estimators: Mapping[str, LocalGradient], alpha: float) -> None:
         self._estimators = estimators
         self._alpha = alpha
         self._names: list[str] = []
+        self._exact: dict[str, Vector] = {}
         self.dimension = 0
         self.means: Found = defaultdict(list)
         self.directions = {name: Found(list) for name in estimators}
@@ -182,8 +183,8 @@ class _Comparison(LocalGradient):
 
     def estimate(self, probe: Probe) -> Vector:
         gradient, mean, task = probe.gradient(), probe.mean, probe.task
-        # The estimators' vectors may lie in the same storage.
-        exact = gradient.layout.copy_of(gradient.tensors)
+        # The estimators' vectors may lie in the same storage, and the engine overwrites its own.
+        self._exact[task] = exact = gradient.layout.copy_of(gradient.tensors)
         self._names, self.dimension = probe.names, sum(flat.numel() for flat in exact.flats)
         self.means[task].append(_cosine(mean, exact))
         for name, estimator in self._estimators.items():
@@ -191,15 +192,19 @@ class _Comparison(LocalGradient):
             self.directions[name][task].append(_cosine(found, exact))
             found.mul_(1 - self._alpha).add_(mean.tensors, self._alpha)
             self.epsilons[name][task].append(_cosine(found, exact))
-        return exact
+        return exact.layout.copy_of(exact.tensors)
 
-    def remember(self, task: str, gradient: Vector) -> None:
-        """Tells the estimators that remember a task's gradient at the perturbed point."""
+    def remember(self, task: str, flat: Vector) -> None:
+        """Tells the estimators that remember a task's gradient at the perturbed point.
+
+        Args:
+            task: The task.
+            flat: What it has more than the natural gradient.
+        """
         for estimator in self._estimators.values():
             if isinstance(estimator, Remembering):
-                # The next step overwrites them.
-                kept = [tensor.clone() for tensor in gradient.tensors]
-                estimator.remember(task, dict(zip(self._names, kept, strict=True)))
+                there = torch._foreach_add(self._exact[task].tensors, flat.tensors)
+                estimator.remember(task, dict(zip(self._names, there, strict=True)))
 
 
 def _cosine(one: Vector, two: Vector) -> float:

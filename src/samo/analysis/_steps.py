@@ -26,6 +26,7 @@ def steps(
     aggregator: Literal["upgrad", "ls"],
     perturbation: Perturbation | None,
     *,
+    decompose: bool = False,
     shared: Declared | None = None,
     own: Mapping[str, Declared] | None = None,
     seed: int = 0,
@@ -38,6 +39,7 @@ def steps(
         alone: Evaluates the model.
         aggregator: What is kept: ``"upgrad"`` for each task's gradient, ``"ls"`` for their sum.
         perturbation: How to perturb; None for natural gradients.
+        decompose: Whether natural and flat gradients are made, of which the flat ones are kept.
         shared: Parameters or modules that are shared.
         own: Parameters or modules that are one task's own, by task.
         seed: The seed of the engine's random numbers.
@@ -53,6 +55,7 @@ def steps(
         data.tasks,
         aggregator=aggregator,
         perturbation=perturbation,
+        decompose=decompose,
         shared=shared,
         own=own,
         seed=seed,
