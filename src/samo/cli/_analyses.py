@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import SPSA, ExactGradient, LocalGradient, Perturbation, PreviousGradient, RandomDirection
 from ..training import RunError, Trained
@@ -18,6 +18,7 @@ from ..training._files import read_json, write_json
 from ..training._sharpness import perturbation
 
 if TYPE_CHECKING:
+    from ..analysis._data import Losses
     from ..analysis._results import Result
 
 ESTIMATORS: Mapping[str, Callable[[], LocalGradient]] = {
@@ -81,7 +82,7 @@ class Subject:
         return self.request.split
 
     @property
-    def data(self) -> tuple[Any, ...]:
+    def data(self) -> tuple[nn.Module, Losses, Iterable[Any], Sequence[str]]:
         """What every analysis is called with."""
         return self.model, self.losses, self, self.run.tasks
 

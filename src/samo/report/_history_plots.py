@@ -98,7 +98,7 @@ def task_weights(histories: Histories) -> Figure:
 
 def _by_task(histories: Histories, name: str, label: str, scale: str) -> Figure:
     unit, seeds = _checked(histories)
-    found = {}
+    found: dict[str, dict[str, _Table]] = {}
     for key, of in seeds.items():
         by_seed = [h.by_task(name) for h in of]
         tasks = dict.fromkeys(task for tasks in by_seed for task in tasks)
