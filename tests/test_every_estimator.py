@@ -109,7 +109,7 @@ def test_goes_on_bit_for_bit_from_a_file(kind, aggregator):
 
     def run(engine, case, steps):
         optimizer = torch.optim.SGD(case.model.parameters(), lr=0.2)
-        grads: dict[str, torch.Tensor] = {}
+        grads: dict[tuple[int, str], torch.Tensor] = {}
         for step in range(steps):
             optimizer.zero_grad()
             engine.backward(partial(losses, case.model))

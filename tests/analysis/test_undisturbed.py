@@ -18,9 +18,9 @@ from tests.snapshots import Expected, identities
 LOCAL = Perturbation(0.1, alpha=0.0, local=ExactGradient())
 
 ANALYSES: dict[str, Callable[..., Any]] = {
-    "spectrum": partial(hessian_spectrum, probes=2),
+    "spectrum": lambda *data: hessian_spectrum(*data, probes=2),
     "cosines": gradient_cosines,
-    "perturbed cosines": partial(gradient_cosines, perturbation=Perturbation(0.1)),
+    "perturbed cosines": lambda *data: gradient_cosines(*data, perturbation=Perturbation(0.1)),
     "sharpness": partial(sharpness, perturbation=LOCAL),
     "estimators": partial(estimator_quality, estimators={"spsa": SPSA()}),
 }

@@ -8,9 +8,9 @@ from typing import Protocol, TypeVar
 
 from torch import nn
 
-from .._buffers import Registered
+from .._buffers import Registered, devices_of
 from .._random import Sources
-from .._trace import Tracer, devices_of
+from .._trace import Tracer
 
 T = TypeVar("T")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
+from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
@@ -101,7 +102,7 @@ def _levels(grids: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 def _contours(
     axis: Axes, ground: Landscape, grid: NDArray[np.float64], levels: NDArray[np.float64]
-) -> object:
+) -> QuadContourSet:
     masked = np.ma.masked_invalid(grid)
     norm = BoundaryNorm(levels, _GROUND.N)
     drawn = axis.contourf(ground.x, ground.y, masked, levels, cmap=_GROUND, norm=norm)
