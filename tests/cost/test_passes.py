@@ -37,7 +37,8 @@ EXPECTED: dict[str, Callable[[int], tuple[int, int, int, int]]] = {
     "samo": lambda k: (1 + k, 2 * k, 4 * k, k + 1),
     "samo-one-sided": lambda k: (1 + k, k, 3 * k, k + 1),
     "samo-rademacher": lambda k: (1 + k, 2 * k, 4 * k, k + 1),
-    "samo-exact-gradient": lambda k: (1 + k, 0, 2 * k, 2 * k + 1),
+    "samo-exact-gradient": lambda k: (1 + k, 0, 2 * k, 2 * k),
+    "samo-last-layers": lambda k: (1 + k, 0, 2 * k, 2 * k + 1),
     "samo-previous-gradient": lambda k: (1 + k, 0, 2 * k, k + 1),
     "samo-random-direction": lambda k: (1 + k, 0, 2 * k, k + 1),
 }
@@ -130,6 +131,7 @@ def test_equal_passes_have_equal_keys() -> None:
     assert keys["samo"] == keys["samo-rademacher"]
     assert keys["torchjd"] == keys["erm"]
     assert keys["samo-previous-gradient"] == keys["samo-random-direction"]
+    assert keys["samo-exact-gradient"] == keys["fmtl"]
     assert keys["lsam"] != keys["fmtl"]  # as many, in another order
     assert len(set(keys.values())) == 8
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -199,42 +200,69 @@ def _draw(found: Loaded, directory: Path) -> None:
 
 
 def _tables(found: Mapping[Path, Loaded]) -> Iterable[Table]:
-    """A row a run; and of a single run, what there is by task."""
-    rows = {str(path): _figures_of(results) for path, results in found.items()}
-    headings = list(dict.fromkeys(name for row in rows.values() for name in row))
-    if headings:
-        table = Table("run", title="Analyses")
+    """Of each kind, a row a run; and of a single run, what there is by task."""
+    above = Path(os.path.commonpath([path.parent for path in found]))
+    for title, figures_of in _FIGURES.items():
+        rows = {str(path.relative_to(above)): figures_of(found[path]) for path in found}
+        headings = list(dict.fromkeys(name for row in rows.values() for name in row))
+        if not headings:
+            continue
+        table = Table(title=title)
+        table.add_column("run", overflow="fold")
         for heading in headings:
             table.add_column(heading, justify="right")
-        for path, row in rows.items():
-            table.add_row(path, *(row.get(heading, "–") for heading in headings))
+        for name, row in rows.items():
+            table.add_row(name, *(row.get(heading, "–") for heading in headings))
         yield table
     if len(found) == 1:
         (results,) = found.values()
         yield from _by_task(results)
 
 
-def _figures_of(results: Loaded) -> dict[str, str]:
-    """What can be said of a run in single figures."""
-    row: dict[str, str] = {}
-    if spectrum := results.get("spectrum"):
-        ratio = spectrum.lambda_ratio
-        row["λ_max"] = f"{spectrum.lambda_max:.4g}"
-        row["λ_max/λ_5"] = "–" if ratio is None else f"{ratio:.3g}"
-        row["trace"] = f"{spectrum.trace:.4g} ± {spectrum.trace_error:.2g}"
-    if cosines := results.get("cosines"):
-        k = len(cosines.tasks)
-        pairs = [cosines.matrix[i][j] for i in range(k) for j in range(i)]
-        row["mean cosine"] = f"{statistics.fmean(pairs):.3f}"
-        met = cosines.batch_conflicts  # None where no two tasks have a batch in common
-        row["conflicts"] = "–" if met is None else f"{100 * met:.0f} %"
-        row["norm balance"] = f"{cosines.balance:.2f}"
-    for name, heading in {"sharpness": "sharpness", "sharpness-global": "global"}.items():
-        if sharp := results.get(name):
-            row[f"{heading} (ρ = {sharp.rho:g})"] = f"{statistics.fmean(sharp.sharpness):.3g}"
-    if features := results.get("features"):
-        row["inter-cluster distance"] = f"{features.distance:.2f}"
-    return row
+def _spectrum(results: Loaded) -> dict[str, str]:
+    if not (spectrum := results.get("spectrum")):
+        return {}
+    ratio = spectrum.lambda_ratio
+    return {
+        "λ_max": f"{spectrum.lambda_max:.4g}",
+        "λ_max/λ_5": "–" if ratio is None else f"{ratio:.3g}",
+        "trace": f"{spectrum.trace:.4g} ± {spectrum.trace_error:.2g}",
+    }
+
+
+def _cosines(results: Loaded) -> dict[str, str]:
+    if not (cosines := results.get("cosines")):
+        return {}
+    k = len(cosines.tasks)
+    pairs = [cosines.matrix[i][j] for i in range(k) for j in range(i)]
+    met = cosines.batch_conflicts  # None where no two tasks have a batch in common
+    return {
+        "mean cosine": f"{statistics.fmean(pairs):.3f}",
+        "conflicts": "–" if met is None else f"{100 * met:.0f} %",
+        "norm balance": f"{cosines.balance:.2f}",
+    }
+
+
+def _sharpness(results: Loaded) -> dict[str, str]:
+    ways = {"sharpness": "along own gradients", "sharpness-global": "along the mean gradient"}
+    return {
+        f"{way} (ρ = {sharp.rho:g})": f"{statistics.fmean(sharp.sharpness):.3g}"
+        for name, way in ways.items()
+        if (sharp := results.get(name))
+    }
+
+
+def _features(results: Loaded) -> dict[str, str]:
+    features = results.get("features")
+    return {"inter-cluster distance": f"{features.distance:.2f}"} if features else {}
+
+
+_FIGURES: Mapping[str, Callable[[Loaded], dict[str, str]]] = {
+    "Hessian": _spectrum,
+    "Task gradients": _cosines,
+    "Rise of the mean loss": _sharpness,
+    "Features": _features,
+}
 
 
 def _by_task(results: Loaded) -> Iterable[Table]:
