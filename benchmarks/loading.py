@@ -3,9 +3,8 @@
     python benchmarks/loading.py
 
 Writes rendered rooms in that layout, and times batches of two, read, checked and augmented, and one
-forward pass of the published SegNet-MTAN on such a batch; a step of SAMO has ten of them for three
-tasks, and four backward passes. Processor time of all threads: loading runs beside training, on a
-core of its own if there is one.
+forward pass and one step of SAMO of the published SegNet-MTAN on such a batch. Processor time of
+all threads: loading runs beside training, on a core of its own if there is one.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+import samo
 from samo.benchmarks import create
 from samo.benchmarks.scenes._write import Order, write_scenes
 
@@ -57,7 +57,15 @@ def _measure(data: Path) -> None:
     with torch.no_grad():
         benchmark.losses(model, batch, benchmark.tasks)
     forward = time.process_time() - start
-    print(f"one forward pass: {1e3 * forward:.0f} ms, {forward / load:.0f} times as much")
+    print(
+        f"one forward pass: {1e3 * forward:.0f} ms, {forward / load:.0f} times as much", flush=True
+    )
+
+    engine = samo.SAMO(model, benchmark.tasks, aggregator="fairgrad", rho=0.001)
+    start = time.process_time()
+    engine.backward(lambda tasks: benchmark.losses(model, batch, tasks))
+    step = time.process_time() - start
+    print(f"one step of SAMO: {1e3 * step:.0f} ms, {step / load:.0f} times as much")
 
 
 if __name__ == "__main__":
