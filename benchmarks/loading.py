@@ -65,7 +65,7 @@ def _measure(data: Path) -> None:
     start = time.process_time()
     engine.backward(lambda tasks: benchmark.losses(model, batch, tasks))
     step = time.process_time() - start
-    print(f"one step of SAMO: {1e3 * step:.0f} ms, {step / load:.0f} times as much")
+    print(f"one step of SAMO: {1e3 * step:.0f} ms, {step / load:.0f} times")
 
 
 if __name__ == "__main__":
