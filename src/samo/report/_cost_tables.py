@@ -37,8 +37,8 @@ def cost_table(results: Mapping[str, Any]) -> Table:
     Returns:
         A table with a row a step.
     """
-    table = Table(title=title(results), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for number, heading in enumerate(_HEADER):
+    table = Table(title=title(results), box=SIMPLE_HEAD, padding=0, show_edge=False)
+    for number, heading in enumerate(h.replace("aggregating", "aggr.") for h in _HEADER):
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)
     for row in rows(results):
         # Spreads are in the files: this is to fit a terminal.
