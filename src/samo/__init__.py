@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from . import metrics
-from ._errors import NonFiniteError, PartitionError
+from ._errors import NonFiniteError, PartitionError, RankError
 from ._local import SPSA, ExactGradient, LocalGradient, PreviousGradient, Probe, RandomDirection
 from ._perturbation import Perturbation
 from ._result import StepResult
@@ -38,6 +38,7 @@ __all__ = [
     "PreviousGradient",
     "Probe",
     "RandomDirection",
+    "RankError",
     "StepResult",
     "__version__",
     "aggregation",

@@ -12,17 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.distributed import ProcessGroup
 from torchjd.aggregation import Aggregator, Weighting
 from torchjd.scalarization import Scalarizer
 
 from ._autocast import confined
 from ._citation import bibtex
-from ._closure import Losses, closures_of
+from ._closure import BatchSize, Losses, closures_of, sizes_of
 from ._errors import NonFiniteError
 from ._gradients import Scale
 from ._local import SPSA, Remembering
 from ._partition import Declared, Partition
 from ._perturbation import Perturbation
+from ._process_group import check_ranks, placement_of, ranks_of, unwrapped
 from ._random import Streams
 from ._result import StepResult
 from ._step import Setting, Step
@@ -62,7 +64,15 @@ class Engine:
         own: Parameters or modules that are one task's own, by task. What is declared neither here
             nor in ``shared`` is found from the autograd graph at the first step; where only ``own``
             is declared, all else is shared.
-        seed: The seed of the engine's own random numbers; the global ones are never seeded.
+        seed: The seed of the engine's own random numbers; the global ones are never seeded. It
+            must be the same on all ranks.
+        process_group: The processes that take each step together, all from the same parameters, on
+            the union of their batches; the default group where ``torch.distributed`` is
+            initialised. The model may be wrapped in ``DistributedDataParallel`` (give the engine
+            the wrapper) or divided by ``fully_shard``.
+        sync_perturbation: Whether all ranks perturb along the gradient of the whole batch, as one
+            process would; else each perturbs along that of its own batch (m-sharpness: arXiv
+            2010.01412, §4.1), which costs less traffic and is no approximation of the other.
 
     Attributes:
         model: The model.
@@ -70,6 +80,7 @@ class Engine:
         aggregator: The TorchJD object; give its ``parameters()`` to the optimizer.
         perturbation: How to perturb.
         decompose: Whether the aggregation is decomposed.
+        sync_perturbation: Whether all ranks perturb along one gradient.
 
     Raises:
         TypeError: If an argument is of a wrong kind.
@@ -101,6 +112,8 @@ class Engine:
         shared: Declared | None = None,
         own: Mapping[str, Declared] | None = None,
         seed: int = 0,
+        process_group: ProcessGroup | None = None,
+        sync_perturbation: bool = True,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module; found {type(model).__name__}.")
@@ -130,19 +143,30 @@ class Engine:
             # What the optimizer trains is one and the same for both.
             learnt = {id(p): p for p in self.aggregator.parameters()}
             flat = combiner(copy.deepcopy(self.aggregator, learnt), n_tasks)
+        ranks = ranks_of(model, self.tasks, process_group)
+        self.sync_perturbation = sync_perturbation
+        self._unwrapped = unwrapped(model)
+        self._checked = False
         self._setting = Setting(
-            model=model,
+            model=self._unwrapped,
             tasks=self.tasks,
             perturbation=perturbation,
             combiner=combining,
             flat_combiner=flat,
-            partition=Partition(model, self.tasks, shared, own),
+            partition=Partition(self._unwrapped, self.tasks, shared, own),
             streams=Streams(seed),
-            tracer=Tracer(model),
+            tracer=Tracer(self._unwrapped),
+            ranks=ranks,
+            placement=placement_of(model, ranks, combining, sync_perturbation=sync_perturbation),
+            sync_perturbation=sync_perturbation,
         )
 
     def backward(
-        self, losses: Losses | Sequence[Losses], *, grad_scaler: GradScaler | None = None
+        self,
+        losses: Losses | Sequence[Losses],
+        *,
+        batch_size: BatchSize | Sequence[BatchSize] | None = None,
+        grad_scaler: GradScaler | None = None,
     ) -> StepResult:
         """Evaluates the losses and adds the aggregated gradients to the parameters' ``.grad``.
 
@@ -153,6 +177,10 @@ class Engine:
                 the step. A list of closures stands for micro-batches: each is perturbed along its
                 own gradient (m-SAM), and the task gradients are averaged before they are
                 aggregated, once.
+            batch_size: The number of samples that the losses are means over, where this differs
+                between the ranks or between the micro-batches: means over these are weighted by
+                it. It is a number, or one by task (left out: 1); a list of these for micro-batches.
+                With 0, a task's loss does not count. Left out, all losses count the same.
             grad_scaler: The scaler of fp16 training: gradients are then scaled, as those of
                 ``scaler.scale(loss).backward()`` are.
 
@@ -173,21 +201,27 @@ class Engine:
         """
         scale = Scale(self._factor(grad_scaler))
         device_types = {"cpu", *(parameter.device.type for parameter in self.model.parameters())}
-        with confined(closures_of(losses), device_types) as closures:
-            step = Step(self._setting, closures, scale)
+        ranks, placement = self._setting.ranks, self._setting.placement
+        checked = closures_of(losses)
+        sizes = sizes_of(batch_size, len(checked), self.tasks)
+        with confined(checked, device_types) as inside:
+            closures = [placement.guarded(closure) for closure in inside]
+            step = Step(self._setting, closures, sizes, scale)
             try:
-                step.gather()
-                step.aggregate()
+                with ranks.together():
+                    self._check_ranks()
+                    placement.start()
+                    step.gather()
+                    step.aggregate()
             except BaseException as error:
                 step.forget()
                 scaled = grad_scaler is not None and grad_scaler.is_enabled()
                 if not (scaled and isinstance(error, NonFiniteError)):
                     raise
                 self._overflow()
-                return StepResult(step.losses.values(), overflowed=True)
+                return self._result(step, overflowed=True)
             step.write()
-            perturbed = step.perturbed.values() or None
-            return StepResult(step.losses.values(), perturbed, step.weights, step.gramian)
+            return self._result(step)
 
     @property
     def needs_losses_after_step(self) -> bool:
@@ -277,6 +311,7 @@ class Engine:
             if part is not None:
                 part.last = state["last_losses"]
         setting.streams.load_state_dict(state["streams"])
+        self._checked = False
         setting.partition.load_state_dict(state["partition"])
 
     def citation(self) -> str:
@@ -292,7 +327,10 @@ class Engine:
         return bibtex(dict.fromkeys([*keys, "quinton2024jacobian"]))
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{key}={value}" for key, value in self._configuration().items())
+        shown = self._configuration()
+        if (ranks := self._setting.ranks.size) > 1:
+            shown |= {"ranks": repr(ranks), "sync_perturbation": repr(self.sync_perturbation)}
+        parts = ", ".join(f"{key}={value}" for key, value in shown.items())
         return f"Engine({parts})"
 
     def _configuration(self) -> dict[str, str]:
@@ -306,7 +344,28 @@ class Engine:
 
     def _shapes(self) -> dict[str, list[int]]:
         """The shapes of the model's parameters."""
-        return {name: list(parameter.shape) for name, parameter in self.model.named_parameters()}
+        named = self._unwrapped.named_parameters()
+        return {name: list(parameter.shape) for name, parameter in named}
+
+    def _result(self, step: Step, *, overflowed: bool = False) -> StepResult:
+        """What a step saw; of one that has overflowed, the losses."""
+        return StepResult(
+            step.losses.values(),
+            None if overflowed else step.perturbed.values() or None,
+            None if overflowed else step.weights,
+            None if overflowed else step.gramian,
+            overflowed=overflowed,
+            ranks=self._setting.ranks.size,
+            sync_perturbation=self.sync_perturbation,
+        )
+
+    def _check_ranks(self) -> None:
+        """Makes sure, before the first step, that all ranks start from the same place."""
+        if self._checked:
+            return
+        facts = {**self._configuration(), "sync_perturbation": repr(self.sync_perturbation)}
+        check_ranks(self._setting.ranks, self._unwrapped, self._setting.streams, facts)
+        self._checked = True
 
     def _factor(self, grad_scaler: GradScaler | None) -> Tensor | None:
         """The factor of a grad scaler, as a tensor."""

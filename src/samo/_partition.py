@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ._errors import PartitionError
 from ._graph import Reached
+from ._placement import Placement
+from ._ranks import Ranks
 
 Declared = Iterable[Parameter | nn.Module] | Parameter | nn.Module
 """Parameters, or modules that stand for all of theirs."""
@@ -68,27 +71,33 @@ class Partition:
         """Whether these tasks' parameters are known already."""
         return self._seen.issuperset(tasks) and self._trainable().keys() <= self._reach.keys()
 
-    def update(self, losses: Mapping[str, Tensor]) -> None:
+    def is_news(self, losses: Mapping[str, Tensor], placement: Placement) -> bool:
+        """Whether the graphs of the losses may tell what is not known yet."""
+        if self._trainable().keys() != self._names.keys() or not self.knows(losses):
+            return True
+        if not self._unreached:
+            return False
+        leaves = placement.behind(Reached(losses.values()).leaves)
+        return not self._unreached.isdisjoint(leaves)
+
+    def update(self, losses: Mapping[str, Tensor], ranks: Ranks, placement: Placement) -> None:
         """Learns from the graphs of the losses what is not known yet.
 
         Args:
-            losses: The natural losses by task, with their graphs.
+            losses: The natural losses of this rank by task, with their graphs.
+            ranks: The ranks, which learn from each other.
+            placement: Where the parameters are.
 
         Raises:
             PartitionError: If the graph cannot tell, contradicts what was declared, or leaves
                 nothing to train or to share.
         """
         named = self._trainable()
-        if (
-            named.keys() == self._names.keys()
-            and self.knows(losses)
-            and not (self._unreached and self._unreached & Reached(losses.values()).leaves)
-        ):
-            return
         # Of a parameter that is trainable since now, it is not known what other tasks reach it.
         seen = set(losses) | (self._seen if named.keys() <= self._reach.keys() else set())
         reach = {i: set(self._reach.get(i, ())) for i in self._reach.keys() | named.keys()}
-        unambiguous = self._learn(losses, named, reach)
+        unambiguous = self._learn(losses, named, reach, placement)
+        unambiguous = self._unite(ranks, named, reach, seen, unambiguous)
         shared: list[Parameter] = []
         own: dict[str, list[Parameter]] = {task: [] for task in self._tasks}
         unreached: set[int] = set()
@@ -158,6 +167,7 @@ class Partition:
         losses: Mapping[str, Tensor],
         named: Mapping[int, object],
         reach: dict[int, set[str]],
+        placement: Placement,
     ) -> bool:
         """Notes which tasks reach which parameters; False if a compiled graph hides it."""
         found = {task: Reached([loss]) for task, loss in losses.items()}
@@ -173,9 +183,28 @@ class Partition:
                     f"Engine(.., shared=.., own=..)."
                 )
         for task, reached in found.items():
-            for i in reached.leaves & named.keys():
+            for i in placement.behind(reached.leaves) & named.keys():
                 reach[i].add(task)
         return True
+
+    def _unite(
+        self,
+        ranks: Ranks,
+        named: Iterable[int],
+        reach: dict[int, set[str]],
+        seen: set[str],
+        unambiguous: bool,
+    ) -> bool:
+        """Adds what the other ranks have noted; False if a compiled graph hides it from one."""
+        rows = [*(reach[i] for i in named), seen]
+        flags = torch.tensor([[task in row for task in self._tasks] for row in rows])
+        ambiguous = torch.tensor([not unambiguous])
+        *united, hidden = ranks.largest(torch.cat([flags.flatten(), ambiguous])).tolist()
+        k = len(self._tasks)
+        for number, row in enumerate(rows):
+            there = united[number * k : (number + 1) * k]
+            row |= {task for task, flag in zip(self._tasks, there, strict=True) if flag}
+        return not hidden
 
 
 def _claims(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
 from torch import nn
+from torch.distributed import ProcessGroup
 from torchjd.aggregation import Aggregator, Weighting
 from torchjd.scalarization import Scalarizer
 
@@ -23,6 +24,8 @@ class EngineOptions(TypedDict, total=False):
     shared: Declared | None
     own: Mapping[str, Declared] | None
     seed: int
+    process_group: ProcessGroup | None
+    sync_perturbation: bool
 
 
 class Options(EngineOptions, total=False):

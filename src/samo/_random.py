@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -98,6 +99,12 @@ class Streams:
             self._generators[name] = generator
         return self._generators[name]
 
+    def apart(self, rank: int) -> Streams:
+        """Generators of one rank alone, which leave these in the same state on all ranks."""
+        device = torch.device("cpu")
+        seed = torch.randint(1 << 62, (), generator=self.on(device)).item()
+        return Streams(int(seed) + rank)
+
     @contextmanager
     def as_global(self, devices: Iterable[torch.device]) -> Iterator[None]:
         """Lets code that draws from torch's global generators draw from these instead."""
@@ -114,6 +121,13 @@ class Streams:
             for device, source in sources.items():
                 self.on(device).set_state(source.get())
                 source.set(outside[device])
+
+    def facts(self) -> dict[str, str]:
+        """What must be the same on all ranks, in words."""
+        digest = hashlib.sha256()
+        for name, state in sorted(self.state_dict()["states"].items()):
+            digest.update(name.encode() + state.cpu().numpy().tobytes())
+        return {"seed": str(self._seed), "random state": digest.hexdigest()[:8]}
 
     def state_dict(self) -> dict[str, Any]:
         """The seed, and the generators' states by device."""

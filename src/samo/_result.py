@@ -24,6 +24,10 @@ class StepResult:
             matrix of task gradients was made: the weights were known before.
         overflowed: Whether a loss or gradient was not finite in a step with a ``grad_scaler``. The
             gradients are then not finite, so that ``grad_scaler.step`` skips the step.
+        ranks: The number of processes that took the step together. Losses, Gramian and weights are
+            of their whole batch, and the same on all of them.
+        sync_perturbation: Whether the ranks perturbed along one gradient; else each did along its
+            own (m-sharpness), and the perturbed losses are means of losses at different points.
     """
 
     losses: Mapping[str, Tensor]
@@ -31,6 +35,8 @@ class StepResult:
     weights: Tensor | None = field(default=None, repr=False)
     gramian: Tensor | None = field(default=None, repr=False)
     overflowed: bool = False
+    ranks: int = 1
+    sync_perturbation: bool = True
 
     @property
     def sharpness(self) -> dict[str, Tensor] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -11,15 +10,18 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ._ascent import Ascent
+from ._ascent import Ascent, Evaluate
 from ._closure import Losses, evaluated
 from ._errors import NonFiniteError
 from ._gradients import Scale, TaskGradients
 from ._ledger import Ledger
 from ._local import Remembering
 from ._partition import Partition
+from ._parts import assembled, local
 from ._perturbation import Perturbation
+from ._placement import Placement, Replicated
 from ._random import Streams
+from ._ranks import Agreement, Alone, Ranks
 from ._trace import Trace, Tracer
 from ._vector import Layout, Matrix, Vector, wide, widest
 from .aggregation._combine import (
@@ -43,26 +45,32 @@ class Setting:
     partition: Partition
     streams: Streams
     tracer: Tracer
+    ranks: Ranks
+    placement: Placement
+    sync_perturbation: bool
 
 
 class Means:
-    """Means of the tasks' losses over the micro-batches that they are present in."""
+    """Means of the tasks' losses over the micro-batches, weighted by their sizes."""
 
     def __init__(self, tasks: Sequence[str]) -> None:
-        self._tasks = tasks
-        self._sums: dict[str, Tensor] = {}
-        self._counts: Counter[str] = Counter()
+        self._found: dict[str, list[tuple[Tensor, float]]] = {task: [] for task in tasks}
 
-    def add(self, losses: Mapping[str, Tensor]) -> None:
+    def add(self, losses: Mapping[str, Tensor], sizes: Mapping[str, float]) -> None:
         """Takes in the losses of a micro-batch."""
         for task, loss in losses.items():
-            value = loss.detach().clone()  # a loss may be a parameter, or a view of one
-            self._sums[task] = self._sums[task] + value if task in self._sums else value
-        self._counts.update(losses.keys())
+            self._found[task].append((loss, sizes[task]))
 
     def values(self) -> dict[str, Tensor]:
         """The means, by task in the order of the tasks."""
-        return {t: self._sums[t] / self._counts[t] for t in self._tasks if t in self._sums}
+        means = {}
+        for task, found in self._found.items():
+            if len(found) == 1:
+                means[task] = found[0][0]
+            elif found:
+                total = sum(size for _, size in found)
+                means[task] = torch.stack([loss * (size / total) for loss, size in found]).sum()
+        return means
 
 
 class Step:
@@ -71,12 +79,19 @@ class Step:
     Args:
         setting: What is the engine's.
         closures: The closures, one for each micro-batch.
+        sizes: The sizes of the micro-batches by task.
         scale: The factor on losses before backward passes.
     """
 
-    def __init__(self, setting: Setting, closures: Sequence[Losses], scale: Scale) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        closures: Sequence[Losses],
+        sizes: Sequence[Mapping[str, float]],
+        scale: Scale,
+    ) -> None:
         self._setting = setting
-        self._closures = closures
+        self._closures, self._sizes = closures, sizes
         self._scale = scale
         self._ledger = Ledger()
         self.losses = Means(setting.tasks)
@@ -87,6 +102,7 @@ class Step:
         self._bring_back: list[Callable[[], None]] = []
         self._gradients: TaskGradients
         self._natural: TaskGradients | None = None
+        self._here: list[str] = []
         self._update: Vector
 
     def gather(self) -> None:
@@ -96,15 +112,17 @@ class Step:
             self._discover()
         for number, closure in enumerate(self._closures):
             with setting.tracer.trace() as trace, self._blaming(closure, trace):
-                gradients, natural = self._evaluate(closure, trace)
+                gradients, natural = self._evaluate(closure, trace, self._sizes[number])
             if number > 0:
                 gradients.merge(self._gradients)
                 if natural is not None and self._natural is not None:
                     natural.merge(self._natural)
             self._gradients, self._natural = gradients, natural
-        self._gradients.average()
-        if self._natural is not None:
-            self._natural.average()
+        for made in (self._gradients, self._natural):
+            if made is not None:
+                made.reduce()
+                if len(self._closures) > 1:
+                    made.average()
 
     def aggregate(self) -> None:
         """Makes one gradient of the tasks'."""
@@ -133,6 +151,7 @@ class Step:
                 self.gramian = gramian
                 if weights is not None and self.weights is not None:
                     self.weights = torch.stack([weights, self.weights])
+            self._update = gradients.whole(self._update)
         if self.weights is not None:
             self._ledger.note(gradients.present, "weight", self.weights.sum())
         self._ledger.verify()
@@ -157,58 +176,120 @@ class Step:
             if isinstance(local, Remembering):
                 names = [partition.name(parameter) for parameter in partition.shared]
                 for task, vector in gradients.remembered.items():
-                    local.remember(task, dict(zip(names, vector.tensors, strict=True)))
+                    parts = zip(vector.tensors, partition.shared, strict=True)
+                    whole = [assembled(part, parameter) for part, parameter in parts]
+                    local.remember(task, dict(zip(names, whole, strict=True)))
 
     def forget(self) -> None:
         """Brings a method that has learnt from the losses back to where it was before the step."""
         for bring_back in self._bring_back:
             bring_back()
 
+    def _natural_pass(
+        self, closure: Losses, trace: Trace, sizes: Mapping[str, float]
+    ) -> tuple[Agreement, dict[str, Tensor]]:
+        """Evaluates the natural losses, and agrees with the other ranks on what is there."""
+        setting = self._setting
+        ranks, placement, partition = setting.ranks, setting.placement, setting.partition
+        ask = partial(evaluated, closure, setting.tasks, setting.tasks, may_leave_out=True)
+        with torch.enable_grad():
+            losses = trace.natural(ask)
+        agreed = ranks.agree(losses, sizes, news=partition.is_news(losses, placement))
+        if not agreed.means:
+            raise ValueError(
+                f"The losses closure was asked for {list(setting.tasks)} and no rank's returned a "
+                f"loss that counts; some task must be present."
+            )
+        losses = placement.taking_part(losses, agreed)
+        if agreed.news:
+            partition.update(losses, ranks, placement)
+        self._here = list(losses)
+        for task, loss in agreed.means.items():
+            self._ledger.note([task], "natural loss", loss)
+        self.losses.add(agreed.means, agreed.sizes)
+        return agreed, losses
+
     def _evaluate(
-        self, closure: Losses, trace: Trace
+        self, closure: Losses, trace: Trace, sizes: Mapping[str, float]
     ) -> tuple[TaskGradients, TaskGradients | None]:
         """One micro-batch: the natural pass, the ascent, and the gradients at the points found."""
         setting, scale, ledger = self._setting, self._scale, self._ledger
-        ask = partial(evaluated, closure, tasks=setting.tasks)
-        with torch.enable_grad():
-            losses = trace.natural(lambda: ask(setting.tasks, may_leave_out=True))
-        setting.partition.update(losses)
-        for task, loss in losses.items():
-            ledger.note([task], "natural loss", loss)
-        self.losses.add(losses)
+        agreed, losses = self._natural_pass(closure, trace, sizes)
+        tasks = list(agreed.means)
         if len(self._closures) == 1 and isinstance(setting.combiner, WeightsFirst):
             self._weigh(setting.combiner)
         perturbation = setting.perturbation
         if perturbation is None or perturbation.rho == 0:
-            gradients = self._task_gradients()
-            gradients.collect(losses, scale, ledger, "natural")
+            gradients = self._task_gradients(agreed)
+            gradients.collect(tasks, losses, scale, ledger, "natural")
+            if len(self._closures) > 1:
+                gradients.weigh(agreed.sizes)
             return gradients, None
 
         def replay(tasks: Sequence[str]) -> dict[str, Tensor]:
             return self._replay(trace, closure, tasks, list(losses))
 
-        ascent = Ascent(
-            perturbation, setting.partition, losses, replay, setting.streams, scale, ledger
-        )
+        ascent = self._ascent(perturbation, agreed, losses, replay)
         natural = None
         if setting.flat_combiner is not None:
-            natural = TaskGradients(setting.partition, setting.tasks)
-            natural.collect(losses, scale, ledger, "natural")
-            ascent.from_gradients(natural)
+            natural = TaskGradients(
+                setting.partition, setting.placement, setting.tasks, agreed.shares
+            )
+            natural.collect(tasks, losses, scale, ledger, "natural")
+            if setting.sync_perturbation:
+                natural.reduce()
+            of_one = setting.sync_perturbation
+            ascent.from_gradients(natural, dict.fromkeys(tasks, 1.0) if of_one else agreed.shares)
         else:
             ascent.from_losses()
-        gradients = self._task_gradients(remembers=isinstance(ascent.estimator, Remembering))
-        for group in ascent.groups:
+        remembers = isinstance(ascent.estimator, Remembering)
+        gradients = self._task_gradients(agreed, remembers=remembers)
+        perturbed: dict[str, Tensor] = {}
+        for group in ascent.groups(tasks):
+            here = [task for task in group if task in losses]
             with ascent.displaced(group):
                 with torch.enable_grad():
-                    perturbed = replay(group)
-                for task, loss in perturbed.items():
+                    found = replay(here) if here else {}
+                for task, loss in found.items():
                     ledger.note([task], "perturbed loss", loss)
-                self.perturbed.add(perturbed)
+                    perturbed[task] = loss.detach().clone()  # a loss may be a parameter
                 # Who is to blame for a sum must be found out here, where it is not finite.
                 with self._blaming(closure, trace) if len(group) > 1 else nullcontext():
-                    gradients.collect(perturbed, scale, ledger, "perturbed")
+                    gradients.collect(group, found, scale, ledger, "perturbed")
+        self.perturbed.add(setting.ranks.means(tasks, perturbed, agreed.shares), agreed.sizes)
+        if len(self._closures) > 1:
+            gradients.weigh(agreed.sizes)
+            if natural is not None:
+                natural.weigh(agreed.sizes)
         return gradients, natural
+
+    def _ascent(
+        self,
+        perturbation: Perturbation,
+        agreed: Agreement,
+        losses: Mapping[str, Tensor],
+        evaluate: Evaluate,
+    ) -> Ascent:
+        """The ascent of all ranks, or of this rank by itself."""
+        setting = self._setting
+        ranks, placement, streams = setting.ranks, setting.placement, setting.streams
+        if not setting.sync_perturbation:
+            streams = streams.apart(ranks.rank)
+            ranks = Alone()
+            placement = Replicated(setting.model, ranks)
+            agreed = ranks.agree(losses, agreed.sizes, news=False)
+        return Ascent(
+            perturbation,
+            setting.partition,
+            ranks,
+            placement,
+            agreed,
+            losses,
+            evaluate,
+            streams,
+            self._scale,
+            self._ledger,
+        )
 
     def _replay(
         self, trace: Trace, closure: Losses, tasks: Sequence[str], present: Sequence[str]
@@ -223,16 +304,22 @@ class Step:
         losses = trace.replay(ask, present)
         return {task: losses[task] for task in tasks}
 
-    def _task_gradients(self, *, remembers: bool = False) -> TaskGradients:
+    def _task_gradients(self, agreed: Agreement, *, remembers: bool = False) -> TaskGradients:
         setting, weights = self._setting, None
+        # Columns alone are enough where nothing but inner products and sums is made of the rows.
+        gramian = isinstance(setting.combiner, WeightsOfGramian) and setting.flat_combiner is None
+        divides = gramian and not remembers and len(self._closures) == 1
         if self.weights is not None:
             weights = dict(zip(self.losses.values(), self.weights, strict=True))
         return TaskGradients(
             setting.partition,
+            setting.placement,
             setting.tasks,
+            agreed.shares,
             weights=weights,
             weighs_own=weights is not None and isinstance(setting.combiner, WeightsOfLosses),
             remembers=remembers,
+            columns=setting.placement.columns(setting.partition.shared) if divides else None,
         )
 
     def _weigh(self, combiner: WeightsFirst, gradients: TaskGradients | None = None) -> Tensor:
@@ -304,19 +391,12 @@ class Step:
 
     def _discover(self) -> None:
         """Finds the partition before micro-batches are evaluated, so that it stays the same."""
+        setting = self._setting
         for closure in self._closures:
-            with self._setting.tracer.trace() as trace, torch.enable_grad():
-                self._setting.partition.update(
-                    trace.rehearse(
-                        partial(
-                            evaluated,
-                            closure,
-                            self._setting.tasks,
-                            self._setting.tasks,
-                            may_leave_out=True,
-                        )
-                    )
-                )
+            ask = partial(evaluated, closure, setting.tasks, setting.tasks, may_leave_out=True)
+            with setting.tracer.trace() as trace, torch.enable_grad():
+                losses = trace.rehearse(ask)
+                setting.partition.update(losses, setting.ranks, setting.placement)
 
     @contextmanager
     def _blaming(self, closure: Losses, trace: Trace) -> Iterator[None]:
@@ -332,12 +412,14 @@ class Step:
             return error
         setting = self._setting
         parameters = [p for p in setting.model.parameters() if p.requires_grad]
-        for task in error.tasks:
+        for task in [task for task in error.tasks if task in self._here]:
             with torch.enable_grad():
-                loss = self._replay(trace, closure, [task], error.tasks)[task]
-            seed = self._scale.seed(loss)
-            gradients = torch.autograd.grad(loss, parameters, seed, allow_unused=True)
-            if not all(g.isfinite().all() for g in [loss, *gradients] if g is not None):
+                loss = self._replay(trace, closure, [task], self._here)[task]
+            gradients = setting.placement.differentiate(
+                [loss], parameters, [self._scale.seed(loss)], retain=False
+            )
+            layout = Layout(parameters, setting.placement.spread)
+            if not (loss.isfinite() and layout.copy_of(gradients).norm().isfinite()):
                 return NonFiniteError([task], error.stage)
         return error
 
@@ -351,9 +433,9 @@ def _accumulate(
         if not here:
             continue
         if parameter.grad is None:
-            parameter.grad = gradient
+            parameter.grad = assembled(gradient, parameter)
         else:
-            sums.append(parameter.grad)
+            sums.append(local(parameter.grad))
             terms.append(gradient)
     if sums:
         torch._foreach_add_(sums, terms)

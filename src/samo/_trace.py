@@ -19,8 +19,9 @@ from torch.utils.hooks import RemovableHandle
 
 from ._buffers import Registered, Scratch
 from ._graph import Reached
+from ._parts import local
 from ._random import Sources
-from ._vector import Layout, Vector
+from ._vector import Layout, Spread, Vector
 
 T = TypeVar("T")
 
@@ -40,11 +41,12 @@ class Point:
 
     Args:
         parameters: The parameters.
+        spread: Sums numbers over the ranks that hold parts of them.
     """
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self._live = [parameter.data for parameter in parameters]
-        self.layout = Layout(self._live)
+    def __init__(self, parameters: Sequence[Tensor], spread: Spread | None = None) -> None:
+        self._live = [local(parameter).data for parameter in parameters]
+        self.layout = Layout(self._live, spread)
         self.values = self.layout.copy_of(self._live)
 
     @contextmanager

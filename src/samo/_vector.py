@@ -9,28 +9,36 @@ the network's own tensors by ``torch._foreach`` on the views.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from ._parts import local
+
 # Columns of the K x m matrix that are brought to float64 at a time when its Gramian is made: large
 # enough that the matrix product dominates, small enough that the copy stays in cache.
 _GRAMIAN_COLUMNS = 1 << 16
+
+Spread = Callable[[Tensor], Tensor]
+"""Sums numbers over the ranks that hold the coordinates of a vector between them."""
 
 
 class Layout:
     """Where each of a list of tensors lies in flat storage.
 
     Args:
-        tensors: The tensors to model the layout on; they are not kept.
+        tensors: The tensors to model the layout on, of which this rank's parts count; they are not
+            kept.
+        spread: Sums numbers over the ranks, where these have the coordinates between them.
     """
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor], spread: Spread | None = None) -> None:
+        self.spread = spread
         self._sizes: dict[tuple[torch.device, torch.dtype], int] = {}
         self._places: list[tuple[int, int, torch.Size, tuple[int, ...]]] = []
-        for tensor in tensors:
+        for tensor in map(local, tensors):
             key = (tensor.device, tensor.dtype)
             offset = self._sizes.setdefault(key, 0)
             self._sizes[key] += tensor.numel()
@@ -55,6 +63,19 @@ class Layout:
         """A matrix of that many rows of this layout, all zero."""
         flats = [torch.zeros(rows, n, device=d, dtype=t) for (d, t), n in self._sizes.items()]
         return Matrix(self, flats, [self._over([flat[i] for flat in flats]) for i in range(rows)])
+
+    def divided(self, parts: int, spread: Spread) -> Layout:
+        """The layout of an even share of the coordinates, in as many parts."""
+        keys = self._sizes.items()
+        like = [torch.empty((), device=d, dtype=t).expand(-(-n // parts)) for (d, t), n in keys]
+        return Layout(like, spread)
+
+    def padded(self, parts: int) -> Vector:
+        """A vector of this layout, all zero, whose storage can be cut in as many even parts."""
+        keys = self._sizes.items()
+        return self._over(
+            [torch.zeros(-(-n // parts) * parts, device=d, dtype=t) for (d, t), n in keys]
+        )
 
     def over(self, flat: Tensor) -> Vector:
         """A vector of this layout with the values of a row of `Matrix.whole`."""
@@ -93,7 +114,7 @@ class Vector:
                 flat.zero_()
         if present:
             own, others = zip(*present, strict=True)
-            torch._foreach_copy_(own, others)
+            torch._foreach_copy_(own, tuple(map(local, others)))
         return self
 
     def add_(self, tensors: Sequence[Tensor | None], alpha: Tensor | float = 1.0) -> Self:
@@ -123,18 +144,15 @@ class Vector:
 
     def norm(self) -> Tensor:
         """The Euclidean norm of the whole, in float32 or wider: a 0-d tensor."""
-        norms: list[Tensor]
-        norms = [torch.linalg.vector_norm(f, dtype=wide(f.dtype)) for f in self.flats]
-        if len(norms) == 1:
-            return norms[0]
-        if not norms:
-            return torch.zeros(())
-        dtype = widest(norms)
-        return torch.stack([n.to(norms[0].device, dtype) for n in norms]).square().sum().sqrt()
+        return _norm([_norm_of(flat) for flat in self.flats], self.layout.spread)
 
     def norms(self) -> list[Tensor]:
         """The Euclidean norm of each tensor, in float32 or wider: 0-d tensors."""
-        return [torch.linalg.vector_norm(t, dtype=wide(t.dtype)) for t in self.tensors]
+        norms = [_norm_of(tensor) for tensor in self.tensors]
+        if self.layout.spread is None or not norms:
+            return norms
+        squares = torch.stack([norm.to(norms[0]) for norm in norms]).square()
+        return list(self.layout.spread(squares).sqrt())
 
 
 class Matrix:
@@ -177,7 +195,7 @@ class Matrix:
                 wide_columns = columns.to(torch.float64)
                 part.addmm_(wide_columns, wide_columns.T)
             total += part.cpu()
-        return total
+        return total if self.layout.spread is None else self.layout.spread(total)
 
     def whole(self) -> Tensor:
         """The matrix as one tensor on the first device, in float32 or wider: ``[rows, m]``."""
@@ -190,6 +208,22 @@ class Matrix:
         for flat, out in zip(self.flats, combined.flats, strict=True):
             torch.mv(flat.T, weights.to(flat.device, flat.dtype), out=out)
         return combined
+
+
+def _norm_of(tensor: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=wide(tensor.dtype))
+    return norm
+
+
+def _norm(norms: list[Tensor], spread: Spread | None) -> Tensor:
+    """The norm of a whole from those of its pieces."""
+    if len(norms) == 1 and spread is None:
+        return norms[0]
+    if not norms:
+        return torch.zeros(())
+    dtype = widest(norms)
+    square = torch.stack([n.to(norms[0].device, dtype) for n in norms]).square().sum()
+    return (square if spread is None else spread(square)).sqrt()
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
