@@ -153,9 +153,7 @@ class Ascent:
         """
         here = [task for task in tasks if task in self._losses]
         own = [parameter for task in tasks for parameter in self._own[task][0]]
-        seeds = [
-            self._scale.seed(self._losses[t], weight * self._agreed.shares[t]) for t in here
-        ]
+        seeds = [self._scale.seed(self._losses[t], weight * self._agreed.shares[t]) for t in here]
         gradients = gradients_of(
             [self._losses[task] for task in here],
             [*self.shared, *own],

@@ -147,6 +147,7 @@ class Engine:
         self.sync_perturbation = sync_perturbation
         self._unwrapped = unwrapped(model)
         self._checked = False
+        self._sizes: dict[str, float] = {}
         self._setting = Setting(
             model=self._unwrapped,
             tasks=self.tasks,
@@ -221,6 +222,7 @@ class Engine:
                 self._overflow()
                 return self._result(step, overflowed=True)
             step.write()
+            self._sizes = step.sizes
             return self._result(step)
 
     @property
@@ -232,7 +234,8 @@ class Engine:
         """Tells a method that needs it (`needs_losses_after_step`) what the step has come to.
 
         Args:
-            losses: The losses on the same batch, after the optimizer's step, by task.
+            losses: The losses on the same batch, after the optimizer's step, by task. All ranks
+                must tell theirs.
 
         Raises:
             ValueError: If there is none, or one of an unknown task, and the method needs them.
@@ -241,14 +244,17 @@ class Engine:
         method = self._setting.combiner
         if update is None or method.last is None:
             return
-        present = [i for i, task in enumerate(self.tasks) if task in losses]
-        if not present or len(present) < len(losses):
-            raise ValueError(
-                f"losses must map some of the tasks {list(self.tasks)} to their losses; "
-                f"found {list(losses)}."
-            )
-        values = torch.stack([losses[self.tasks[i]].detach() for i in present])
-        update(method.filled(values.to(method.last), present))
+        ranks, sizes = self._setting.ranks, self._sizes
+        with ranks.together():
+            here = {task: losses[task] for task in self.tasks if task in losses}
+            agreed = ranks.agree(here, {t: sizes.get(t, 1.0) for t in here}, news=False)
+            if not agreed.means or len(here) < len(losses):
+                raise ValueError(
+                    f"losses must map some of the tasks {list(self.tasks)} to their losses; "
+                    f"found {list(losses)}."
+                )
+        values = torch.stack(list(agreed.means.values())).to(method.last)
+        update(method.filled(values, [self.tasks.index(task) for task in agreed.means]))
 
     def epoch_ended(self) -> None:
         """Tells a method that counts epochs (DWA) that one has ended; others don't mind."""

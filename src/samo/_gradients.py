@@ -74,7 +74,9 @@ class TaskGradients:
         self._weighs_own = weighs_own
         self._remembers = remembers
         self._layout = Layout(self._shared, placement.spread)
-        layout = self._layout if columns is None else self._layout.divided(columns.size, columns.total)
+        layout = (
+            self._layout if columns is None else self._layout.divided(columns.size, columns.total)
+        )
         self.rows: Matrix | None = layout.matrix(len(tasks)) if weights is None else None
         self.total: Vector | None = layout.zeros() if weights is not None else None
         self.own: dict[str, Vector] = {}

@@ -91,11 +91,12 @@ class Step:
         scale: Scale,
     ) -> None:
         self._setting = setting
-        self._closures, self._sizes = closures, sizes
+        self._closures, self._batch_sizes = closures, sizes
         self._scale = scale
         self._ledger = Ledger()
         self.losses = Means(setting.tasks)
         self.perturbed = Means(setting.tasks)
+        self.sizes: dict[str, float] = {}
         self.weights: Tensor | None = None
         self.gramian: Tensor | None = None
         self._method_gradients: list[Tensor | None] = []
@@ -112,7 +113,7 @@ class Step:
             self._discover()
         for number, closure in enumerate(self._closures):
             with setting.tracer.trace() as trace, self._blaming(closure, trace):
-                gradients, natural = self._evaluate(closure, trace, self._sizes[number])
+                gradients, natural = self._evaluate(closure, trace, self._batch_sizes[number])
             if number > 0:
                 gradients.merge(self._gradients)
                 if natural is not None and self._natural is not None:
@@ -204,6 +205,8 @@ class Step:
         if agreed.news:
             partition.update(losses, ranks, placement)
         self._here = list(losses)
+        for task in losses:
+            self.sizes[task] = self.sizes.get(task, 0.0) + sizes[task]
         for task, loss in agreed.means.items():
             self._ledger.note([task], "natural loss", loss)
         self.losses.add(agreed.means, agreed.sizes)

@@ -86,7 +86,9 @@ class Together(Ranks):
         digests = [hashlib.sha256(fact.encode()).digest()[:7] for fact in facts.values()]
         numbers = torch.tensor([int.from_bytes(digest, "big") for digest in digests])
         highest, lowest = self.largest(torch.cat([numbers, -numbers])).chunk(2)
-        differing = [name for name, same in zip(facts, (highest == -lowest), strict=True) if not same]
+        differing = [
+            name for name, same in zip(facts, (highest == -lowest), strict=True) if not same
+        ]
         if not differing:
             return
         everyone = self._everyone([facts[name] for name in differing])
@@ -285,4 +287,3 @@ def _settle(failures: Sequence[_Failure | None], mine: Exception | None) -> None
     if mine is None or isinstance(mine, NonFiniteError):
         others = "; ".join(f"rank {r}: {kind}: {text}" for r, (kind, text, *_) in found.items())
         raise RankError(f"Another rank has failed, so no rank takes this step: {others}")
-

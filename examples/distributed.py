@@ -1,0 +1,84 @@
+"""Training on several processes, which goes on from its last checkpoint when one of them dies.
+
+torchrun --nproc-per-node 2 --max-restarts 3 examples/distributed.py [--fsdp]
+"""
+
+import argparse
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.fsdp import fully_shard
+
+import samo
+
+TASKS = ["norm", "largest", "sign"]
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 32), nn.Tanh())
+        self.heads = nn.ModuleDict({task: nn.Linear(32, 1) for task in TASKS})
+
+    def forward(self, x, tasks):
+        h = self.trunk(x)
+        return {task: self.heads[task](h).squeeze(1) for task in tasks}
+
+
+def batch(step, rank, size):  # this rank's part of it
+    x = torch.randn(62, 16, generator=torch.Generator().manual_seed(step))[rank::size].double()
+    return x, {"norm": x.norm(dim=1), "largest": x.amax(1), "sign": x.prod(1).sign()}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, default=Path("runs/distributed"))
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--every", type=int, default=20, help="steps between checkpoints")
+    parser.add_argument("--fsdp", action="store_true", help="divide the model between the ranks")
+    args = parser.parse_args()
+    # After that time, ranks that wait for one that does not answer stop with an error.
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    rank, size = dist.get_rank(), dist.get_world_size()
+    torch.manual_seed(0)  # the same model on all ranks
+    model = Net().double()
+    if args.fsdp:
+        fully_shard(model)
+    engine = samo.SAMO(model, TASKS, aggregator="fairgrad", rho=0.05)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    args.out.mkdir(parents=True, exist_ok=True)
+    file, step = args.out / "checkpoint.pt", 0
+    if file.exists():
+        saved = torch.load(file, weights_only=True)
+        state = {"model_state_dict": saved["model"], "optim_state_dict": saved["optimizer"]}
+        set_state_dict(model, optimizer, options=WHOLE, **state)
+        engine.load_state_dict(saved["engine"])
+        step = saved["step"]
+    print(f"rank {rank} of {size} starts at step {step}", flush=True)
+    while step < args.steps:
+        x, y = batch(step, rank, size)
+
+        def losses(tasks, x=x, y=y):
+            return {t: (out - y[t]).square().mean() for t, out in model(x, tasks).items()}
+
+        optimizer.zero_grad()
+        result = engine.backward(losses, batch_size=len(x))
+        optimizer.step()
+        step += 1
+        if step % args.every == 0 or step == args.steps:
+            parts = get_state_dict(model, optimizer, options=WHOLE)
+            state = dict(zip(("model", "optimizer"), parts), engine=engine.state_dict(), step=step)
+            if rank == 0:
+                torch.save(state, file.with_suffix(".new"))
+                file.with_suffix(".new").replace(file)
+                print(step, {task: round(loss.item(), 4) for task, loss in result.losses.items()})
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""What a step sends between ranks, and how long that takes: a model to plan with.
+
+It is held against the bytes that are counted at the collective operations, and against the bytes
+that pass the network interface, in ``benchmarks/scaling.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ._local import SPSA
+from ._perturbation import Perturbation
+from ._placement import DIVIDED_FROM
+
+Kind = Literal["all_reduce", "reduce_scatter", "all_gather", "broadcast"]
+
+# Of its payload, a rank sends so many times (N - 1)/N, in the best algorithms (rings).
+_ROUNDS: dict[Kind, int] = {"all_reduce": 2, "reduce_scatter": 1, "all_gather": 1, "broadcast": 1}
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Some collective operations that are alike.
+
+    Attributes:
+        what: What is sent.
+        kind: The collective operation; of a broadcast, what rank 0 sends.
+        payload: The bytes of the whole tensor: summed, scattered, gathered or copied.
+        count: How often a step.
+    """
+
+    what: str
+    kind: Kind
+    payload: int
+    count: int
+
+    def sent(self, ranks: int) -> float:
+        r"""The bytes that a rank sends: :math:`\frac{N-1}{N}` of the payload, twice to all-reduce.
+
+        Args:
+            ranks: N.
+
+        Returns:
+            The bytes.
+        """
+        return self.count * self.payload * _ROUNDS[self.kind] * (ranks - 1) / ranks
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step costs a rank, besides evaluating its own batch.
+
+    Attributes:
+        ranks: The number N of ranks.
+        transfers: What is sent.
+        memory: The bytes of the task gradients that a rank keeps.
+    """
+
+    ranks: int
+    transfers: tuple[Transfer, ...]
+    memory: int
+
+    @property
+    def calls(self) -> int:
+        """The number of collective operations."""
+        return sum(transfer.count for transfer in self.transfers)
+
+    @property
+    def payload(self) -> int:
+        """The bytes of the tensors that are given to collective operations."""
+        return sum(transfer.count * transfer.payload for transfer in self.transfers)
+
+    @property
+    def sent(self) -> float:
+        """The bytes that a rank sends."""
+        return sum(transfer.sent(self.ranks) for transfer in self.transfers)
+
+    def seconds(self, bandwidth: float, latency: float = 0.0) -> float:
+        r"""The time that it takes, where nothing overlaps.
+
+        .. math:: t = \text{calls} \cdot \text{latency} + \text{sent} / \text{bandwidth}
+
+        Args:
+            bandwidth: Of a rank's link, in bytes a second.
+            latency: Of one collective operation, in seconds.
+
+        Returns:
+            Seconds.
+        """
+        return self.calls * latency + self.sent / bandwidth
+
+
+def cost(
+    perturbation: Perturbation | None,
+    needs: Literal["nothing", "losses", "gramian", "gradients"],
+    *,
+    tasks: int,
+    shared: int,
+    ranks: int,
+    own: int = 0,
+    tensors: int = 0,
+    element: int = 4,
+    decompose: bool = False,
+    sync_perturbation: bool = True,
+    buffers: int = 0,
+) -> Cost:
+    r"""The cost of a step of a model that every rank holds whole.
+
+    With K tasks, m shared parameters of b bytes, h of the tasks' own and N ranks, a rank sends
+    about, with :math:`f = (N-1)/N`:
+
+    .. math::
+        \text{ascent: } 2f\,b\,(m + h), \quad K \text{ times where it is exact}; \qquad
+        \text{gradients: } f\,b\,(K + 1)\,m + 2f\,b\,h
+
+    the latter where the method needs the Gramian (a reduce-scatter of each row and an all-gather of
+    the result; :math:`2f\,b\,m` where it needs the losses at most, :math:`2f\,b\,K\,m` where it
+    needs the gradients themselves or the model is small). The messages by which the ranks agree on
+    losses and probes, :math:`8(2K + 5)` bytes each, count by their number.
+
+    Args:
+        perturbation: The perturbation; None for plain multi-task learning.
+        needs: What the method needs (`Method.needs <samo.aggregation>`, see ``samo list``).
+        tasks: K.
+        shared: m, the number of shared parameters.
+        ranks: N.
+        own: h, the number of parameters of all tasks' own together, evenly divided.
+        tensors: The number of parameter tensors.
+        element: b, the bytes of a parameter.
+        decompose: Whether the aggregation is decomposed.
+        sync_perturbation: Whether all ranks perturb along one gradient.
+        buffers: The bytes of the model's buffers.
+
+    Returns:
+        The cost: of each step but the first, at which the ranks also get to know each other.
+
+    Example:
+        Eleven tasks on a ResNet-50 and eight ranks, at 25 GB/s:
+
+        >>> import samo
+        >>> from samo.scaling import cost
+        >>> step = cost(samo.Perturbation(0.05), "gramian", tasks=11, shared=25_000_000, ranks=8)
+        >>> f"{step.sent / 1e9:.2f} GB, {step.seconds(25e9, 30e-6):.3f} s"
+        '1.23 GB, 0.050 s'
+    """
+    if ranks < 2:
+        return Cost(1, (), tasks * shared * element if needs in ("gramian", "gradients") else 0)
+    found = [] if buffers == 0 else [Transfer("buffers", "broadcast", buffers, 1)]
+    messages = 2 + (buffers > 0)  # the natural losses, and the end
+    decomposed = decompose and needs in ("gramian", "gradients") and perturbation is not None
+    everything = tasks * shared * element
+    if perturbation is not None and perturbation.rho > 0:
+        if sync_perturbation:
+            ascent, number = _ascent(perturbation, tasks, shared, own, element, decomposed)
+            found += ascent
+            messages += number
+        messages += 1  # the perturbed losses
+    remembers = perturbation is not None and hasattr(perturbation.estimator, "remember")
+    kept = everything if remembers and needs in ("nothing", "losses") else 0
+    rest = Transfer("own gradients", "all_reduce", (own + tensors) * element + kept, 1)
+    if decomposed:
+        found += [Transfer("natural gradients", "all_reduce", everything, 1), rest]
+        messages += 1
+    memory = everything * (2 if decomposed else 1)
+    if needs == "gramian" and not decomposed and not remembers and shared >= DIVIDED_FROM:
+        part = -(-shared // ranks) * element
+        found += [
+            Transfer("task gradients", "reduce_scatter", part * ranks, tasks),
+            Transfer("update", "all_gather", part * ranks, 1),
+        ]
+        messages += tasks + 2
+        memory = tasks * part
+        if tasks**2 > 2 * tasks + 1:
+            found.append(Transfer("Gramian", "all_reduce", 8 * tasks**2, 1))
+        messages += 1
+    else:
+        first = needs in ("nothing", "losses")
+        memory = shared * element if first else memory
+        whole = shared * element if first else everything
+        found.append(Transfer("task gradients", "all_reduce", whole, 1))
+        messages += 1
+    found += [rest, Transfer("messages", "all_reduce", 8 * (2 * tasks + 5), messages)]
+    return Cost(ranks, tuple(transfer for transfer in found if transfer.payload), memory)
+
+
+def _ascent(
+    perturbation: Perturbation,
+    tasks: int,
+    shared: int,
+    own: int,
+    element: int,
+    decomposed: bool,
+) -> tuple[list[Transfer], int]:
+    """What it takes to agree on the directions, and the number of messages."""
+    estimator = perturbation.estimator
+    exact = estimator is not None and estimator.exact
+    found, messages = [], 0
+    if not decomposed and not (exact and perturbation.alpha == 0):
+        found.append(Transfer("mean gradient", "all_reduce", shared * element, 1))
+        found.append(Transfer("own mean gradients", "all_reduce", own * element, 1))
+        messages += 1
+    if exact and not decomposed:
+        found.append(Transfer("local gradients", "all_reduce", shared * element, tasks))
+        found.append(Transfer("own gradients", "all_reduce", own * element // tasks, tasks))
+        messages += tasks
+    if isinstance(estimator, SPSA):
+        messages += tasks * estimator.samples * (2 if estimator.antithetic else 1)
+    return found, messages
