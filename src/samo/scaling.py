@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from . import _placement
 from ._local import SPSA
 from ._perturbation import Perturbation
-from ._placement import DIVIDED_FROM
 
 Kind = Literal["all_reduce", "reduce_scatter", "all_gather", "broadcast"]
 
@@ -163,7 +163,8 @@ def cost(
         found += [Transfer("natural gradients", "all_reduce", everything, 1), rest]
         messages += 1
     memory = everything * (2 if decomposed else 1)
-    if needs == "gramian" and not decomposed and not remembers and shared >= DIVIDED_FROM:
+    large = shared >= _placement.DIVIDED_FROM
+    if needs == "gramian" and large and not decomposed and not remembers:
         part = -(-shared // ranks) * element
         found += [
             Transfer("task gradients", "reduce_scatter", part * ranks, tasks),
