@@ -205,13 +205,13 @@ def report(rows: list[Any], faked: dict[str, tuple[int, int]], isolated: bool) -
     lines = [
         "# What several processes cost",
         "",
-        f"`python benchmarks/scaling.py` on {platform.machine()} with {os.cpu_count()} cores, torch "
-        f"{torch.__version__}, gloo, one thread a process; {len(TASKS)} tasks, "
-        f"{sum(p.numel() for p in Net().trunk.parameters()):,} shared parameters in float32, {BATCH} "
-        f"samples a rank. Bytes are those of one step, in MiB.",
+        f"`python benchmarks/scaling.py` on {platform.machine()} with {os.cpu_count()} cores, "
+        f"torch {torch.__version__}, gloo, one thread a process; {len(TASKS)} tasks, "
+        f"{sum(p.numel() for p in Net().trunk.parameters()):,} shared parameters in float32, "
+        f"{BATCH} samples a rank. Bytes are those of one step, in MiB.",
         "",
-        "| setting | form | ranks | given, model | given, counted | sent a rank, model | on the wire "
-        "a rank | ms a step | of one process |",
+        "| setting | form | ranks | given, model | given, counted | sent a rank, model "
+        "| on the wire a rank | ms a step | of one process |",
         "| --- | --- | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for name, form, ranks, given, _, wire, seconds in rows:
@@ -238,9 +238,8 @@ def report(rows: list[Any], faked: dict[str, tuple[int, int]], isolated: bool) -
     ]
     for name, (calls, given) in faked.items():
         model = planned(name, 1024)
-        lines.append(
-            f"| {name} | {model.calls} | {calls} | {model.payload / mebi:.3f} | {given / mebi:.3f} |"
-        )
+        sizes = f"{model.payload / mebi:.3f} | {given / mebi:.3f}"
+        lines.append(f"| {name} | {model.calls} | {calls} | {sizes} |")
     return "\n".join([*lines, ""])
 
 

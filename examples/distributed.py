@@ -72,7 +72,8 @@ def main():
         step += 1
         if step % args.every == 0 or step == args.steps:
             parts = get_state_dict(model, optimizer, options=WHOLE)
-            state = dict(zip(("model", "optimizer"), parts), engine=engine.state_dict(), step=step)
+            state = {"model": parts[0], "optimizer": parts[1], "step": step}
+            state["engine"] = engine.state_dict()
             if rank == 0:
                 torch.save(state, file.with_suffix(".new"))
                 file.with_suffix(".new").replace(file)

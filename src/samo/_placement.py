@@ -142,7 +142,11 @@ class Replicated(Placement):
         return self._ranks if self._ranks.size > 1 and size >= DIVIDED_FROM else None
 
     def fill(
-        self, vector: Vector, parameters: Sequence[Parameter], streams: Streams, how: Fill
+        self,
+        vector: Vector,
+        parameters: Sequence[Parameter],  # noqa: ARG002
+        streams: Streams,
+        how: Fill,
     ) -> Vector:
         """The ranks' generators are in the same state."""
         for flat in vector.flats:

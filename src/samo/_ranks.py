@@ -128,7 +128,10 @@ class Alone(Ranks):
         return Agreement(means, {t: sizes[t] for t in means}, dict.fromkeys(means, 1.0), news)
 
     def means(
-        self, tasks: Sequence[str], losses: Mapping[str, Tensor], shares: Mapping[str, float]
+        self,
+        tasks: Sequence[str],
+        losses: Mapping[str, Tensor],
+        shares: Mapping[str, float],  # noqa: ARG002
     ) -> dict[str, Tensor]:
         """The losses themselves."""
         return {task: losses[task].detach().clone() for task in tasks}

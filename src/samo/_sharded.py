@@ -11,10 +11,10 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 from ._closure import Losses
+from ._parts import local, part_of
 from ._placement import Fill, Placement
 from ._random import Streams
 from ._ranks import Agreement, Ranks
-from ._parts import local, part_of
 from ._vector import Vector
 
 # Random numbers are drawn that many at a time, to keep a shard of them. A multiple of 16: torch's
@@ -103,7 +103,7 @@ class Sharded(Placement):
     def reduce_(self, flats: Sequence[Tensor]) -> None:
         """The backward passes have done so."""
 
-    def columns(self, parameters: Sequence[Parameter]) -> Ranks | None:
+    def columns(self, parameters: Sequence[Parameter]) -> Ranks | None:  # noqa: ARG002
         """They are divided already."""
         return None
 

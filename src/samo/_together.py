@@ -105,11 +105,7 @@ class Together(Ranks):
     def agree(
         self, losses: Mapping[str, Tensor], sizes: Mapping[str, float], *, news: bool
     ) -> Agreement:
-        """Sums n_i l_i and n_i.
-
-        The means are in float64 whatever the losses are, and so the same bits on all ranks, those
-        that have no loss of a task included.
-        """
+        """Sums n_i l_i and n_i."""
         here = {task: float(sizes[task]) for task in losses}
         # A size of zero is no loss: were it a mean over nothing, it would be NaN.
         values = [losses[t].item() * n if (n := here.get(t, 0.0)) else 0.0 for t in self._tasks]
@@ -123,6 +119,7 @@ class Together(Ranks):
             for i, t in enumerate(self._tasks)
             if totals[t] > 0
         }
+        # In float64 whatever the losses are: the same bits on all ranks, with such a loss or without.
         shares = {task: here.get(task, 0.0) / totals[task] for task in present}
         return Agreement(means, {t: totals[t] for t in present}, shares, sums[2 * k].item() > 0)
 
@@ -167,11 +164,9 @@ class Together(Ranks):
                 _split(buffer, parts)
 
     def scatter(self, flat: Tensor) -> Tensor:
-        """A reduce-scatter.
-
-        Gloo makes it from an all-reduce, with twice the traffic; there it is an exchange of slices,
-        which are summed here.
-        """
+        """A reduce-scatter."""
+        # Gloo makes it from an all-reduce, with twice the traffic. There, slices are exchanged and
+        # summed here.
         native = self._backend != "gloo"
         received = flat.new_empty(len(flat) // self.size if native else len(flat))
         self._announce(_Place.GRADIENTS)
