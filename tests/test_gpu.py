@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -232,3 +233,23 @@ def test_memory(preset):
         model.zero_grad()
         del engine
     assert peaks["mgda"] - peaks["ls"] > 5  # in units of m: 8 rows, or one sum
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("aggregator", ["ls", "mgda", "fairgrad"])
+def test_waits_for_the_device_once(aggregator, preset):
+    """A step brings numbers to the host once: the Gramian, with all that must be finite."""
+    make, options = PRESETS[preset]
+    model, x = Heads().to(CUDA), torch.randn(7, 4, device=CUDA)
+    engine = make(model, TASKS, aggregator=aggregator, **options)
+    engine.backward(partial(model.losses, x=x))  # which starts up libraries, and finds the parts
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            engine.backward(partial(model.losses, x=x))
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+    waits = [str(w.message) for w in caught if "synchronizing CUDA operation" in str(w.message)]
+    assert len(waits) == 1

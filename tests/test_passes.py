@@ -85,6 +85,14 @@ def test_one_sided_spsa_halves_the_evaluations(monkeypatch):
     assert len(counted.with_graph) - sum(counted.with_graph) == 2 * K
 
 
+@pytest.mark.parametrize(("aggregator", "backwards"), [("mgda", 2 * K), ("ls", 2 * K + 1)])
+def test_exact_gradients_give_their_mean(aggregator, backwards, monkeypatch):
+    """Where all task gradients are kept, g_0 is their mean and takes no pass of its own."""
+    counted = run("SAMO", aggregator, monkeypatch, local=samo.ExactGradient())
+    assert counted.with_graph == [True] * (1 + K)
+    assert counted.backwards == backwards
+
+
 @pytest.mark.parametrize("local", [samo.PreviousGradient(), samo.RandomDirection()])
 def test_free_estimators(local, monkeypatch):
     """No pass at all but those of the tasks."""

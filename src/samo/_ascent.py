@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -18,8 +18,9 @@ from ._perturbation import Perturbation
 from ._placement import Fill, Placement
 from ._random import Streams
 from ._ranks import Agreement, Ranks
-from ._trace import Point
+from ._trace import Point, displaced
 from ._vector import Vector, wide
+from ._workspace import Workspace
 
 Evaluate = Callable[[Sequence[str]], Mapping[str, Tensor]]
 
@@ -38,6 +39,7 @@ class Ascent:
         streams: The engine's generators.
         scale: The factor on losses before backward passes.
         ledger: Where to enter what must be finite.
+        workspace: The storage.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Ascent:
         streams: Streams,
         scale: Scale,
         ledger: Ledger,
+        workspace: Workspace,
     ) -> None:
         self._perturbation = perturbation
         self._partition = partition
@@ -63,10 +66,11 @@ class Ascent:
         self._streams = streams
         self._scale = scale
         self._ledger = ledger
+        self._workspace = workspace
         self.shared, self._masks = self._select(partition.shared)
-        self._point = Point(self.shared, placement.spread)
+        self._point = self._point_of("", self.shared)
         self._own = {task: self._select(partition.own[task]) for task in self._tasks}
-        self._own_points = {t: Point(own, placement.spread) for t, (own, _) in self._own.items()}
+        self._own_points = {task: self._point_of(task, own) for task, (own, _) in self._own.items()}
         self._etas: dict[str, Vector] = {}
         self._mean: Vector | None = None
         self._rows: dict[str, tuple[list[Tensor], float]] = {}
@@ -75,6 +79,11 @@ class Ascent:
     def groups(self, tasks: Sequence[str]) -> list[list[str]]:
         """The tasks that are evaluated at one point: all where there is one ε, else each alone."""
         return [list(tasks)] if self.estimator is None else [[task] for task in tasks]
+
+    @property
+    def exact(self) -> bool:
+        """Whether the estimator asks for the natural task gradients."""
+        return self.estimator is not None and self.estimator.exact
 
     def from_gradients(self, natural: TaskGradients, shares: Mapping[str, float]) -> None:
         """Finds the directions from the gradients of the natural losses, where these were made.
@@ -85,7 +94,7 @@ class Ascent:
         """
         places = {id(parameter): i for i, parameter in enumerate(self._partition.shared)}
         at = [places[id(parameter)] for parameter in self.shared]
-        mean = self._point.layout.zeros()
+        mean = self._direction("mean").copy_([None] * len(at))
         for task in self._tasks:
             row, factor = natural.row(task).tensors, 1 / shares[task]
             self._rows[task] = [row[i] for i in at], factor
@@ -93,8 +102,7 @@ class Ascent:
             if task in natural.own:
                 parts = zip(self._partition.own[task], natural.own[task].tensors, strict=True)
                 own = {id(parameter): part for parameter, part in parts}
-                gradients = [own[id(parameter)] for parameter in self._own[task][0]]
-                self._set_eta(task, self._own_points[task].layout.copy_of(gradients))
+                self._set_eta(task, [own[id(parameter)] for parameter in self._own[task][0]])
         self._set_mean(mean)
 
     def from_losses(self) -> None:
@@ -102,31 +110,32 @@ class Ascent:
 
         With α = 0 and an exact estimator, nothing depends on the mean, and the pass is left out.
         """
-        exact = self.estimator is not None and self.estimator.exact
-        if exact and self._perturbation.alpha == 0:
+        if self.exact and self._perturbation.alpha == 0:
             return
-        mean, etas = self._gradients(self._tasks, 1 / max(1, len(self._tasks)), retain=exact)
+        mean, weight = self._direction("mean"), 1 / max(1, len(self._tasks))
+        self._differentiate(self._tasks, weight, mean, retain=self.exact)
         self._set_mean(mean)
-        for task, eta in etas.items():
-            self._set_eta(task, eta)
 
     @contextmanager
     def displaced(self, group: Sequence[str]) -> Iterator[None]:
         """Holds the parameters at θ + ε and φ_i + η_i for the tasks of a group.
 
-        Tasks that are not this ascent's are none of its business.
+        Tasks that do not ascend here (another rank's alone) are left out.
         """
         group = [task for task in group if task in self._own]
         if not group:
             yield
             return
         epsilon = self._epsilon(group)
-        with ExitStack() as stack:
-            stack.enter_context(self._point.displaced(epsilon))
-            for task in group:
-                if task in self._etas:
-                    stack.enter_context(self._own_points[task].displaced(self._etas[task]))
+        own = [(self._own_points[t], self._etas[t]) for t in group if t in self._etas]
+        with displaced([(self._point, epsilon), *own]):
             yield
+        if self.estimator is not None:
+            self._workspace.give("direction", epsilon)
+
+    def fresh(self) -> Vector:
+        """A vector of the perturbed shared parameters that nobody else uses."""
+        return self._workspace.take("direction", self._point.values.layout)
 
     def _epsilon(self, group: Sequence[str]) -> Vector:
         if self.estimator is None:
@@ -138,53 +147,64 @@ class Ascent:
             alpha = self._perturbation.alpha
             if alpha > 0:
                 assert self._mean is not None
-                direction.mul_(1 - alpha).add_(self._mean.tensors, alpha)
+                direction.lerp_(self._mean, alpha)
         norm = self._perturbation.to_radius_(self._masked(direction), self._point.values)
         self._ledger.note(group, "ascent direction", norm)
         return direction
-
-    def _gradients(
-        self, tasks: Sequence[str], weight: float, *, retain: bool
-    ) -> tuple[Vector, dict[str, Vector]]:
-        """The gradient of some tasks' losses, all with one weight, over all ranks.
-
-        Returns:
-            The part of the shared parameters, and the tasks' own.
-        """
-        here = [task for task in tasks if task in self._losses]
-        own = [parameter for task in tasks for parameter in self._own[task][0]]
-        seeds = [self._scale.seed(self._losses[t], weight * self._agreed.shares[t]) for t in here]
-        gradients = gradients_of(
-            [self._losses[task] for task in here],
-            [*self.shared, *own],
-            seeds,
-            retain=retain,
-            partition=self._partition,
-            placement=self._placement,
-        )
-        at = len(self.shared)
-        shared = self._point.layout.copy_of(gradients[:at])
-        etas: dict[str, Vector] = {}
-        for task in tasks:
-            if count := len(self._own[task][0]):
-                etas[task] = self._own_points[task].layout.copy_of(gradients[at : at + count])
-                at += count
-        vectors = [shared, *etas.values()]
-        self._placement.reduce_([flat for vector in vectors for flat in vector.flats])
-        return self._scale.undo_(shared), etas
 
     def _set_mean(self, mean: Vector) -> None:
         self._mean = self._masked(mean)
         self._ledger.note(self._tasks, "natural gradient", mean.norm())
 
-    def _set_eta(self, task: str, eta: Vector) -> None:
-        """η_i from a positive multiple of ∇_φi l_i, which is overwritten."""
+    def _differentiate(
+        self, tasks: Sequence[str], weight: float, shared: Vector, *, retain: bool
+    ) -> None:
+        """Fills a vector with ∇_θ of some tasks' losses times a weight; finds the tasks' η."""
+        here = [task for task in tasks if task in self._losses]
+        own = [parameter for task in tasks for parameter in self._own[task][0]]
+        shares = self._agreed.shares
+        gradients = gradients_of(
+            [self._losses[task] for task in here],
+            [*self.shared, *own],
+            [self._scale.seed(self._losses[task], weight * shares[task]) for task in here],
+            retain=retain,
+            partition=self._partition,
+            placement=self._placement,
+        )
+        at = len(self.shared)
+        shared.copy_(gradients[:at])
+        parts: dict[str, Vector] = {}
+        for task in tasks:
+            end = at + len(self._own[task][0])
+            parts[task] = self._eta(task).copy_(gradients[at:end])
+            at = end
+        small = [flat for part in parts.values() for flat in part.flats]
+        self._placement.reduce_(shared.flats, small)
+        self._scale.undo_(shared)
+        for task, part in parts.items():
+            self._set_eta(task, part.tensors)
+
+    def _eta(self, task: str) -> Vector:
+        """Where the task's η is made."""
+        return self._workspace.vector(f"eta of {task}", self._own_points[task].values.layout)
+
+    def _set_eta(self, task: str, gradients: Sequence[Tensor | None]) -> None:
+        """η_i from a positive multiple of ∇_φi l_i."""
         parameters, masks = self._own[task]
         if not parameters:
             return
-        norm = self._perturbation.to_radius_(eta.hadamard_(masks), self._own_points[task].values)
+        eta = self._eta(task)
+        eta.copy_(gradients).hadamard_(masks)
+        norm = self._perturbation.to_radius_(eta, self._own_points[task].values)
         self._ledger.note([task], "natural gradient", norm)
         self._etas[task] = eta
+
+    def _point_of(self, whose: str, parameters: Sequence[Parameter]) -> Point:
+        layout = self._workspace.layout(f"point of {whose}", parameters)
+        return Point(parameters, self._workspace.vector(f"values of {whose}", layout))
+
+    def _direction(self, use: str) -> Vector:
+        return self._workspace.vector(use, self._point.values.layout)
 
     def _select(
         self, parameters: Sequence[Parameter]
@@ -193,7 +213,7 @@ class Ascent:
         return self._perturbation.selected((name(p), p) for p in parameters)
 
     def _masked(self, vector: Vector) -> Vector:
-        return vector.hadamard_(self._masks)
+        return vector if self._perturbation.where is None else vector.hadamard_(self._masks)
 
 
 class _Probe:
@@ -215,17 +235,16 @@ class _Probe:
         return self._ascent._mean
 
     def draw(self, noise: Noise) -> Vector:
-        ascent, vector = self._ascent, self._ascent._point.layout.empty()
+        ascent, vector = self._ascent, self._ascent.fresh()
         ascent._placement.fill(vector, ascent.shared, ascent._streams, _FILL[noise])
         return ascent._masked(vector)
 
     def loss_at(self, direction: Vector, step: float) -> Tensor:
         ascent, losses = self._ascent, {}
         if self.task in ascent._losses:
-            with ascent._point.displaced(direction, step), torch.no_grad():
-                # A loss may be a parameter.
-                losses[self.task] = ascent._evaluate([self.task])[self.task].clone()
-        loss = _wide(ascent._ranks.means([self.task], losses, ascent._agreed.shares)[self.task])
+            with displaced([(ascent._point, direction)], step), torch.no_grad():
+                losses[self.task] = _wide(ascent._evaluate([self.task])[self.task])
+        loss = ascent._ranks.means([self.task], losses, ascent._agreed.shares)[self.task]
         ascent._ledger.note([self.task], "loss at a probing point", loss)
         return loss
 
@@ -233,11 +252,10 @@ class _Probe:
         ascent = self._ascent
         if self.task in ascent._rows:
             row, factor = ascent._rows[self.task]
-            return ascent._point.layout.copy_of(row).mul_(factor)
-        last = next(reversed(ascent._losses), None)
-        gradient, etas = ascent._gradients([self.task], 1.0, retain=self.task != last)
-        for task, eta in etas.items():
-            ascent._set_eta(task, eta)
+            gradient = ascent.fresh().copy_(row)
+            return gradient if factor == 1 else gradient.mul_(factor)
+        gradient, last = ascent.fresh(), next(reversed(ascent._losses), None)
+        ascent._differentiate([self.task], 1.0, gradient, retain=self.task != last)
         return gradient
 
 

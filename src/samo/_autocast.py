@@ -1,4 +1,4 @@
-"""Autocast around a whole step, confined to the closures."""
+"""Autocast around a whole step is for the closures, not for the methods."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ._closure import Losses
+from ._random import Streams
 
 
 @contextmanager
@@ -43,3 +44,23 @@ def confined(closures: Sequence[Losses], device_types: Iterable[str]) -> Iterato
         for device_type, _ in around:
             stack.enter_context(torch.autocast(device_type, enabled=False))
         yield [inside(closure) for closure in closures] if around else list(closures)
+
+
+@contextmanager
+def undisturbed(streams: Streams, tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Where methods run: with the engine's random numbers, and without a user's autocast.
+
+    Args:
+        streams: The engine's generators.
+        tensors: What the method gets.
+
+    Yields:
+        Nothing.
+    """
+    devices = {tensor.device for tensor in tensors}
+    with ExitStack() as stack:
+        stack.enter_context(streams.as_global(devices))
+        for kind in {"cpu", *(device.type for device in devices)}:
+            if torch.amp.is_autocast_available(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield

@@ -17,6 +17,7 @@ from torchjd.aggregation import Aggregator, Weighting
 from torchjd.scalarization import Scalarizer
 
 from ._autocast import confined
+from ._buffers import devices_of
 from ._citation import bibtex
 from ._closure import BatchSize, Losses, closures_of, sizes_of
 from ._errors import NonFiniteError
@@ -29,6 +30,7 @@ from ._random import Streams
 from ._result import StepResult
 from ._step import Setting, Step
 from ._trace import Tracer
+from ._workspace import Workspace
 from .aggregation import create, method_of
 from .aggregation._combine import Combiner, WeightsFirst, combiner
 from .aggregation._state import capture, restore
@@ -148,6 +150,7 @@ class Engine:
         self._unwrapped = unwrapped(model)
         self._checked = False
         self._sizes: dict[str, float] = {}
+        placement = placement_of(model, ranks, combining, sync_perturbation=sync_perturbation)
         self._setting = Setting(
             model=self._unwrapped,
             tasks=self.tasks,
@@ -157,8 +160,9 @@ class Engine:
             partition=Partition(self._unwrapped, self.tasks, shared, own),
             streams=Streams(seed),
             tracer=Tracer(self._unwrapped),
+            workspace=Workspace(placement.spread),
             ranks=ranks,
-            placement=placement_of(model, ranks, combining, sync_perturbation=sync_perturbation),
+            placement=placement,
             sync_perturbation=sync_perturbation,
         )
 
@@ -201,7 +205,7 @@ class Engine:
         nothing.
         """
         scale = Scale(self._factor(grad_scaler))
-        device_types = {"cpu", *(parameter.device.type for parameter in self.model.parameters())}
+        device_types = {"cpu", *(device.type for device in devices_of(self.model))}
         ranks, placement = self._setting.ranks, self._setting.placement
         checked = closures_of(losses)
         sizes = sizes_of(batch_size, len(checked), self.tasks)

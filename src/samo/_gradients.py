@@ -10,9 +10,11 @@ from torch.nn import Parameter
 
 from ._ledger import Ledger
 from ._partition import Partition
+from ._parts import assembled, local
 from ._placement import Placement
 from ._ranks import Ranks
-from ._vector import Layout, Matrix, Vector
+from ._vector import Matrix, Vector
+from ._workspace import Workspace
 
 
 class Scale:
@@ -27,7 +29,10 @@ class Scale:
 
     def seed(self, loss: Tensor, weight: Tensor | float = 1.0) -> Tensor:
         """What a backward pass from a loss starts with: the weight times the factor."""
-        seed = torch.as_tensor(weight, dtype=loss.dtype, device=loss.device)
+        if isinstance(weight, Tensor):
+            seed = weight.to(loss.device, loss.dtype)
+        else:  # filled on the device, which is not waited for
+            seed = torch.full((), weight, dtype=loss.dtype, device=loss.device)
         return seed if self.factor is None else seed * self.factor.to(loss.device, loss.dtype)
 
     def undo_(self, vector: Vector) -> Vector:
@@ -47,6 +52,8 @@ class TaskGradients:
         placement: Where the parameters are.
         tasks: All tasks, in the order of the rows.
         shares: This rank's part of each present task's samples.
+        workspace: The storage.
+        use: Which of the workspace's matrices to use.
         weights: The weights of the present tasks if they are known already, by task.
         weighs_own: Whether the weights apply to the tasks' own parameters as well.
         remembers: Whether each task's gradient is to be kept by itself as well.
@@ -60,6 +67,8 @@ class TaskGradients:
         placement: Placement,
         tasks: Sequence[str],
         shares: Mapping[str, float],
+        workspace: Workspace,
+        use: str,
         *,
         weights: Mapping[str, Tensor] | None = None,
         weighs_own: bool = False,
@@ -73,12 +82,17 @@ class TaskGradients:
         self._weights = weights or {}
         self._weighs_own = weighs_own
         self._remembers = remembers
-        self._layout = Layout(self._shared, placement.spread)
-        layout = (
-            self._layout if columns is None else self._layout.divided(columns.size, columns.total)
-        )
-        self.rows: Matrix | None = layout.matrix(len(tasks)) if weights is None else None
-        self.total: Vector | None = layout.zeros() if weights is not None else None
+        self._layout = workspace.layout("shared", self._shared)
+        self._own_layouts = {
+            task: workspace.layout(f"own of {task}", own) for task, own in self._own.items()
+        }
+        self.rows: Matrix | None = None
+        self.total: Vector | None = None
+        if weights is None:
+            kept = self._layout if columns is None else workspace.columns(self._layout, columns)
+            self.rows = workspace.matrix(use, kept, len(tasks))
+        else:
+            self.total = self._layout.zeros()
         self.own: dict[str, Vector] = {}
         self.remembered: dict[str, Vector] = {}
         self.reached: set[int] = set()
@@ -117,13 +131,10 @@ class TaskGradients:
         last = next(reversed(losses), None)
         for group in groups:
             here = [task for task in group if task in losses]
-            weights = [self._weights[t] if together else 1.0 for t in here]
+            weights = [(self._weights[t] if together else 1.0) * self._shares[t] for t in here]
             shared, own = self._backward(
                 [losses[task] for task in here],
-                [
-                    scale.seed(losses[t], w * self._shares[t])
-                    for t, w in zip(here, weights, strict=True)
-                ],
+                [scale.seed(losses[t], weight) for t, weight in zip(here, weights, strict=True)],
                 group,
                 retain=last not in here,
             )
@@ -144,9 +155,12 @@ class TaskGradients:
                 own = zip(map(id, earlier._own[task]), earlier.own[task].tensors, strict=True)
                 found.update(own)
             shared = [found.get(id(parameter)) for parameter in self._shared]
-            self.row(task).add_(shared)
+            if task in self.sizes:
+                self.row(task).add_(shared)
+            else:
+                self.row(task).copy_(shared)
             if self._own[task]:
-                mine = self.own.setdefault(task, self._layout_of(self._own[task]).zeros())
+                mine = self.own.setdefault(task, self._own_layouts[task].zeros())
                 mine.add_([found.get(id(parameter)) for parameter in self._own[task]])
             if task in earlier.remembered:
                 self.remembered.setdefault(task, self._layout.zeros()).add_(shared)
@@ -155,8 +169,8 @@ class TaskGradients:
 
     def weigh(self, sizes: Mapping[str, float]) -> None:
         """Multiplies each task's gradient by its micro-batch's size."""
-        self._multiply({task: sizes[task] for task in self.sizes})
         self.sizes = {task: sizes[task] for task in self.sizes}
+        self._multiply(self.sizes)
 
     def average(self) -> None:
         """Divides each task's sum by the size of its micro-batches."""
@@ -169,15 +183,13 @@ class TaskGradients:
         self._reduced = True
         main = self.total if self.rows is None else self.rows
         assert main is not None
-        flats = [] if self._columns is not None else [*main.flats]
         kept = self.remembered.values() if self.rows is None else []
         rest = [flat for vector in (*self.own.values(), *kept) for flat in vector.flats]
         parameters = [*self._shared, *(p for ps in self._own.values() for p in ps)]
         ids = list(map(id, parameters))
-        like = (rest or main.flats)[0]
-        flags = like.new_tensor([float(i in self.reached) for i in ids])
-        self._placement.reduce_([*flats, *rest, flags])
-        self.reached = {i for i, flag in zip(ids, flags.tolist(), strict=True) if flag}
+        whole = main.flats if self._columns is None else []
+        marks = self._placement.reduce_(whole, rest, [i in self.reached for i in ids])
+        self.reached = {i for i, mark in zip(ids, marks, strict=True) if mark}
         if self.rows is not None:
             for task, vector in self.remembered.items():
                 vector.copy_(self.row(task).tensors)
@@ -199,9 +211,6 @@ class TaskGradients:
                 for vectors in (self.own, self.remembered):
                     if task in vectors:
                         vectors[task].mul_(factor)
-
-    def _layout_of(self, parameters: Sequence[Parameter]) -> Layout:
-        return Layout(parameters, self._placement.spread)
 
     def _backward(
         self, losses: list[Tensor], seeds: list[Tensor], group: list[str], *, retain: bool
@@ -235,7 +244,7 @@ class TaskGradients:
         parameters = self._own[task]
         if not parameters:
             return
-        vector = scale.undo_(self._layout_of(parameters).copy_of(gradients))
+        vector = scale.undo_(self._own_layouts[task].copy_of(gradients))
         ledger.note([task], f"{at} gradient", vector.norm())
         if self._weighs_own and not weighed:
             vector.mul_(self._weights[task])
@@ -262,10 +271,10 @@ class TaskGradients:
             self._add_row(group, gradients, scale, ledger, at)
             return
         assert self.total is not None
-        alpha = torch.ones(()) if weighed else self._weights[group[0]]
+        alpha: Tensor | float = 1.0 if weighed else self._weights[group[0]]
         if scale.factor is not None:
-            alpha = alpha.to(scale.factor.device) / scale.factor
-        self.total.add_(gradients, 1.0 if weighed and scale.factor is None else alpha)
+            alpha = alpha / scale.factor
+        self.total.add_(gradients, alpha)
         ledger.note(group, f"{at} gradient", self.total.norm())
 
     def _add_row(
@@ -327,6 +336,29 @@ def gradients_of(
                 f"it, and use torch.view_as_complex in the model."
             )
     return gradients
+
+
+def accumulate(
+    parameters: Sequence[Tensor], gradients: Sequence[Tensor], reached: Sequence[bool]
+) -> None:
+    """Adds to ``.grad`` of the parameters that were reached, as ``Tensor.backward`` does.
+
+    Args:
+        parameters: The parameters.
+        gradients: Their gradients, which may become their ``.grad``.
+        reached: Which of the parameters were reached.
+    """
+    sums, terms = [], []
+    for parameter, gradient, here in zip(parameters, gradients, reached, strict=True):
+        if not here:
+            continue
+        if parameter.grad is None:
+            parameter.grad = assembled(gradient, parameter)
+        else:
+            sums.append(local(parameter.grad))
+            terms.append(gradient)
+    if sums:
+        torch._foreach_add_(sums, terms)
 
 
 def _ids(parameters: Sequence[Parameter], gradients: Sequence[Tensor | None]) -> set[int]:

@@ -30,11 +30,29 @@ class Ledger:
 
     def verify(self) -> None:
         """Raises NonFiniteError for the first number entered that is not finite."""
+        self.bring([])
+
+    def bring(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Verifies, and brings tensors to the CPU in the one transfer that this takes.
+
+        Args:
+            tensors: Tensors of float64.
+
+        Returns:
+            The tensors on the CPU.
+
+        Raises:
+            NonFiniteError: For the first number entered that is not finite.
+        """
         pending, self._pending = self._pending, []
-        if not pending:
-            return
-        device = pending[0][2].device
-        values = torch.stack([value.to(device, torch.float64) for _, _, value in pending])
-        for (tasks, stage, _), finite in zip(pending, values.isfinite().tolist(), strict=True):
-            if not finite:
+        if not pending and all(tensor.device.type == "cpu" for tensor in tensors):
+            return list(tensors)
+        numbers = [value for _, _, value in pending]
+        device = [*numbers, *tensors][0].device
+        flat = [t.to(device, torch.float64).flatten() for t in [*numbers, *tensors]]
+        parts = torch.cat(flat).cpu().split([part.numel() for part in flat])
+        for (tasks, stage, _), value in zip(pending, parts, strict=False):
+            if not math.isfinite(value.item()):
                 raise NonFiniteError(tasks, stage)
+        brought = parts[len(pending) :]
+        return [part.view(t.shape) for part, t in zip(brought, tensors, strict=True)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import combinations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from ._buffers import modules_of, parameters_of
 from ._errors import PartitionError
 from ._graph import Reached
 from ._placement import Placement
@@ -69,11 +70,12 @@ class Partition:
 
     def knows(self, tasks: Iterable[str]) -> bool:
         """Whether these tasks' parameters are known already."""
-        return self._seen.issuperset(tasks) and self._trainable().keys() <= self._reach.keys()
+        return self._knows(tasks, self._trainable())
 
     def is_news(self, losses: Mapping[str, Tensor], placement: Placement) -> bool:
         """Whether the graphs of the losses may tell what is not known yet."""
-        if self._trainable().keys() != self._names.keys() or not self.knows(losses):
+        trainable = self._trainable()
+        if trainable != self._names.keys() or not self._knows(losses, trainable):
             return True
         if not self._unreached:
             return False
@@ -92,7 +94,8 @@ class Partition:
             PartitionError: If the graph cannot tell, contradicts what was declared, or leaves
                 nothing to train or to share.
         """
-        named = self._trainable()
+        trainable = self._trainable()
+        named = {id(p): (n, p) for n, p in self._model.named_parameters() if id(p) in trainable}
         # Of a parameter that is trainable since now, it is not known what other tasks reach it.
         seen = set(losses) | (self._seen if named.keys() <= self._reach.keys() else set())
         reach = {i: set(self._reach.get(i, ())) for i in self._reach.keys() | named.keys()}
@@ -138,10 +141,12 @@ class Partition:
         self._seen = set(state[""])
         self._names = {}  # so that the next update divides anew
 
-    def _trainable(self) -> dict[int, tuple[str, Parameter]]:
-        """The parameters that are not frozen, by id, with their names."""
-        named = self._model.named_parameters()
-        return {id(p): (name, p) for name, p in named if p.requires_grad}
+    def _knows(self, tasks: Iterable[str], trainable: Set[int]) -> bool:
+        return self._seen.issuperset(tasks) and trainable <= self._reach.keys()
+
+    def _trainable(self) -> set[int]:
+        """The ids of the parameters that are not frozen."""
+        return {id(p) for p in parameters_of(modules_of(self._model)) if p.requires_grad}
 
     def _owner(self, i: int, name: str, reach: set[str]) -> str | None:
         """A parameter's own task; None for shared, "" for not reached."""

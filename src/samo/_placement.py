@@ -60,8 +60,10 @@ class Placement(ABC):
         """The gradients of a weighted sum of losses: what this rank holds of them."""
 
     @abstractmethod
-    def reduce_(self, flats: Sequence[Tensor]) -> None:
-        """Sums gradients over the ranks in place, where that has not been done."""
+    def reduce_(
+        self, large: Sequence[Tensor], small: Sequence[Tensor], marks: Sequence[bool] = ()
+    ) -> Sequence[bool]:
+        """Sums gradients over the ranks in place, and unites marks, where that is not done yet."""
 
     @abstractmethod
     def columns(self, parameters: Sequence[Parameter]) -> Ranks | None:
@@ -132,9 +134,11 @@ class Replicated(Placement):
             *torch.autograd.grad(losses, parameters, seeds, retain_graph=retain, allow_unused=True)
         ]
 
-    def reduce_(self, flats: Sequence[Tensor]) -> None:
+    def reduce_(
+        self, large: Sequence[Tensor], small: Sequence[Tensor], marks: Sequence[bool] = ()
+    ) -> Sequence[bool]:
         """An all-reduce."""
-        self._ranks.add_(flats)
+        return self._ranks.add_(large, small, marks)
 
     def columns(self, parameters: Sequence[Parameter]) -> Ranks | None:
         """All ranks, but for small models, where a transfer for each row takes longer."""

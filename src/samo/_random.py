@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+States = dict[int, Any]
+"""The states of some of the global generators, by their numbers."""
+
 
 @dataclass(frozen=True)
 class _Source:
@@ -51,18 +54,19 @@ class Sources:
                 )
             )
 
-    def get(self) -> list[Any]:
-        """The states of all generators."""
-        return [source.get() for source in self._sources]
+    def get(self, which: Iterable[int] | None = None) -> States:
+        """The states of the generators (of all, or of those given)."""
+        which = range(len(self._sources)) if which is None else which
+        return {i: self._sources[i].get() for i in which}
 
-    def drawn(self, before: list[Any], after: list[Any]) -> list[int]:
+    def drawn(self, before: States, after: States) -> set[int]:
         """The generators whose states differ."""
-        pairs = zip(self._sources, before, after, strict=True)
-        return [i for i, (source, a, b) in enumerate(pairs) if not source.same(a, b)]
+        both = before.keys() & after.keys()
+        return {i for i in both if not self._sources[i].same(before[i], after[i])}
 
-    def set(self, states: list[Any], which: Iterable[int] | None = None) -> None:
-        """Puts the generators (all, or those given) into these states."""
-        for i in range(len(self._sources)) if which is None else which:
+    def set(self, states: States, which: Iterable[int] | None = None) -> None:
+        """Puts the generators (all that there are states of, or those given) into these states."""
+        for i in states if which is None else states.keys() & set(which):
             self._sources[i].set(states[i])
 
 

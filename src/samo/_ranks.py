@@ -91,8 +91,10 @@ class Ranks(ABC):
         """The sum of a few numbers, in any shape."""
 
     @abstractmethod
-    def add_(self, flats: Sequence[Tensor]) -> None:
-        """Sums tensors in place: the all-reduce of the gradients."""
+    def add_(
+        self, large: Sequence[Tensor], small: Sequence[Tensor] = (), marks: Sequence[bool] = ()
+    ) -> Sequence[bool]:
+        """Sums tensors in place, and tells which marks any rank has set."""
 
     @abstractmethod
     def scatter(self, flat: Tensor) -> Tensor:
@@ -144,8 +146,14 @@ class Alone(Ranks):
         """The numbers themselves."""
         return part
 
-    def add_(self, flats: Sequence[Tensor]) -> None:
+    def add_(
+        self,
+        large: Sequence[Tensor],  # noqa: ARG002
+        small: Sequence[Tensor] = (),  # noqa: ARG002
+        marks: Sequence[bool] = (),
+    ) -> Sequence[bool]:
         """Sums of one."""
+        return marks
 
     def scatter(self, flat: Tensor) -> Tensor:
         """The whole."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -54,3 +55,30 @@ class StepResult:
         if self.gramian is None or (k := len(self.gramian)) < 2:
             return None
         return (self.gramian.triu(1) < 0).sum().item() / (k * (k - 1) / 2)
+
+
+class Means:
+    """Means of the tasks' losses over the micro-batches, weighted by their sizes.
+
+    Args:
+        tasks: The names of the tasks.
+    """
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        self._found: dict[str, list[tuple[Tensor, float]]] = {task: [] for task in tasks}
+
+    def add(self, losses: Mapping[str, Tensor], sizes: Mapping[str, float]) -> None:
+        """Takes in the losses of a micro-batch."""
+        for task, loss in losses.items():
+            self._found[task].append((loss, sizes[task]))
+
+    def values(self) -> dict[str, Tensor]:
+        """The means, by task in the order of the tasks."""
+        means = {}
+        for task, found in self._found.items():
+            if len(found) == 1:
+                means[task] = found[0][0]
+            elif found:
+                total = sum(size for _, size in found)
+                means[task] = torch.stack([loss * (size / total) for loss, size in found]).sum()
+        return means

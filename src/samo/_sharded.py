@@ -100,8 +100,14 @@ class Sharded(Placement):
             for parameter, gradient in zip(self._parameters, before, strict=True):
                 parameter.grad = gradient
 
-    def reduce_(self, flats: Sequence[Tensor]) -> None:
+    def reduce_(
+        self,
+        large: Sequence[Tensor],  # noqa: ARG002
+        small: Sequence[Tensor],  # noqa: ARG002
+        marks: Sequence[bool] = (),
+    ) -> Sequence[bool]:
         """The backward passes have done so."""
+        return marks
 
     def columns(self, parameters: Sequence[Parameter]) -> Ranks | None:  # noqa: ARG002
         """They are divided already."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,19 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from ._ascent import Ascent, Evaluate
+from ._autocast import undisturbed
 from ._closure import Losses, evaluated
 from ._errors import NonFiniteError
-from ._gradients import Scale, TaskGradients
+from ._gradients import Scale, TaskGradients, accumulate
 from ._ledger import Ledger
 from ._local import Remembering
 from ._partition import Partition
-from ._parts import assembled, local
+from ._parts import assembled
 from ._perturbation import Perturbation
 from ._placement import Placement, Replicated
 from ._random import Streams
 from ._ranks import Agreement, Alone, Ranks
+from ._result import Means
 from ._trace import Trace, Tracer
 from ._vector import Layout, Matrix, Vector, wide, widest
+from ._workspace import Workspace
 from .aggregation._combine import (
     Combiner,
     WeightsFirst,
@@ -45,32 +48,25 @@ class Setting:
     partition: Partition
     streams: Streams
     tracer: Tracer
+    workspace: Workspace
     ranks: Ranks
     placement: Placement
     sync_perturbation: bool
 
 
-class Means:
-    """Means of the tasks' losses over the micro-batches, weighted by their sizes."""
+@dataclass
+class Part:
+    """A sum that the update is made of.
 
-    def __init__(self, tasks: Sequence[str]) -> None:
-        self._found: dict[str, list[tuple[Tensor, float]]] = {task: [] for task in tasks}
+    Attributes:
+        combiner: What combines the rows.
+        rows: Gradients of the present tasks.
+        gramian: Their inner products, on the CPU in the end; None where they are not needed.
+    """
 
-    def add(self, losses: Mapping[str, Tensor], sizes: Mapping[str, float]) -> None:
-        """Takes in the losses of a micro-batch."""
-        for task, loss in losses.items():
-            self._found[task].append((loss, sizes[task]))
-
-    def values(self) -> dict[str, Tensor]:
-        """The means, by task in the order of the tasks."""
-        means = {}
-        for task, found in self._found.items():
-            if len(found) == 1:
-                means[task] = found[0][0]
-            elif found:
-                total = sum(size for _, size in found)
-                means[task] = torch.stack([loss * (size / total) for loss, size in found]).sum()
-        return means
+    combiner: Combiner
+    rows: Matrix
+    gramian: Tensor | None = None
 
 
 class Step:
@@ -81,6 +77,13 @@ class Step:
         closures: The closures, one for each micro-batch.
         sizes: The sizes of the micro-batches by task.
         scale: The factor on losses before backward passes.
+
+    Attributes:
+        losses: The natural losses.
+        perturbed: The losses at the perturbed points.
+        weights: The tasks' weights, where there are any.
+        gramian: The Gramian, where one was made.
+        sizes: The sizes of this rank's batch by task.
     """
 
     def __init__(
@@ -96,14 +99,15 @@ class Step:
         self._ledger = Ledger()
         self.losses = Means(setting.tasks)
         self.perturbed = Means(setting.tasks)
-        self.sizes: dict[str, float] = {}
         self.weights: Tensor | None = None
         self.gramian: Tensor | None = None
+        self.sizes: dict[str, float] = {}
+        self._mine: list[str] = []
         self._method_gradients: list[Tensor | None] = []
         self._bring_back: list[Callable[[], None]] = []
         self._gradients: TaskGradients
         self._natural: TaskGradients | None = None
-        self._here: list[str] = []
+        self._parts: list[Part] = []
         self._update: Vector
 
     def gather(self) -> None:
@@ -113,17 +117,14 @@ class Step:
             self._discover()
         for number, closure in enumerate(self._closures):
             with setting.tracer.trace() as trace, self._blaming(closure, trace):
-                gradients, natural = self._evaluate(closure, trace, self._batch_sizes[number])
-            if number > 0:
-                gradients.merge(self._gradients)
-                if natural is not None and self._natural is not None:
-                    natural.merge(self._natural)
-            self._gradients, self._natural = gradients, natural
-        for made in (self._gradients, self._natural):
-            if made is not None:
-                made.reduce()
-                if len(self._closures) > 1:
-                    made.average()
+                gradients, natural = self._evaluate(closure, trace, number)
+                if number > 0:
+                    gradients.merge(self._gradients)
+                    if natural is not None and self._natural is not None:
+                        natural.merge(self._natural)
+                self._gradients, self._natural = gradients, natural
+                if number == len(self._closures) - 1:
+                    self._prepare()
 
     def aggregate(self) -> None:
         """Makes one gradient of the tasks'."""
@@ -137,22 +138,14 @@ class Step:
             if isinstance(setting.combiner, WeightsFirst):
                 self._weigh(setting.combiner, gradients)
         else:
-            here = [setting.tasks.index(task) for task in gradients.present]
-            rows = gradients.rows.select(here)
-            if self._natural is None:
-                self._update = self._combine(setting.combiner, rows, here)
-            else:
-                assert self._natural.rows is not None
-                assert setting.flat_combiner is not None
-                natural = self._natural.rows.select(here)
-                loss_part = self._combine(setting.combiner, natural, here)
-                weights, gramian = self.weights, self.gramian
-                flat_part = self._combine(setting.flat_combiner, rows.sub_(natural), here)
-                self._update = loss_part.add_(flat_part.tensors)
-                self.gramian = gramian
-                if weights is not None and self.weights is not None:
-                    self.weights = torch.stack([weights, self.weights])
+            combined = [self._combine(part) for part in self._parts]
+            self._update, self.weights = combined[0]
+            for update, weights in combined[1:]:
+                self._update.add_(update.tensors)
+                if self.weights is not None and weights is not None:
+                    self.weights = torch.stack([self.weights, weights])
             self._update = gradients.whole(self._update)
+            self.gramian = self._parts[0].gramian
         if self.weights is not None:
             self._ledger.note(gradients.present, "weight", self.weights.sum())
         self._ledger.verify()
@@ -162,23 +155,23 @@ class Step:
         gradients, partition = self._gradients, self._setting.partition
         parts = [(partition.shared, self._update)]
         parts += [(partition.own[task], vector) for task, vector in gradients.own.items()]
-        for parameters, vector in parts:
-            reached = [id(parameter) in gradients.reached for parameter in parameters]
-            _accumulate(parameters, self._scale.apply_(vector).tensors, reached)
+        parameters = [parameter for part, _ in parts for parameter in part]
+        found = [tensor for _, vector in parts for tensor in self._scale.apply_(vector).tensors]
+        accumulate(parameters, found, [id(p) in gradients.reached for p in parameters])
         if self._method_gradients:
-            parameters = self._setting.combiner.parameters
+            learnt = self._setting.combiner.parameters
             found = [
                 self._scale.apply_(Layout([g]).copy_of([g])).tensors[0] if g is not None else p
-                for p, g in zip(parameters, self._method_gradients, strict=True)
+                for p, g in zip(learnt, self._method_gradients, strict=True)
             ]
-            _accumulate(parameters, found, [g is not None for g in self._method_gradients])
+            accumulate(learnt, found, [g is not None for g in self._method_gradients])
         if self._setting.perturbation is not None:
             local = self._setting.perturbation.local
             if isinstance(local, Remembering):
                 names = [partition.name(parameter) for parameter in partition.shared]
                 for task, vector in gradients.remembered.items():
-                    parts = zip(vector.tensors, partition.shared, strict=True)
-                    whole = [assembled(part, parameter) for part, parameter in parts]
+                    pairs = zip(vector.tensors, partition.shared, strict=True)
+                    whole = [assembled(part, parameter) for part, parameter in pairs]
                     local.remember(task, dict(zip(names, whole, strict=True)))
 
     def forget(self) -> None:
@@ -198,13 +191,14 @@ class Step:
         agreed = ranks.agree(losses, sizes, news=partition.is_news(losses, placement))
         if not agreed.means:
             raise ValueError(
-                f"The losses closure was asked for {list(setting.tasks)} and no rank's returned a "
-                f"loss that counts; some task must be present."
+                f"The losses closure was asked for {list(setting.tasks)} and returned "
+                f"{list(losses)}. It may leave out tasks (or give them the batch_size 0) only if "
+                f"it does so all through a step, and not all of them."
             )
         losses = placement.taking_part(losses, agreed)
         if agreed.news:
             partition.update(losses, ranks, placement)
-        self._here = list(losses)
+        self._mine = list(losses)
         for task in losses:
             self.sizes[task] = self.sizes.get(task, 0.0) + sizes[task]
         for task, loss in agreed.means.items():
@@ -213,58 +207,63 @@ class Step:
         return agreed, losses
 
     def _evaluate(
-        self, closure: Losses, trace: Trace, sizes: Mapping[str, float]
+        self, closure: Losses, trace: Trace, number: int
     ) -> tuple[TaskGradients, TaskGradients | None]:
         """One micro-batch: the natural pass, the ascent, and the gradients at the points found."""
         setting, scale, ledger = self._setting, self._scale, self._ledger
-        agreed, losses = self._natural_pass(closure, trace, sizes)
-        tasks = list(agreed.means)
+        agreed, losses = self._natural_pass(closure, trace, self._batch_sizes[number])
+        tasks, use = list(agreed.means), str(number % 2)
         if len(self._closures) == 1 and isinstance(setting.combiner, WeightsFirst):
             self._weigh(setting.combiner)
         perturbation = setting.perturbation
         if perturbation is None or perturbation.rho == 0:
-            gradients = self._task_gradients(agreed)
+            gradients = self._task_gradients(agreed, use, divides=True)
             gradients.collect(tasks, losses, scale, ledger, "natural")
-            if len(self._closures) > 1:
-                gradients.weigh(agreed.sizes)
+            self._weigh_batch(agreed, gradients)
             return gradients, None
 
         def replay(tasks: Sequence[str]) -> dict[str, Tensor]:
-            return self._replay(trace, closure, tasks, list(losses))
+            return self._replay(trace, closure, tasks, self._mine)
 
         ascent = self._ascent(perturbation, agreed, losses, replay)
         natural = None
-        if setting.flat_combiner is not None:
-            natural = TaskGradients(
-                setting.partition, setting.placement, setting.tasks, agreed.shares
-            )
-            natural.collect(tasks, losses, scale, ledger, "natural")
+        # Where the natural gradients are made, their mean is at hand; where they are not needed any
+        # more then, they lie in the rows that the perturbed ones get.
+        mean_of_them = ascent.exact and perturbation.alpha > 0 and self.weights is None
+        if setting.flat_combiner is not None or mean_of_them:
+            kept = setting.flat_combiner is not None
+            first = self._task_gradients(agreed, f"natural {use}" if kept else use)
+            first.collect(tasks, losses, scale, ledger, "natural")
+            shares = agreed.shares
             if setting.sync_perturbation:
-                natural.reduce()
-            of_one = setting.sync_perturbation
-            ascent.from_gradients(natural, dict.fromkeys(tasks, 1.0) if of_one else agreed.shares)
+                first.reduce()
+                shares = dict.fromkeys(tasks, 1.0)
+            ascent.from_gradients(first, shares)
+            natural = first if kept else None
         else:
             ascent.from_losses()
         remembers = isinstance(ascent.estimator, Remembering)
-        gradients = self._task_gradients(agreed, remembers=remembers)
-        perturbed: dict[str, Tensor] = {}
+        gradients = self._task_gradients(agreed, use, divides=True, remembers=remembers)
         for group in ascent.groups(tasks):
-            here = [task for task in group if task in losses]
             with ascent.displaced(group):
                 with torch.enable_grad():
-                    found = replay(here) if here else {}
-                for task, loss in found.items():
+                    found = replay([task for task in group if task in losses])
+                means = setting.ranks.means(group, found, agreed.shares)
+                for task, loss in means.items():
                     ledger.note([task], "perturbed loss", loss)
-                    perturbed[task] = loss.detach().clone()  # a loss may be a parameter
+                self.perturbed.add(means, agreed.sizes)
                 # Who is to blame for a sum must be found out here, where it is not finite.
-                with self._blaming(closure, trace) if len(group) > 1 else nullcontext():
+                in_sum = len(group) > 1 and gradients.rows is None
+                with self._blaming(closure, trace) if in_sum else nullcontext():
                     gradients.collect(group, found, scale, ledger, "perturbed")
-        self.perturbed.add(setting.ranks.means(tasks, perturbed, agreed.shares), agreed.sizes)
-        if len(self._closures) > 1:
-            gradients.weigh(agreed.sizes)
-            if natural is not None:
-                natural.weigh(agreed.sizes)
+        self._weigh_batch(agreed, gradients, natural)
         return gradients, natural
+
+    def _weigh_batch(self, agreed: Agreement, *made: TaskGradients | None) -> None:
+        """Prepares gradients for a mean over micro-batches."""
+        for gradients in made if len(self._closures) > 1 else ():
+            if gradients is not None:
+                gradients.weigh(agreed.sizes)
 
     def _ascent(
         self,
@@ -292,12 +291,15 @@ class Step:
             streams,
             self._scale,
             self._ledger,
+            setting.workspace,
         )
 
     def _replay(
         self, trace: Trace, closure: Losses, tasks: Sequence[str], present: Sequence[str]
     ) -> dict[str, Tensor]:
         """The losses of some tasks at the parameters as they are."""
+        if not tasks:
+            return {}
         ask = partial(evaluated, closure, tasks=self._setting.tasks)
         if trace.separable:
             losses = trace.replay(ask, tasks)
@@ -307,11 +309,19 @@ class Step:
         losses = trace.replay(ask, present)
         return {task: losses[task] for task in tasks}
 
-    def _task_gradients(self, agreed: Agreement, *, remembers: bool = False) -> TaskGradients:
+    def _task_gradients(
+        self, agreed: Agreement, use: str, *, divides: bool = False, remembers: bool = False
+    ) -> TaskGradients:
         setting, weights = self._setting, None
-        # Columns alone are enough where nothing but inner products and sums is made of the rows.
-        gramian = isinstance(setting.combiner, WeightsOfGramian) and setting.flat_combiner is None
-        divides = gramian and not remembers and len(self._closures) == 1
+        columns = None
+        if (
+            divides
+            and not remembers
+            and isinstance(setting.combiner, WeightsOfGramian)
+            and setting.flat_combiner is None
+            and len(self._closures) == 1
+        ):  # nothing but inner products and sums is made of the rows
+            columns = setting.placement.columns(setting.partition.shared)
         if self.weights is not None:
             weights = dict(zip(self.losses.values(), self.weights, strict=True))
         return TaskGradients(
@@ -319,10 +329,12 @@ class Step:
             setting.placement,
             setting.tasks,
             agreed.shares,
+            setting.workspace,
+            use if columns is None else "columns",
             weights=weights,
             weighs_own=weights is not None and isinstance(setting.combiner, WeightsOfLosses),
             remembers=remembers,
-            columns=setting.placement.columns(setting.partition.shared) if divides else None,
+            columns=columns,
         )
 
     def _weigh(self, combiner: WeightsFirst, gradients: TaskGradients | None = None) -> Tensor:
@@ -332,7 +344,7 @@ class Step:
         means, losses = list(self.losses.values()), self._natural_losses()
         if isinstance(combiner, WeightsOfLosses):
             self._bring_back.append(combiner.bookmark())
-        with self._undisturbed([losses]):
+        with undisturbed(self._setting.streams, [losses]):
             self.weights, self._method_gradients = combiner.weights(
                 losses, [self._setting.tasks.index(task) for task in means]
             )
@@ -352,13 +364,12 @@ class Step:
     def _tell(self) -> None:
         """Tells methods of the gradients the losses, and scales own gradients as they say."""
         setting, gradients = self._setting, self._gradients
-        here = [setting.tasks.index(task) for task in gradients.present]
         for combiner in (setting.combiner, setting.flat_combiner):
             if combiner is None or isinstance(combiner, WeightsFirst) or not combiner.sees_losses:
                 continue
             if isinstance(combiner, WeightsOfGramian):  # others' state may be as large as the rows
                 self._bring_back.append(combiner.bookmark())
-            factors, of_method = combiner.tell(self._natural_losses(), here)
+            factors, of_method = combiner.tell(self._natural_losses(), self._here)
             if combiner is setting.flat_combiner or factors is None:
                 continue
             self._method_gradients = of_method
@@ -367,30 +378,51 @@ class Step:
                 if task in gradients.own:
                     gradients.own[task].mul_(factor)
 
-    def _combine(self, combiner: Combiner, rows: Matrix, here: list[int]) -> Vector:
-        if isinstance(combiner, WeightsFirst):
-            return rows.combine(self._weigh(combiner, self._gradients))
-        if isinstance(combiner, WeightsOfGramian):
-            self.gramian = rows.gramian()
-            with self._undisturbed([]):
-                self.weights = combiner.weights(self.gramian, here)
-            return rows.combine(self.weights)
-        assert isinstance(combiner, WholeMatrix)
-        self.gramian = rows.gramian()
-        with self._undisturbed(rows.flats):
-            combined, self.weights = combiner.combine(rows.whole(), here)
-        return rows.layout.over(combined)
+    def _prepare(self) -> None:
+        """Makes the matrices to combine; what the CPU must know is brought there all at once."""
+        gradients, natural, setting = self._gradients, self._natural, self._setting
+        for made in (gradients, natural):
+            if made is not None:
+                made.reduce()
+                if len(self._closures) > 1:
+                    made.average()
+        if gradients.rows is not None and setting.partition.shared:
+            rows = gradients.rows.select(self._here)
+            if natural is None:
+                self._parts = [Part(setting.combiner, rows)]
+            else:
+                assert natural.rows is not None
+                assert setting.flat_combiner is not None
+                of_losses = natural.rows.select(self._here)
+                flat = rows.sub_(of_losses)
+                self._parts = [
+                    Part(setting.combiner, of_losses),
+                    Part(setting.flat_combiner, flat),
+                ]
+        compared = [part for part in self._parts if not isinstance(part.combiner, WeightsFirst)]
+        gramians = self._ledger.bring([part.rows.gramian() for part in compared])
+        for part, gramian in zip(compared, gramians, strict=True):
+            part.gramian = gramian
 
-    @contextmanager
-    def _undisturbed(self, tensors: Iterable[Tensor]) -> Iterator[None]:
-        """Where methods run: with the engine's random numbers, and without a user's autocast."""
-        devices = {tensor.device for tensor in tensors}
-        with ExitStack() as stack:
-            stack.enter_context(self._setting.streams.as_global(devices))
-            for kind in {"cpu", *(device.type for device in devices)}:
-                if torch.amp.is_autocast_available(kind):
-                    stack.enter_context(torch.autocast(kind, enabled=False))
-            yield
+    def _combine(self, part: Part) -> tuple[Vector, Tensor | None]:
+        combiner, rows = part.combiner, part.rows
+        if isinstance(combiner, WeightsFirst):
+            weights = self._weigh(combiner, self._gradients)
+            return rows.combine(weights), weights
+        if isinstance(combiner, WeightsOfGramian):
+            assert part.gramian is not None
+            with undisturbed(self._setting.streams, []):
+                weights = combiner.weights(part.gramian, self._here)
+            return rows.combine(weights), weights
+        assert isinstance(combiner, WholeMatrix)
+        with undisturbed(self._setting.streams, rows.flats):
+            combined, of_matrix = combiner.combine(rows.whole(), self._here)
+        return rows.layout.over(combined), of_matrix
+
+    @property
+    def _here(self) -> list[int]:
+        """The numbers of the present tasks."""
+        return [self._setting.tasks.index(task) for task in self._gradients.present]
 
     def _discover(self) -> None:
         """Finds the partition before micro-batches are evaluated, so that it stays the same."""
@@ -415,30 +447,15 @@ class Step:
             return error
         setting = self._setting
         parameters = [p for p in setting.model.parameters() if p.requires_grad]
-        for task in [task for task in error.tasks if task in self._here]:
+        layout = Layout(parameters, setting.placement.spread)
+        for task in [task for task in error.tasks if task in self._mine]:
             with torch.enable_grad():
-                loss = self._replay(trace, closure, [task], self._here)[task]
+                loss = self._replay(trace, closure, [task], self._mine)[task]
             gradients = setting.placement.differentiate(
                 [loss], parameters, [self._scale.seed(loss)], retain=False
             )
-            layout = Layout(parameters, setting.placement.spread)
-            if not (loss.isfinite() and layout.copy_of(gradients).norm().isfinite()):
+            # Judged by all who hold a part of it, who go on together.
+            judged = Layout([loss], layout.spread).copy_of([loss.detach()]).norm()
+            if not (judged.isfinite() and layout.copy_of(gradients).norm().isfinite()):
                 return NonFiniteError([task], error.stage)
         return error
-
-
-def _accumulate(
-    parameters: Sequence[Tensor], gradients: Sequence[Tensor], reached: Sequence[bool]
-) -> None:
-    """Adds to ``.grad`` of the parameters that were reached, as ``Tensor.backward`` does."""
-    sums, terms = [], []
-    for parameter, gradient, here in zip(parameters, gradients, reached, strict=True):
-        if not here:
-            continue
-        if parameter.grad is None:
-            parameter.grad = assembled(gradient, parameter)
-        else:
-            sums.append(local(parameter.grad))
-            terms.append(gradient)
-    if sums:
-        torch._foreach_add_(sums, terms)

@@ -119,7 +119,7 @@ class Together(Ranks):
             for i, t in enumerate(self._tasks)
             if totals[t] > 0
         }
-        # In float64 whatever the losses are: the same bits on all ranks, with such a loss or without.
+        # The means are in float64 whatever the losses are: the same bits on all ranks.
         shares = {task: here.get(task, 0.0) / totals[task] for task in present}
         return Agreement(means, {t: totals[t] for t in present}, shares, sums[2 * k].item() > 0)
 
@@ -148,20 +148,22 @@ class Together(Ranks):
         self.add_([numbers])
         return numbers.to(part.device)
 
-    def add_(self, flats: Sequence[Tensor]) -> None:
-        """One all-reduce in place for the largest of a device and dtype, one for all the others."""
-        transfers = []
-        for group in _by_kind(flats):
-            large, *small = sorted(group, key=torch.Tensor.numel, reverse=True)
-            transfers.append((large, [large]))
-            if small:
-                transfers.append((torch.cat([flat.flatten() for flat in small]), small))
+    def add_(
+        self, large: Sequence[Tensor], small: Sequence[Tensor] = (), marks: Sequence[bool] = ()
+    ) -> Sequence[bool]:
+        """An all-reduce for each large tensor, one for the small ones of a device and dtype."""
+        like = next(iter([*small, *large]), torch.empty(0, device=self._device))
+        counts = like.new_tensor([float(mark) for mark in marks])
+        groups = _by_kind([*small, counts])
+        buffers = [torch.cat([flat.flatten() for flat in group]) for group in groups]
         self._announce(_Place.GRADIENTS)
-        for buffer, parts in transfers:
-            with self._reaching():
-                dist.all_reduce(buffer, group=self._group)
-            if parts[0] is not buffer:
-                _split(buffer, parts)
+        for buffer in [*large, *buffers]:
+            if buffer.numel():
+                with self._reaching():
+                    dist.all_reduce(buffer, group=self._group)
+        for buffer, group in zip(buffers, groups, strict=True):
+            _split(buffer, group)
+        return [count > 0 for count in counts.tolist()]
 
     def scatter(self, flat: Tensor) -> Tensor:
         """A reduce-scatter."""

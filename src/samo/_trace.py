@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
-from ._buffers import Registered, Scratch
+from ._buffers import Registered, Scratch, devices_of
 from ._graph import Reached
 from ._parts import local
-from ._random import Sources
-from ._vector import Layout, Spread, Vector
+from ._random import Sources, States
+from ._vector import Vector
 
 T = TypeVar("T")
 
@@ -29,8 +29,6 @@ Call = tuple[nn.Module, int]
 """A module, and how many times it has been called before."""
 Numbers = dict[nn.Module, list[int]]
 """The numbers of some calls of some modules, in order."""
-States = list[Any]
-"""The states of the global generators."""
 
 
 class Point:
@@ -41,26 +39,40 @@ class Point:
 
     Args:
         parameters: The parameters.
-        spread: Sums numbers over the ranks that hold parts of them.
+        values: A vector of their layout, for the copy.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], spread: Spread | None = None) -> None:
-        self._live = [local(parameter).data for parameter in parameters]
-        self.layout = Layout(self._live, spread)
-        self.values = self.layout.copy_of(self._live)
+    def __init__(self, parameters: Sequence[Tensor], values: Vector) -> None:
+        self.live = [local(parameter).data for parameter in parameters]
+        self.values = values.copy_(self.live)
 
-    @contextmanager
-    def displaced(self, direction: Vector, step: float = 1.0) -> Iterator[None]:
-        """Holds the parameters at ``values + step * direction``, and puts them back."""
-        if not self._live:
-            yield
-            return
-        try:
-            torch._foreach_copy_(self._live, self.values.tensors)
-            torch._foreach_add_(self._live, direction.tensors, alpha=step)
-            yield
-        finally:
-            torch._foreach_copy_(self._live, self.values.tensors)
+
+@contextmanager
+def displaced(moves: Iterable[tuple[Point, Vector]], step: float = 1.0) -> Iterator[None]:
+    """Holds the parameters of some points at ``values + step * direction``; puts them back.
+
+    Args:
+        moves: The points, each with its direction.
+        step: The step.
+
+    Yields:
+        Nothing.
+    """
+    live: list[Tensor] = []
+    values: list[Tensor] = []
+    directions: list[Tensor] = []
+    for point, direction in moves:
+        live += point.live
+        values += point.values.tensors
+        directions += direction.tensors
+    if not live:
+        yield
+        return
+    try:
+        torch._foreach_add_(live, directions, alpha=step)
+        yield
+    finally:
+        torch._foreach_copy_(live, values)
 
 
 class Tracer:
@@ -72,25 +84,27 @@ class Tracer:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._modes: list[bool] | None = None
+        self._known: tuple[list[bool], list[torch.device]] | None = None
         self._drawing: list[nn.Module] = []
+        self._drawn: set[int] = set()
         self._separable = True
 
     @contextmanager
     def trace(self) -> Iterator[Trace]:
         """One natural pass and its replays; on leaving, only the natural pass is to be seen."""
         modules = list(_eager_modules(self._model))
-        modes = [module.training for module in modules]
-        probing = modes != self._modes
+        now = ([module.training for module in modules], devices_of(self._model))
+        probing = now != self._known
         watched = modules if probing else self._drawing
-        trace = Trace(self._model, watched, separable=self._separable)
+        drawn = None if probing else self._drawn
+        trace = Trace(self._model, watched, Sources(now[1]), drawn, separable=self._separable)
         try:
             yield trace
         finally:
             trace.close()
         self._separable = trace.separable
         if probing and trace.drawing is not None:
-            self._modes, self._drawing = modes, trace.drawing
+            self._known, self._drawing, self._drawn = now, trace.drawing, trace.drawn
 
 
 class Trace:
@@ -106,18 +120,30 @@ class Trace:
     Args:
         model: The model.
         modules: The modules that draw random numbers, or that may.
+        sources: The generators that they may draw from.
+        watched: The numbers of those that they draw from; None if it is not known.
         separable: Whether the passes before this one were separable, as far as is known.
 
     Attributes:
         drawing: Those of the modules that drew random numbers in the natural pass.
+        drawn: The generators that were drawn from.
         separable: Whether replays may evaluate some tasks only.
     """
 
-    def __init__(self, model: nn.Module, modules: list[nn.Module], *, separable: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        modules: list[nn.Module],
+        sources: Sources,
+        watched: set[int] | None,
+        *,
+        separable: bool,
+    ) -> None:
         self._model = model
         self._modules = modules
+        self._watched = watched
         self._scratch = Scratch(model)
-        self._sources = Sources(_devices(model))
+        self._sources = sources
         self._before = self._sources.get()
         self._after: States | None = None
         self.drawing: list[nn.Module] | None = None
@@ -134,7 +160,7 @@ class Trace:
         def pass_by(inside: Call | None) -> States:
             """Notes who drew since the last call began or ended; equal states are one object."""
             nonlocal states
-            now = self._sources.get()
+            now = self._sources.get(self._watched)
             if self._sources.drawn(states, now):
                 scattered.add(None if inside is None else inside[0])
                 states = now
@@ -151,8 +177,11 @@ class Trace:
             losses = evaluate()
         self._kept = Registered(self._model)
         self._starts, self._ends = starts, ends
-        self._after = after = pass_by(None)
-        self._drawn = self._sources.drawn(self._before, after)
+        pass_by(None)
+        self._after = self._sources.get()
+        self.drawn = self._sources.drawn(self._before, self._after)
+        if self._watched is not None and not self.drawn <= self._watched:
+            scattered.add(None)
         self._scattered = {m for m in scattered if m is None or any(True for _ in m.children())}
         drawing = {call[0] for call in ends if ends[call] is not starts[call]}
         self.drawing = [module for module in self._modules if module in drawing]
@@ -201,7 +230,7 @@ class Trace:
 
         def enter(call: Call, _inside: Call | None) -> None:
             if (then := known(call)) is not None:
-                self._sources.set(self._starts[then], self._drawn)
+                self._sources.set(self._starts[then], self.drawn)
 
         def leave(call: Call, _output: object) -> None:
             if call[0] in self._scattered and (then := known(call)) is not None:
@@ -210,8 +239,8 @@ class Trace:
         # Autocast may hold low-precision copies of parameters that have moved since.
         torch.clear_autocast_cache()
         self._scratch.install()
-        self._sources.set(self._before, self._drawn)
-        if not self._drawn:
+        self._sources.set(self._before, self.drawn)
+        if not self.drawn:
             return evaluate(tasks)
         with _calls(numbers, enter, leave) as counts:
             losses = evaluate(tasks)
@@ -231,7 +260,7 @@ class Trace:
 
     def _compare(self, then: States) -> None:
         """Finds out whether as much was drawn by now as was in the natural pass."""
-        if self._sources.drawn(then, self._sources.get()):
+        if self._sources.drawn(then, self._sources.get(self.drawn)):
             self.separable = False
 
 
@@ -318,8 +347,3 @@ def _eager_modules(model: nn.Module) -> Iterator[nn.Module]:
         yield module
         if not isinstance(module, torch._dynamo.OptimizedModule):
             stack.extend(module.children())
-
-
-def _devices(model: nn.Module) -> list[torch.device]:
-    tensors = [*model.parameters(), *model.buffers()]
-    return sorted({tensor.device for tensor in tensors}, key=str)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ._parts import local
 
-# Columns of the K x m matrix that are brought to float64 at a time when its Gramian is made: large
-# enough that the matrix product dominates, small enough that the copy stays in cache.
-_GRAMIAN_COLUMNS = 1 << 16
+# Numbers of the K x m matrix that are brought to float64 at a time when its Gramian is made: enough
+# that the matrix product dominates, few enough that the copy stays in cache.
+_GRAMIAN_BLOCK = 1 << 18
 
 Spread = Callable[[Tensor], Tensor]
 """Sums numbers over the ranks that hold the coordinates of a vector between them."""
@@ -38,6 +38,7 @@ class Layout:
         self.spread = spread
         self._sizes: dict[tuple[torch.device, torch.dtype], int] = {}
         self._places: list[tuple[int, int, torch.Size, tuple[int, ...]]] = []
+        self._signature = _signature(tensors)
         for tensor in map(local, tensors):
             key = (tensor.device, tensor.dtype)
             offset = self._sizes.setdefault(key, 0)
@@ -46,6 +47,10 @@ class Layout:
             # A dense tensor keeps its memory format (channels last, say); others are contiguous.
             stride = torch.empty_like(tensor, device="meta").stride()
             self._places.append((group, offset, tensor.shape, stride))
+
+    def fits(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether the layout of these tensors would be the same."""
+        return self._signature == _signature(tensors)
 
     def empty(self) -> Vector:
         """A vector of this layout, uninitialised."""
@@ -108,25 +113,29 @@ class Vector:
 
     def copy_(self, tensors: Sequence[Tensor | None]) -> Self:
         """Takes over the tensors' values; None stands for zero."""
-        present = [(own, t) for own, t in zip(self.tensors, tensors, strict=True) if t is not None]
-        if len(present) < len(self.tensors):
+        own, others = self._present(tensors)
+        if len(own) < len(self.tensors):
             for flat in self.flats:
                 flat.zero_()
-        if present:
-            own, others = zip(*present, strict=True)
-            torch._foreach_copy_(own, tuple(map(local, others)))
+        if own:
+            torch._foreach_copy_(own, others)
         return self
 
     def add_(self, tensors: Sequence[Tensor | None], alpha: Tensor | float = 1.0) -> Self:
         """Adds ``alpha`` times the tensors; None stands for zero."""
-        present = [(own, t) for own, t in zip(self.tensors, tensors, strict=True) if t is not None]
-        if present:
-            own, others = zip(*present, strict=True)
-            if isinstance(alpha, Tensor):
-                others = tuple(torch._foreach_mul(others, alpha.to(others[0].device)))
-                torch._foreach_add_(own, others)
-            else:
-                torch._foreach_add_(own, others, alpha=alpha)
+        own, others = self._present(tensors)
+        if not own:
+            return self
+        if isinstance(alpha, Tensor):
+            torch._foreach_add_(own, torch._foreach_mul(others, alpha.to(others[0].device)))
+        else:
+            torch._foreach_add_(own, others, alpha=alpha)
+        return self
+
+    def lerp_(self, other: Vector, weight: float) -> Self:
+        """Becomes ``(1 - weight)`` times itself plus ``weight`` times a vector of one layout."""
+        for flat, end in zip(self.flats, other.flats, strict=True):
+            flat.lerp_(end, weight)
         return self
 
     def mul_(self, factor: Tensor | float) -> Self:
@@ -144,15 +153,36 @@ class Vector:
 
     def norm(self) -> Tensor:
         """The Euclidean norm of the whole, in float32 or wider: a 0-d tensor."""
-        return _norm([_norm_of(flat) for flat in self.flats], self.layout.spread)
+        norms: list[Tensor]
+        norms = [torch.linalg.vector_norm(f, dtype=wide(f.dtype)) for f in self.flats]
+        spread = self.layout.spread
+        if not norms:
+            return torch.zeros(())
+        if len(norms) == 1 and spread is None:
+            return norms[0]
+        dtype = widest(norms)
+        square = torch.stack([n.to(norms[0].device, dtype) for n in norms]).square().sum()
+        return (square if spread is None else spread(square)).sqrt()
 
     def norms(self) -> list[Tensor]:
         """The Euclidean norm of each tensor, in float32 or wider: 0-d tensors."""
-        norms = [_norm_of(tensor) for tensor in self.tensors]
+        norms: list[Tensor]
+        if self.tensors and all(flat.dtype == wide(flat.dtype) for flat in self.flats):
+            norms = list(torch._foreach_norm(self.tensors))
+        else:
+            norms = [torch.linalg.vector_norm(t, dtype=wide(t.dtype)) for t in self.tensors]
         if self.layout.spread is None or not norms:
             return norms
         squares = torch.stack([norm.to(norms[0]) for norm in norms]).square()
         return list(self.layout.spread(squares).sqrt())
+
+    def _present(
+        self, tensors: Sequence[Tensor | None]
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Those of the views that there is a tensor for, and these tensors."""
+        pairs = zip(self.tensors, tensors, strict=True)
+        own = [view for view, tensor in pairs if tensor is not None]
+        return own, [local(tensor) for tensor in tensors if tensor is not None]
 
 
 class Matrix:
@@ -187,14 +217,19 @@ class Matrix:
         return self
 
     def gramian(self) -> Tensor:
-        """The inner products of the rows, accumulated in float64, on the CPU: ``[rows, rows]``."""
-        total = torch.zeros(len(self.rows), len(self.rows), dtype=torch.float64)
+        """The inner products of the rows, accumulated in float64, on a device of the rows'."""
+        shape, dtype = (len(self.rows), len(self.rows)), torch.float64
+        parts = []
         for flat in self.flats:
-            part = torch.zeros_like(total, device=flat.device)
-            for columns in flat.split(_GRAMIAN_COLUMNS, dim=1):
-                wide_columns = columns.to(torch.float64)
+            part = torch.zeros(shape, dtype=dtype, device=flat.device)
+            for columns in flat.split(max(1, _GRAMIAN_BLOCK // max(1, len(flat))), dim=1):
+                wide_columns = columns.to(dtype)
                 part.addmm_(wide_columns, wide_columns.T)
-            total += part.cpu()
+                del wide_columns  # before the next are made
+            parts.append(part)
+        total = parts[0] if parts else torch.zeros(shape, dtype=dtype)
+        for part in parts[1:]:
+            total += part.to(total.device)
         return total if self.layout.spread is None else self.layout.spread(total)
 
     def whole(self) -> Tensor:
@@ -206,24 +241,13 @@ class Matrix:
         """The weighted sum of the rows."""
         combined = self.layout.empty()
         for flat, out in zip(self.flats, combined.flats, strict=True):
-            torch.mv(flat.T, weights.to(flat.device, flat.dtype), out=out)
+            factors = weights.to(flat.device, flat.dtype, non_blocking=True)
+            torch.mv(flat.T, factors, out=out)
         return combined
 
 
-def _norm_of(tensor: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=wide(tensor.dtype))
-    return norm
-
-
-def _norm(norms: list[Tensor], spread: Spread | None) -> Tensor:
-    """The norm of a whole from those of its pieces."""
-    if len(norms) == 1 and spread is None:
-        return norms[0]
-    if not norms:
-        return torch.zeros(())
-    dtype = widest(norms)
-    square = torch.stack([n.to(norms[0].device, dtype) for n in norms]).square().sum()
-    return (square if spread is None else spread(square)).sqrt()
+def _signature(tensors: Sequence[Tensor]) -> list[tuple[object, ...]]:
+    return [(t.device, t.dtype, t.shape, t.stride()) for t in tensors]
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

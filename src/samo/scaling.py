@@ -144,67 +144,56 @@ def cost(
         >>> f"{step.sent / 1e9:.2f} GB, {step.seconds(25e9, 30e-6):.3f} s"
         '1.23 GB, 0.050 s'
     """
+    matrix = needs in ("gramian", "gradients")
+    everything = tasks * shared * element
     if ranks < 2:
-        return Cost(1, (), tasks * shared * element if needs in ("gramian", "gradients") else 0)
+        return Cost(1, (), everything if matrix else shared * element)
+    ascends = perturbation is not None and perturbation.rho > 0
+    estimator = perturbation.estimator if perturbation is not None and ascends else None
+    exact, remembers = getattr(estimator, "exact", False), hasattr(estimator, "remember")
+    decomposed = decompose and matrix and ascends
+    alpha = 1.0 if perturbation is None else perturbation.alpha
+    natural = decomposed or (matrix and exact and alpha > 0 and sync_perturbation)
+    kept = everything if remembers and not matrix else 0
+    rest = Transfer("own gradients", "all_reduce", (own + tensors) * element + kept, 1)
     found = [] if buffers == 0 else [Transfer("buffers", "broadcast", buffers, 1)]
     messages = 2 + (buffers > 0)  # the natural losses, and the end
-    decomposed = decompose and needs in ("gramian", "gradients") and perturbation is not None
-    everything = tasks * shared * element
-    if perturbation is not None and perturbation.rho > 0:
-        if sync_perturbation:
-            ascent, number = _ascent(perturbation, tasks, shared, own, element, decomposed)
-            found += ascent
-            messages += number
-        messages += 1  # the perturbed losses
-    remembers = perturbation is not None and hasattr(perturbation.estimator, "remember")
-    kept = everything if remembers and needs in ("nothing", "losses") else 0
-    rest = Transfer("own gradients", "all_reduce", (own + tensors) * element + kept, 1)
-    if decomposed:
+    if ascends:
+        messages += 1 if estimator is None else tasks  # the perturbed losses
+    if natural:
         found += [Transfer("natural gradients", "all_reduce", everything, 1), rest]
         messages += 1
-    memory = everything * (2 if decomposed else 1)
+    elif ascends and sync_perturbation:
+        ascent = _ascent(tasks, shared * element, own * element, exact=exact, alpha=alpha)
+        found += ascent
+        messages += sum(transfer.count for transfer in ascent if transfer.what != "own directions")
+    if isinstance(estimator, SPSA) and sync_perturbation:
+        messages += tasks * estimator.samples * (2 if estimator.antithetic else 1)
+    memory = everything * (2 if decomposed else 1) if matrix else shared * element + kept
     large = shared >= _placement.DIVIDED_FROM
     if needs == "gramian" and large and not decomposed and not remembers:
         part = -(-shared // ranks) * element
-        found += [
-            Transfer("task gradients", "reduce_scatter", part * ranks, tasks),
-            Transfer("update", "all_gather", part * ranks, 1),
-        ]
-        messages += tasks + 2
         memory = tasks * part
-        if tasks**2 > 2 * tasks + 1:
+        found.append(Transfer("task gradients", "reduce_scatter", part * ranks, tasks))
+        found.append(Transfer("update", "all_gather", part * ranks, 1))
+        if tasks**2 > 2 * tasks + 1:  # what a message has room for
             found.append(Transfer("Gramian", "all_reduce", 8 * tasks**2, 1))
-        messages += 1
+        messages += tasks + 3
     else:
-        first = needs in ("nothing", "losses")
-        memory = shared * element if first else memory
-        whole = shared * element if first else everything
+        whole = everything if matrix else shared * element
         found.append(Transfer("task gradients", "all_reduce", whole, 1))
         messages += 1
     found += [rest, Transfer("messages", "all_reduce", 8 * (2 * tasks + 5), messages)]
     return Cost(ranks, tuple(transfer for transfer in found if transfer.payload), memory)
 
 
-def _ascent(
-    perturbation: Perturbation,
-    tasks: int,
-    shared: int,
-    own: int,
-    element: int,
-    decomposed: bool,
-) -> tuple[list[Transfer], int]:
-    """What it takes to agree on the directions, and the number of messages."""
-    estimator = perturbation.estimator
-    exact = estimator is not None and estimator.exact
-    found, messages = [], 0
-    if not decomposed and not (exact and perturbation.alpha == 0):
-        found.append(Transfer("mean gradient", "all_reduce", shared * element, 1))
-        found.append(Transfer("own mean gradients", "all_reduce", own * element, 1))
-        messages += 1
-    if exact and not decomposed:
-        found.append(Transfer("local gradients", "all_reduce", shared * element, tasks))
-        found.append(Transfer("own gradients", "all_reduce", own * element // tasks, tasks))
-        messages += tasks
-    if isinstance(estimator, SPSA):
-        messages += tasks * estimator.samples * (2 if estimator.antithetic else 1)
-    return found, messages
+def _ascent(tasks: int, shared: int, own: int, *, exact: bool, alpha: float) -> list[Transfer]:
+    """What it takes to agree on the directions: of sizes in bytes."""
+    found = []
+    if not exact or alpha > 0:
+        found.append(Transfer("mean gradient", "all_reduce", shared, 1))
+        found.append(Transfer("own directions", "all_reduce", own, 1))
+    if exact:
+        found.append(Transfer("local gradients", "all_reduce", shared, tasks))
+        found.append(Transfer("own directions", "all_reduce", own // tasks, tasks))
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class Probe(Protocol):
 
     @property
     def mean(self) -> Vector:
-        """g_0, the gradient of the mean loss; not to be changed."""
+        """g_0, the gradient of the mean loss; not to be changed, nor kept beyond the step."""
 
     def draw(self, noise: Noise) -> Vector:
         """A fresh random vector, from the engine's own generator."""
@@ -57,7 +57,7 @@ class LocalGradient(ABC):
 
     @abstractmethod
     def estimate(self, probe: Probe) -> Vector:
-        """Returns ĝ_i as a vector of its own, which the caller may overwrite."""
+        """Returns ĝ_i as a vector of its own, which the engine overwrites, now and later."""
 
 
 class Remembering(LocalGradient):
@@ -92,16 +92,28 @@ def normalized(estimate: Vector, mean: Vector, normalization: Normalization) -> 
         return estimate
     if normalization == "global":
         return estimate.mul_(ratio(mean.norm(), estimate.norm()))
-    scales = [ratio(a, b) for a, b in zip(mean.norms(), estimate.norms(), strict=True)]
-    if scales:
-        torch._foreach_mul_(estimate.tensors, scales)
+    if estimate.tensors:
+        torch._foreach_mul_(estimate.tensors, _ratios(mean.norms(), estimate.norms()))
     return estimate
 
 
-def ratio(numerator: Tensor | float, denominator: Tensor) -> Tensor:
+def ratio(numerator: Tensor | float, denominator: Tensor) -> Tensor | float:
     """The quotient, and zero where the denominator is zero (or too small to divide by)."""
+    # A number on the CPU is at hand, and far quicker to calculate with than a tensor of one
+    # element. Other devices are not waited for.
     tiny = torch.finfo(denominator.dtype).tiny
-    return torch.where(denominator > tiny, numerator / denominator, torch.zeros_like(denominator))
+    if denominator.dim() == 0 and denominator.device.type == "cpu":
+        divisor = denominator.item()
+        return float(numerator) / divisor if divisor > tiny else 0.0
+    return torch.where(denominator > tiny, numerator / denominator, 0.0)
+
+
+def _ratios(numerators: list[Tensor], denominators: list[Tensor]) -> list[Any]:
+    """The quotients of two lists of 0-d tensors, all at once where a device is not waited for."""
+    kinds = {(tensor.device, tensor.dtype) for tensor in (*numerators, *denominators)}
+    if len(kinds) == 1 and denominators[0].device.type != "cpu":
+        return [*ratio(torch.stack(numerators), torch.stack(denominators))]  # type: ignore[misc]
+    return [ratio(a, b) for a, b in zip(numerators, denominators, strict=True)]
 
 
 def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
