@@ -21,13 +21,14 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from multiprocessing import Manager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import samo
@@ -78,7 +79,7 @@ class Counted(TorchDispatchMode):
     )
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: Counter[str] = Counter()
         self.bytes = 0
 
@@ -258,10 +259,10 @@ def main() -> None:
             sys.exit(subprocess.run(again, check=False).returncode)
     rows: list[Any] = []
     for ranks in args.ranks:
-        with tempfile.TemporaryDirectory() as folder, mp.Manager() as manager:
+        with tempfile.TemporaryDirectory() as folder, Manager() as manager:
             found = manager.list()
             given = (ranks, f"{folder}/store", args.repeats, found)
-            mp.spawn(measure, given, ranks)  # type: ignore[no-untyped-call]
+            spawn(measure, given, ranks)  # type: ignore[no-untyped-call]
             rows += found
     text = report(rows, fake(1024), args.isolated)
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -15,9 +15,10 @@ from ._local import LocalGradient
 from ._local._base import Noise
 from ._partition import Partition
 from ._perturbation import Perturbation
-from ._placement import Fill, Placement
+from ._placement import Fill, Placement, Replicated
 from ._random import Streams
-from ._ranks import Agreement, Ranks
+from ._ranks import Agreement, Alone, Ranks
+from ._setting import Setting
 from ._trace import Point, displaced
 from ._vector import Vector, wide
 from ._workspace import Workspace
@@ -254,7 +255,7 @@ class _Probe:
             row, factor = ascent._rows[self.task]
             gradient = ascent.fresh().copy_(row)
             return gradient if factor == 1 else gradient.mul_(factor)
-        gradient, last = ascent.fresh(), next(reversed(ascent._losses), None)
+        gradient, last = ascent.fresh(), [None, *ascent._losses][-1]
         ascent._differentiate([self.task], 1.0, gradient, retain=self.task != last)
         return gradient
 
@@ -267,3 +268,47 @@ _FILL: dict[Noise, Fill] = {
 
 def _wide(loss: Tensor) -> Tensor:
     return loss.detach().to(wide(loss.dtype), copy=True)  # a loss may be a parameter
+
+
+def ascent_of(
+    setting: Setting,
+    perturbation: Perturbation,
+    agreed: Agreement,
+    losses: Mapping[str, Tensor],
+    evaluate: Evaluate,
+    scale: Scale,
+    ledger: Ledger,
+) -> Ascent:
+    """The ascent of all ranks together, or of this rank by itself.
+
+    Args:
+        setting: What is the engine's.
+        perturbation: The perturbation.
+        agreed: What the ranks have agreed on.
+        losses: This rank's natural losses, with their graphs.
+        evaluate: Evaluates some tasks' losses with the parameters as they are.
+        scale: The factor on losses before backward passes.
+        ledger: Where to enter what must be finite.
+
+    Returns:
+        The ascent.
+    """
+    ranks, placement, streams = setting.ranks, setting.placement, setting.streams
+    if not setting.sync_perturbation:
+        streams = streams.apart(ranks.rank)
+        ranks = Alone()
+        placement = Replicated(setting.model, ranks)
+        agreed = ranks.agree(losses, agreed.sizes, news=False)
+    return Ascent(
+        perturbation,
+        setting.partition,
+        ranks,
+        placement,
+        agreed,
+        losses,
+        evaluate,
+        streams,
+        scale,
+        ledger,
+        setting.workspace,
+    )

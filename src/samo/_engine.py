@@ -28,12 +28,13 @@ from ._perturbation import Perturbation
 from ._process_group import check_ranks, placement_of, ranks_of, unwrapped
 from ._random import Streams
 from ._result import StepResult
-from ._step import Setting, Step
+from ._saved import captured, restored
+from ._setting import Setting
+from ._step import Step
 from ._trace import Tracer
 from ._workspace import Workspace
 from .aggregation import create, method_of
 from .aggregation._combine import Combiner, WeightsFirst, combiner
-from .aggregation._state import capture, restore
 
 
 class Engine:
@@ -272,19 +273,7 @@ class Engine:
         Returns:
             Tensors and plain values, which ``torch.load(.., weights_only=True)`` reads.
         """
-        setting = self._setting
-        local = None if self.perturbation is None else self.perturbation.local
-        flat = setting.flat_combiner
-        return {
-            "configuration": self._configuration(),
-            "parameters": self._shapes(),
-            "streams": setting.streams.state_dict(),
-            "partition": setting.partition.state_dict(),
-            "local": local.state_dict() if isinstance(local, Remembering) else {},
-            "aggregator": capture(self.aggregator),
-            "flat_aggregator": None if flat is None else capture(flat.method),
-            "last_losses": setting.combiner.last,
-        }
+        return captured(self._setting, self.aggregator, self._configuration())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from what `state_dict` gave, in an engine of the same configuration.
@@ -296,33 +285,8 @@ class Engine:
             ValueError: If the state is of another configuration, or of a model with other
                 parameters; nothing is changed then.
         """
-        saved, mine = state["configuration"], self._configuration()
-        if differing := [key for key in mine if saved.get(key) != mine[key]]:
-            raise ValueError(
-                "The state is of another configuration: "
-                + "; ".join(f"{k} is {saved.get(k)} there and {mine[k]} here" for k in differing)
-            )
-        there, here = state["parameters"], self._shapes()
-        if differing := [n for n in {**there, **here} if there.get(n) != here.get(n)]:
-            raise ValueError(
-                "The state is of another model: "
-                + "; ".join(
-                    f"parameter {n!r} has shape {there.get(n)} there and {here.get(n)} here"
-                    for n in differing
-                )
-            )
-        setting = self._setting
-        restore(self.aggregator, state["aggregator"])
-        if setting.flat_combiner is not None:
-            restore(setting.flat_combiner.method, state["flat_aggregator"])
-        if self.perturbation is not None and isinstance(self.perturbation.local, Remembering):
-            self.perturbation.local.load_state_dict(state["local"])
-        for part in (setting.combiner, setting.flat_combiner):
-            if part is not None:
-                part.last = state["last_losses"]
-        setting.streams.load_state_dict(state["streams"])
+        restored(self._setting, self.aggregator, self._configuration(), state)
         self._checked = False
-        setting.partition.load_state_dict(state["partition"])
 
     def citation(self) -> str:
         """The BibTeX entries of what is in use: perturbation, estimator, method and library."""
@@ -351,11 +315,6 @@ class Engine:
             "perturbation": _plain(self.perturbation),
             "decompose": repr(self.decompose),
         }
-
-    def _shapes(self) -> dict[str, list[int]]:
-        """The shapes of the model's parameters."""
-        named = self._unwrapped.named_parameters()
-        return {name: list(parameter.shape) for name, parameter in named}
 
     def _result(self, step: Step, *, overflowed: bool = False) -> StepResult:
         """What a step saw; of one that has overflowed, the losses."""

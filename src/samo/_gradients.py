@@ -128,7 +128,7 @@ class TaskGradients:
         """
         together = self._weighs_own and not self._remembers
         groups = [list(tasks)] if together else [[task] for task in tasks]
-        last = next(reversed(losses), None)
+        last = list(losses)[-1] if losses else None
         for group in groups:
             here = [task for task in group if task in losses]
             weights = [(self._weights[t] if together else 1.0) * self._shares[t] for t in here]

@@ -20,8 +20,9 @@ def local(tensor: Tensor) -> Tensor:
     """The part that this rank holds, with the same storage."""
     if not in_parts(tensor):
         return tensor
+    dtensor: Any = tensor
     with torch.no_grad():
-        part: Tensor = tensor.to_local()  # type: ignore[operator]
+        part: Tensor = dtensor.to_local()
     return part
 
 
@@ -34,7 +35,8 @@ def part_of(whole: Tensor, like: Tensor) -> Tensor:
     chunks = whole.chunk(model.device_mesh.size(), placement.dim)  # as DTensors are divided
     number = model.device_mesh.get_local_rank()
     if number < len(chunks):
-        return chunks[number]
+        part: Tensor = chunks[number]
+        return part
     return whole.narrow(placement.dim, 0, 0)
 
 

@@ -37,6 +37,10 @@ class Placement(ABC):
         """Brings the model to where a step starts."""
 
     @abstractmethod
+    def settle(self) -> None:
+        """Makes sure that the model's registered parameters are those that the engine knows."""
+
+    @abstractmethod
     def guarded(self, closure: Losses) -> Losses:
         """A closure whose evaluations leave the model as the engine needs it."""
 
@@ -86,6 +90,9 @@ class Replicated(Placement):
     Args:
         model: The model.
         ranks: The ranks.
+
+    Raises:
+        ValueError: If a wrapper cannot be bypassed.
     """
 
     spread = None
@@ -94,11 +101,19 @@ class Replicated(Placement):
         self._model = model
         self._ranks = ranks
         self._wrappers = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
+        if any(wrapper.static_graph for wrapper in self._wrappers):
+            raise ValueError(
+                "DistributedDataParallel(static_graph=True) reduces gradients in its first backward"
+                " pass whatever happens: leave static_graph out. The engine reduces them."
+            )
 
     def start(self) -> None:
         """Gives all ranks the buffers of rank 0, unless a wrapper was told not to."""
         if all(wrapper.broadcast_buffers for wrapper in self._wrappers):
             self._ranks.broadcast_(list(self._model.buffers()))
+
+    def settle(self) -> None:
+        """They are."""
 
     def guarded(self, closure: Losses) -> Losses:
         """Keeps wrappers from synchronising anything."""

@@ -69,7 +69,8 @@ def placement_of(
     Raises:
         ValueError: If the model is in shards, and the options need it whole.
     """
-    if not any(map(in_parts, model.parameters())):
+    units = any(hasattr(module, "reshard") for module in model.modules())
+    if not units and not any(map(in_parts, model.parameters())):
         return Replicated(model, ranks)
     if not sync_perturbation:
         raise ValueError(

@@ -91,11 +91,12 @@ class Streams:
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._generators: dict[str, torch.Generator] = {}
+        self._devices: dict[str, list[torch.device]] = {}
         self._states: dict[str, Tensor] = {}  # loaded, of generators that are not in use yet
 
     def on(self, device: torch.device) -> torch.Generator:
         """The generator of a device."""
-        name = str(device)
+        name = self._name(device)
         if name not in self._generators:
             generator = torch.Generator(device).manual_seed(self._seed)
             if name in self._states:
@@ -125,6 +126,15 @@ class Streams:
             for device, source in sources.items():
                 self.on(device).set_state(source.get())
                 source.set(outside[device])
+
+    def _name(self, device: torch.device) -> str:
+        """A name that is the same on all ranks, each of which may use another of its devices."""
+        if device.type == "cpu":
+            return "cpu"
+        devices = self._devices.setdefault(device.type, [])
+        if device not in devices:
+            devices.append(device)
+        return f"{device.type}:{devices.index(device)}"
 
     def facts(self) -> dict[str, str]:
         """What must be the same on all ranks, in words."""

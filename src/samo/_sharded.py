@@ -39,6 +39,7 @@ class Sharded(Placement):
 
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
         self._units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+        self._reshard()
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._size = ranks.size
         self._behind: dict[int, int] = {}
@@ -49,6 +50,10 @@ class Sharded(Placement):
 
     def start(self) -> None:
         """Frees what an evaluation outside of the engine has gathered, which may be outdated."""
+        self._reshard()
+
+    def settle(self) -> None:
+        """Registers the slices in the place of what has been gathered."""
         self._reshard()
 
     def guarded(self, closure: Losses) -> Losses:

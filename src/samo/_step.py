@@ -8,25 +8,22 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ._ascent import Ascent, Evaluate
+from ._ascent import ascent_of
 from ._autocast import undisturbed
+from ._blame import culprit
 from ._closure import Losses, evaluated
 from ._errors import NonFiniteError
 from ._gradients import Scale, TaskGradients, accumulate
 from ._ledger import Ledger
 from ._local import Remembering
-from ._partition import Partition
 from ._parts import assembled
-from ._perturbation import Perturbation
-from ._placement import Placement, Replicated
-from ._random import Streams
-from ._ranks import Agreement, Alone, Ranks
+from ._ranks import Agreement
 from ._result import Means
-from ._trace import Trace, Tracer
+from ._setting import Setting
+from ._trace import Trace
 from ._vector import Layout, Matrix, Vector, wide, widest
-from ._workspace import Workspace
 from .aggregation._combine import (
     Combiner,
     WeightsFirst,
@@ -34,24 +31,6 @@ from .aggregation._combine import (
     WeightsOfLosses,
     WholeMatrix,
 )
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What an engine's steps have in common."""
-
-    model: nn.Module
-    tasks: tuple[str, ...]
-    perturbation: Perturbation | None
-    combiner: Combiner
-    flat_combiner: Combiner | None
-    partition: Partition
-    streams: Streams
-    tracer: Tracer
-    workspace: Workspace
-    ranks: Ranks
-    placement: Placement
-    sync_perturbation: bool
 
 
 @dataclass
@@ -170,8 +149,7 @@ class Step:
             if isinstance(local, Remembering):
                 names = [partition.name(parameter) for parameter in partition.shared]
                 for task, vector in gradients.remembered.items():
-                    pairs = zip(vector.tensors, partition.shared, strict=True)
-                    whole = [assembled(part, parameter) for part, parameter in pairs]
+                    whole = map(assembled, vector.tensors, partition.shared)
                     local.remember(task, dict(zip(names, whole, strict=True)))
 
     def forget(self) -> None:
@@ -188,7 +166,8 @@ class Step:
         ask = partial(evaluated, closure, setting.tasks, setting.tasks, may_leave_out=True)
         with torch.enable_grad():
             losses = trace.natural(ask)
-        agreed = ranks.agree(losses, sizes, news=partition.is_news(losses, placement))
+        counted = {task: loss for task, loss in losses.items() if sizes[task] > 0}
+        agreed = ranks.agree(losses, sizes, news=partition.is_news(counted, placement))
         if not agreed.means:
             raise ValueError(
                 f"The losses closure was asked for {list(setting.tasks)} and returned "
@@ -225,7 +204,7 @@ class Step:
         def replay(tasks: Sequence[str]) -> dict[str, Tensor]:
             return self._replay(trace, closure, tasks, self._mine)
 
-        ascent = self._ascent(perturbation, agreed, losses, replay)
+        ascent = ascent_of(setting, perturbation, agreed, losses, replay, scale, ledger)
         natural = None
         # Where the natural gradients are made, their mean is at hand; where they are not needed any
         # more then, they lie in the rows that the perturbed ones get.
@@ -264,35 +243,6 @@ class Step:
         for gradients in made if len(self._closures) > 1 else ():
             if gradients is not None:
                 gradients.weigh(agreed.sizes)
-
-    def _ascent(
-        self,
-        perturbation: Perturbation,
-        agreed: Agreement,
-        losses: Mapping[str, Tensor],
-        evaluate: Evaluate,
-    ) -> Ascent:
-        """The ascent of all ranks, or of this rank by itself."""
-        setting = self._setting
-        ranks, placement, streams = setting.ranks, setting.placement, setting.streams
-        if not setting.sync_perturbation:
-            streams = streams.apart(ranks.rank)
-            ranks = Alone()
-            placement = Replicated(setting.model, ranks)
-            agreed = ranks.agree(losses, agreed.sizes, news=False)
-        return Ascent(
-            perturbation,
-            setting.partition,
-            ranks,
-            placement,
-            agreed,
-            losses,
-            evaluate,
-            streams,
-            self._scale,
-            self._ledger,
-            setting.workspace,
-        )
 
     def _replay(
         self, trace: Trace, closure: Losses, tasks: Sequence[str], present: Sequence[str]
@@ -440,22 +390,8 @@ class Step:
             yield
             self._ledger.verify()
         except NonFiniteError as error:
-            raise self._culprit(error, closure, trace) from None
 
-    def _culprit(self, error: NonFiniteError, closure: Losses, trace: Trace) -> NonFiniteError:
-        if len(error.tasks) == 1:
-            return error
-        setting = self._setting
-        parameters = [p for p in setting.model.parameters() if p.requires_grad]
-        layout = Layout(parameters, setting.placement.spread)
-        for task in [task for task in error.tasks if task in self._mine]:
-            with torch.enable_grad():
-                loss = self._replay(trace, closure, [task], self._mine)[task]
-            gradients = setting.placement.differentiate(
-                [loss], parameters, [self._scale.seed(loss)], retain=False
-            )
-            # Judged by all who hold a part of it, who go on together.
-            judged = Layout([loss], layout.spread).copy_of([loss.detach()]).norm()
-            if not (judged.isfinite() and layout.copy_of(gradients).norm().isfinite()):
-                return NonFiniteError([task], error.stage)
-        return error
+            def loss_of(task: str) -> Tensor:
+                return self._replay(trace, closure, [task], self._mine)[task]
+
+            raise culprit(error, self._mine, loss_of, self._setting, self._scale) from None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import samo
@@ -37,6 +37,8 @@ class Case:
         divided_from: The model size from which on columns are divided.
         micro: The number of micro-batches.
         unsized: Whether sizes are left out (which asks for even batches).
+        apart: Whether each rank perturbs along its own gradient: one process with a micro-batch for
+            each rank does the same.
     """
 
     preset: str
@@ -47,6 +49,7 @@ class Case:
     divided_from: int = 0
     micro: int = 1
     unsized: bool = False
+    apart: bool = False
 
 
 MATRIX = [Case(*parts) for parts in itertools.product(PRESETS, METHODS, WRAPPERS)]
@@ -67,6 +70,12 @@ VARIANTS = [
     Case("FMTL", "mgda", micro=2),
     Case("GSAM", "fairgrad", "fsdp", micro=2),
     Case("LSAM", "fairgrad", "ddp", lacking=NOBODY, unsized=True),
+    Case("LSAM", "fairgrad", apart=True),
+    Case("GSAM", "mgda", "ddp", apart=True),
+    Case("FMTL", "mgda", apart=True),
+    Case("SAMO", "mgda", options=(("local", samo.ExactGradient()),), apart=True),
+    Case("SAMO", "mgda", options=(("local", samo.ExactGradient()),)),
+    Case("SAMO", "uw", "fsdp", options=(("local", samo.ExactGradient()),)),
     Case("GSAM", "random"),
     Case("GSAM", "graddrop"),
 ]
@@ -128,6 +137,8 @@ def _run(case: Case, rank: int, size: int, *, together: bool) -> dict[str, Tenso
     wrapped = _wrapped(net, case.wrapper) if together else net
     options: dict[str, Any] = {} if case.preset == "ERM" else {"rho": 0.1}
     options |= copy.deepcopy(dict(case.options))
+    if case.apart and together:
+        options["sync_perturbation"] = False
     engine = getattr(samo, case.preset)(wrapped, TASKS, aggregator=case.method, **options)
     method = list(engine.aggregator.parameters())
     optimizer = torch.optim.SGD([*net.parameters(), *method], lr=0.1)
@@ -137,8 +148,10 @@ def _run(case: Case, rank: int, size: int, *, together: bool) -> dict[str, Tenso
         owner = torch.arange(size).repeat_interleave(4)[: len(x)]
         lacking = case.lacking if step == 1 else NOBODY
         closures, sizes = [], []
-        for part in range(case.micro):
-            chosen = torch.arange(len(x)) % case.micro == part
+        parts = [torch.arange(len(x)) % case.micro == part for part in range(case.micro)]
+        if case.apart and not together:
+            parts = [owner == other for other in range(size)]
+        for chosen in parts:
             mine = chosen & (owner == rank) if together else chosen
             closures.append(_closure(wrapped, x[mine], y[mine], owner[mine], lacking, case))
             sizes.append(
@@ -146,15 +159,15 @@ def _run(case: Case, rank: int, size: int, *, together: bool) -> dict[str, Tenso
             )
         optimizer.zero_grad()
         result = engine.backward(
-            closures if case.micro > 1 else closures[0],
-            batch_size=None if case.unsized else sizes if case.micro > 1 else sizes[0],
+            closures if len(parts) > 1 else closures[0],
+            batch_size=None if case.unsized else sizes if len(parts) > 1 else sizes[0],
         )
         optimizer.step()
         if engine.needs_losses_after_step:
             with torch.no_grad():
                 engine.optimizer_stepped(closures[0](TASKS))
             for unit in net.modules():
-                if hasattr(unit, "reshard"):
+                if isinstance(unit, FSDPModule):
                     unit.reshard()
         found |= {f"{step}: loss {task}": loss.double() for task, loss in result.losses.items()}
         found |= {f"{step}: perturbed {t}": v for t, v in (result.perturbed_losses or {}).items()}
@@ -186,8 +199,8 @@ def _wrapped(net: nn.Module, wrapper: str) -> nn.Module:
     if wrapper == "ddp":
         return DistributedDataParallel(net)
     if wrapper == "fsdp":
-        fully_shard(net.trunk[0])  # type: ignore[index]
-        for head in net.heads.values():  # type: ignore[operator, union-attr]
+        fully_shard(net.get_submodule("trunk.0"))
+        for head in net.get_submodule("heads").children():
             fully_shard(head)
         fully_shard(net)
     return net

@@ -82,7 +82,8 @@ def _results(pipes: list[Any], end: float) -> list[Any]:
     results: dict[int, Any] = {}
     while len(results) < len(pipes):
         waiting = [pipe for i, pipe in enumerate(pipes) if i not in results]
-        ready = multiprocessing.connection.wait(waiting, max(0.0, end - time.monotonic()))
+        left = max(0.0, end - time.monotonic())
+        ready: list[Any] = multiprocessing.connection.wait(waiting, left)
         if not ready:
             results |= {i: RankFailure("hangs") for i, pipe in enumerate(pipes) if pipe in waiting}
         for pipe in ready:

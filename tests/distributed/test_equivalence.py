@@ -27,7 +27,7 @@ def check(cases: Sequence[Case], size: int) -> None:
                     value.double(),
                     rtol=TOLERANCE,
                     atol=TOLERANCE,
-                    msg=lambda text, n=name, c=case, r=rank: f"{c}, rank {r}, {n}: {text}",
+                    msg=f"{case}, rank {rank}, {name}: {found[name]} is not {value}",
                 )
         for rank in range(1, size):  # and no rank drifts away from another
             for name, value in results[0][number].items():

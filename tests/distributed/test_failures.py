@@ -112,7 +112,7 @@ def disagreements(rank: int, size: int) -> list[str]:
     def attempt(**options: object) -> None:
         net = cases.model()
         with torch.no_grad():
-            net.trunk[0].weight.add_(options.pop("shift", 0.0))  # type: ignore[index, operator]
+            net.get_parameter("trunk.0.weight").add_(options.pop("shift", 0.0))  # type: ignore[arg-type]
         count = options.pop("count", 1)
         x, y = cases.batch(0, 2)
         engine = samo.SAMO(net, cases.TASKS, **{"aggregator": "ls", **options})  # type: ignore[arg-type]
