@@ -37,13 +37,12 @@ def batch(step, rank, size):  # this rank's part of it
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--out", type=Path, default=Path("runs/distributed"))
+    parser.add_argument("--checkpoint", type=Path, default=Path("distributed.pt"))
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--every", type=int, default=20, help="steps between checkpoints")
     parser.add_argument("--fsdp", action="store_true", help="divide the model between the ranks")
     args = parser.parse_args()
-    # After that time, ranks that wait for one that does not answer stop with an error.
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))  # for a rank to answer in
     rank, size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)  # the same model on all ranks
     model = Net().double()
@@ -51,16 +50,13 @@ def main():
         fully_shard(model)
     engine = samo.SAMO(model, TASKS, aggregator="fairgrad", rho=0.05)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    args.out.mkdir(parents=True, exist_ok=True)
-    file, step = args.out / "checkpoint.pt", 0
+    file, done = args.checkpoint, 0
     if file.exists():
-        saved = torch.load(file, weights_only=True)
-        state = {"model_state_dict": saved["model"], "optim_state_dict": saved["optimizer"]}
-        set_state_dict(model, optimizer, options=WHOLE, **state)
-        engine.load_state_dict(saved["engine"])
-        step = saved["step"]
-    print(f"rank {rank} of {size} starts at step {step}", flush=True)
-    while step < args.steps:
+        parts, state, done = torch.load(file, weights_only=True)
+        set_state_dict(model, optimizer, **parts, options=WHOLE)
+        engine.load_state_dict(state)
+    print(f"rank {rank} of {size} starts at step {done}", flush=True)
+    for step in range(done + 1, args.steps + 1):
         x, y = batch(step, rank, size)
 
         def losses(tasks, x=x, y=y):
@@ -69,13 +65,11 @@ def main():
         optimizer.zero_grad()
         result = engine.backward(losses, batch_size=len(x))
         optimizer.step()
-        step += 1
         if step % args.every == 0 or step == args.steps:
-            parts = get_state_dict(model, optimizer, options=WHOLE)
-            state = {"model": parts[0], "optimizer": parts[1], "step": step}
-            state["engine"] = engine.state_dict()
+            names = ("model_state_dict", "optim_state_dict")
+            parts = dict(zip(names, get_state_dict(model, optimizer, options=WHOLE), strict=True))
             if rank == 0:
-                torch.save(state, file.with_suffix(".new"))
+                torch.save((parts, engine.state_dict(), step), file.with_suffix(".new"))
                 file.with_suffix(".new").replace(file)
                 print(step, {task: round(loss.item(), 4) for task, loss in result.losses.items()})
     dist.destroy_process_group()

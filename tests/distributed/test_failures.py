@@ -31,7 +31,7 @@ def _step(engine: samo.Engine, net: torch.nn.Module, rank: int, at: int, fault: 
             if fault == "die":
                 os._exit(9)
             if fault == "sleep":
-                time.sleep(3600)
+                time.sleep(15)
             if "b" in found:
                 found["b"] = found["b"] * float("nan")
         return found
@@ -98,11 +98,11 @@ def test_a_rank_that_dies(at):
     assert "RankError: Rank 0 cannot reach another rank: it has died" in str(zero)
 
 
+@pytest.mark.slow
 def test_a_rank_that_does_not_answer():
-    """The process group's timeout ends the wait."""
-    zero, one = on_ranks(2, death, "sleep", 2, timeout=5.0, patience=20.0)
-    assert one.text == "hangs"
-    assert "RankError: Rank 0 cannot reach another rank" in str(zero)
+    """The process group's timeout ends the wait; the late rank finds nobody."""
+    for rank, said in enumerate(on_ranks(2, death, "sleep", 2, timeout=6.0)):
+        assert f"RankError: Rank {rank} cannot reach another rank" in str(said)
 
 
 def disagreements(rank: int, size: int) -> list[str]:
