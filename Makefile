@@ -6,10 +6,11 @@ CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+AXE := tests/browser/node_modules/axe-core/axe.min.js
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-slow test-gpu demo bench-aggregation format clean
+.PHONY: help setup browser check docs test test-slow test-gpu demo bench bench-aggregation bench-estimators bench-spectra format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,10 +24,29 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
-check: $(STAMP) ## lint, format check, strict types
+browser: ## what the report's tests need: Chromium and npm (by apt where there are none), axe-core (by npm)
+	@missing=; \
+	command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing=chromium; \
+	command -v npm >/dev/null || missing="$$missing npm"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "make browser: install $$missing first; that needs root." >&2; exit 1; \
+	fi; \
+	apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+	@$(MAKE) --no-print-directory $(AXE)
+
+$(AXE): tests/browser/package-lock.json
+	npm ci --prefix tests/browser --silent --no-audit --no-fund
+	@touch $@
+
+check: $(STAMP) docs ## lint, format check, strict types, documentation without warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: $(STAMP) ## the documentation, in docs/_build/html
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
 test: $(STAMP) ## the fast tests, the doctests and the README's examples
 	$(BIN)/python -m pytest -n auto -m "not slow and not gpu"
@@ -40,13 +60,27 @@ test-gpu: $(STAMP) ## the tests that need a CUDA device (skipped where there is 
 demo: $(STAMP) ## sharpness-aware training against plain training on real digits
 	$(BIN)/samo compare digits --methods ls,fairgrad --sharpness erm,gsam,samo --rho 0.2 --seeds 3 --epochs 20 --jobs 2 --out runs/demo
 
+bench: $(STAMP) ## what a step costs: all cases, presets and estimators, and how the costs grow
+	$(BIN)/samo bench --out benchmarks/results/bench
+	$(BIN)/samo bench --method ls --out benchmarks/results/bench
+	$(BIN)/python benchmarks/growth.py
+
 bench-aggregation: $(STAMP) ## what a call of each method costs, ours and TorchJD's
 	$(BIN)/python benchmarks/aggregation.py
+
+bench-estimators: $(STAMP) ## how good the estimators are, and what they cost; DATA: the directory with fashion_mnist/
+	$(BIN)/python benchmarks/estimators.py quality --case digits
+	$(BIN)/python benchmarks/estimators.py quality --case multifashion --data $(DATA)
+	$(BIN)/python benchmarks/estimators.py quality --case questions --data $(DATA)
+	$(BIN)/python benchmarks/estimators_accuracy.py --data $(DATA) --runs runs/estimators
+
+bench-spectra: $(STAMP) ## spectra of digits along training, ERM against GSAM
+	$(BIN)/python benchmarks/spectra.py
 
 format: $(STAMP) ## format, and mend what ruff can mend
 	$(BIN)/ruff check --fix-only --exit-zero
 	$(BIN)/ruff format
 
 clean: ## remove .venv, caches and builds; runs/ stays
-	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) dist build docs/_build docs/_generated .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

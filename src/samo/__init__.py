@@ -7,20 +7,29 @@ from typing import TYPE_CHECKING
 
 from . import metrics
 from ._errors import NonFiniteError, PartitionError, RankError
-from ._local import SPSA, ExactGradient, LocalGradient, PreviousGradient, Probe, RandomDirection
+from ._local import (
+    SPSA,
+    ExactGradient,
+    LastLayers,
+    LocalGradient,
+    PreviousGradient,
+    Probe,
+    RandomDirection,
+    TaskGroups,
+)
 from ._perturbation import Perturbation
 from ._result import StepResult
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import aggregation
+    from . import aggregation, analysis
     from ._engine import Engine
     from ._presets import ERM, FMTL, GSAM, LSAM, SAMO
 
 # What needs TorchJD is loaded at its first use: where solvers such as cvxpy are installed, TorchJD
 # loads them, which takes seconds.
 _LAZY = dict.fromkeys(("ERM", "FMTL", "GSAM", "LSAM", "SAMO"), "._presets")
-_LAZY |= {"Engine": "._engine", "aggregation": ".aggregation"}
+_LAZY |= {"Engine": "._engine", "aggregation": ".aggregation", "analysis": ".analysis"}
 
 __all__ = [
     "ERM",
@@ -31,6 +40,7 @@ __all__ = [
     "SPSA",
     "Engine",
     "ExactGradient",
+    "LastLayers",
     "LocalGradient",
     "NonFiniteError",
     "PartitionError",
@@ -40,8 +50,10 @@ __all__ = [
     "RandomDirection",
     "RankError",
     "StepResult",
+    "TaskGroups",
     "__version__",
     "aggregation",
+    "analysis",
     "metrics",
 ]
 
@@ -50,4 +62,4 @@ def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_module(_LAZY[name], __name__)
-    return module if name == "aggregation" else getattr(module, name)
+    return module if name in {"aggregation", "analysis"} else getattr(module, name)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from ._gradients import Scale, TaskGradients, gradients_of
+from ._graph import distances
 from ._ledger import Ledger
-from ._local import LocalGradient
+from ._local import Grouping, LocalGradient
 from ._local._base import Noise
 from ._partition import Partition
 from ._perturbation import Perturbation
@@ -22,6 +24,9 @@ from ._setting import Setting
 from ._trace import Point, displaced
 from ._vector import Vector, wide
 from ._workspace import Workspace
+
+# Farther from a loss than any parameter that it reaches.
+_FAR = 1 << 40
 
 Evaluate = Callable[[Sequence[str]], Mapping[str, Tensor]]
 
@@ -78,13 +83,31 @@ class Ascent:
         self.estimator: LocalGradient | None = perturbation.estimator if self.shared else None
 
     def groups(self, tasks: Sequence[str]) -> list[list[str]]:
-        """The tasks that are evaluated at one point: all where there is one ε, else each alone."""
+        """The tasks that are evaluated at one point: all where there is one ε, else each alone.
+
+        An estimator may divide them otherwise, by their gradients; so this is to be asked for when
+        the directions were found.
+
+        Args:
+            tasks: The tasks that some rank has.
+
+        Returns:
+            The groups, the same on all ranks.
+        """
+        if isinstance(self.estimator, Grouping):
+            return self._groups
         return [list(tasks)] if self.estimator is None else [[task] for task in tasks]
 
     @property
     def exact(self) -> bool:
-        """Whether the estimator asks for the natural task gradients."""
+        """Whether the estimator asks for gradients at the natural point."""
         return self.estimator is not None and self.estimator.exact
+
+    @property
+    def by_task(self) -> bool:
+        """Whether what it asks for is every task's whole gradient, and nothing else."""
+        grouped = isinstance(self.estimator, Grouping)
+        return self.exact and not grouped and not self._uses_mean
 
     def from_gradients(self, natural: TaskGradients, shares: Mapping[str, float]) -> None:
         """Finds the directions from the gradients of the natural losses, where these were made.
@@ -109,13 +132,36 @@ class Ascent:
     def from_losses(self) -> None:
         """Finds the directions by one backward pass from the mean of the natural losses.
 
-        With α = 0 and an exact estimator, nothing depends on the mean, and the pass is left out.
+        With α = 0 and an exact estimator that does not use it, nothing depends on the mean, and the
+        pass is left out.
         """
-        if self.exact and self._perturbation.alpha == 0:
+        if self.exact and not self._uses_mean and self._perturbation.alpha == 0:
             return
         mean, weight = self._direction("mean"), 1 / max(1, len(self._tasks))
-        self._differentiate(self._tasks, weight, mean, retain=self.exact)
+        every = range(len(self.shared))
+        self._differentiate(self._tasks, weight, mean, every, retain=self.exact)
         self._set_mean(mean)
+
+    @cached_property
+    def _from_the_loss(self) -> list[int]:
+        """The shared parameters' numbers, the nearest to the losses first."""
+        found = distances(self._losses.values()).items()
+        far = {i: d for leaf, d in found for i in self._placement.behind({leaf})}
+        # As a rank sees it that is the nearest: one without a task's labels does not see its graph.
+        near = torch.tensor([-far.get(id(parameter), _FAR) for parameter in self.shared])
+        numbers = self._ranks.largest(near).tolist()
+        return sorted(range(len(numbers)), key=lambda i: (-numbers[i], -i))
+
+    @cached_property
+    def _groups(self) -> list[list[str]]:
+        """The groups of the tasks that ascend here."""
+        if isinstance(self.estimator, Grouping):
+            return self.estimator.group({task: _Probe(self, [task]) for task in self._tasks})
+        return self.groups(self._tasks)
+
+    @property
+    def _uses_mean(self) -> bool:
+        return self.estimator is not None and self.estimator.uses_mean
 
     @contextmanager
     def displaced(self, group: Sequence[str]) -> Iterator[None]:
@@ -143,8 +189,8 @@ class Ascent:
             assert self._mean is not None
             direction = self._mean
         else:
-            (task,) = group
-            direction = self.estimator.estimate(_Probe(self, task))
+            probe = _Probe(self, group, last=list(group) == self._groups[-1])
+            direction = self.estimator.estimate(probe)
             alpha = self._perturbation.alpha
             if alpha > 0:
                 assert self._mean is not None
@@ -158,25 +204,40 @@ class Ascent:
         self._ledger.note(self._tasks, "natural gradient", mean.norm())
 
     def _differentiate(
-        self, tasks: Sequence[str], weight: float, shared: Vector, *, retain: bool
+        self,
+        tasks: Sequence[str],
+        weight: float,
+        shared: Vector,
+        chosen: Sequence[int],
+        *,
+        retain: bool,
     ) -> None:
-        """Fills a vector with ∇_θ of some tasks' losses times a weight; finds the tasks' η."""
+        """Fills a vector with ∇_θ of some tasks' losses times a weight, and finds missing η.
+
+        Args:
+            tasks: The tasks.
+            weight: The weight.
+            shared: The vector.
+            chosen: The numbers of the tensors to differentiate with respect to; zero elsewhere.
+            retain: Whether the natural graph is to be used again.
+        """
         here = [task for task in tasks if task in self._losses]
-        own = [parameter for task in tasks for parameter in self._own[task][0]]
+        own = {task: self._own[task][0] for task in tasks if task not in self._etas}
         shares = self._agreed.shares
         gradients = gradients_of(
             [self._losses[task] for task in here],
-            [*self.shared, *own],
+            [*(self.shared[i] for i in chosen), *(p for ps in own.values() for p in ps)],
             [self._scale.seed(self._losses[task], weight * shares[task]) for task in here],
             retain=retain,
             partition=self._partition,
             placement=self._placement,
         )
-        at = len(self.shared)
-        shared.copy_(gradients[:at])
+        at = len(chosen)
+        found = dict(zip(chosen, gradients[:at], strict=True))
+        shared.copy_([found.get(i) for i in range(len(self.shared))])
         parts: dict[str, Vector] = {}
-        for task in tasks:
-            end = at + len(self._own[task][0])
+        for task, parameters in own.items():
+            end = at + len(parameters)
             parts[task] = self._eta(task).copy_(gradients[at:end])
             at = end
         small = [flat for part in parts.values() for flat in part.flats]
@@ -218,12 +279,20 @@ class Ascent:
 
 
 class _Probe:
-    """The `Probe` of one task."""
+    """The `Probe` of one task, or of several that are perturbed together.
 
-    def __init__(self, ascent: Ascent, task: str) -> None:
+    Args:
+        ascent: The ascent.
+        tasks: The tasks.
+        last: Whether no other will need the natural graph.
+    """
+
+    def __init__(self, ascent: Ascent, tasks: Sequence[str], *, last: bool = False) -> None:
         self._ascent = ascent
-        self.task = task
-        self.loss = _wide(ascent._agreed.means[task])
+        self._tasks = tasks
+        self._last = last
+        self.task = tasks[0]
+        self.loss = self._mean_of(ascent._agreed.means)
 
     @property
     def names(self) -> list[str]:
@@ -232,7 +301,10 @@ class _Probe:
     @property
     def mean(self) -> Vector:
         if self._ascent._mean is None:
-            raise RuntimeError("With alpha=0, an exact estimator has no mean gradient to ask for.")
+            raise RuntimeError(
+                "There is no mean gradient to ask for: with alpha=0, none is made for an exact "
+                "estimator whose uses_mean is False."
+            )
         return self._ascent._mean
 
     def draw(self, noise: Noise) -> Vector:
@@ -241,23 +313,38 @@ class _Probe:
         return ascent._masked(vector)
 
     def loss_at(self, direction: Vector, step: float) -> Tensor:
-        ascent, losses = self._ascent, {}
-        if self.task in ascent._losses:
+        ascent = self._ascent
+        here = [task for task in self._tasks if task in ascent._losses]
+        losses: dict[str, Tensor] = {}
+        if here:
             with displaced([(ascent._point, direction)], step), torch.no_grad():
-                losses[self.task] = _wide(ascent._evaluate([self.task])[self.task])
-        loss = ascent._ranks.means([self.task], losses, ascent._agreed.shares)[self.task]
-        ascent._ledger.note([self.task], "loss at a probing point", loss)
+                # A loss may be a parameter.
+                losses = {task: _wide(loss) for task, loss in ascent._evaluate(here).items()}
+        loss = self._mean_of(ascent._ranks.means(self._tasks, losses, ascent._agreed.shares))
+        ascent._ledger.note(self._tasks, "loss at a probing point", loss)
         return loss
 
-    def gradient(self) -> Vector:
+    def gradient(self, tensors: Sequence[int] | None = None) -> Vector:
         ascent = self._ascent
-        if self.task in ascent._rows:
-            row, factor = ascent._rows[self.task]
-            gradient = ascent.fresh().copy_(row)
-            return gradient if factor == 1 else gradient.mul_(factor)
-        gradient, last = ascent.fresh(), [None, *ascent._losses][-1]
-        ascent._differentiate([self.task], 1.0, gradient, retain=self.task != last)
+        chosen = range(len(ascent.shared)) if tensors is None else tensors
+        gradient, weight = ascent.fresh().copy_([None] * len(ascent.shared)), 1 / len(self._tasks)
+        if not ascent._rows:
+            ascent._differentiate(self._tasks, weight, gradient, chosen, retain=not self._last)
+            return gradient
+        for task in self._tasks:
+            row, factor = ascent._rows[task]
+            parts = [row[i] if i in chosen else None for i in range(len(row))]
+            gradient.add_(parts, factor * weight)
         return gradient
+
+    def from_the_loss(self) -> list[int]:
+        return self._ascent._from_the_loss
+
+    def _mean_of(self, losses: Mapping[str, Tensor]) -> Tensor:
+        total = _wide(losses[self.task])
+        for task in self._tasks[1:]:
+            total = total + losses[task].detach().to(total)
+        return total / len(self._tasks) if len(self._tasks) > 1 else total
 
 
 _FILL: dict[Noise, Fill] = {

@@ -22,7 +22,7 @@ from ._citation import bibtex
 from ._closure import BatchSize, Losses, closures_of, sizes_of
 from ._errors import NonFiniteError
 from ._gradients import Scale
-from ._local import SPSA, Remembering
+from ._local import Stateful
 from ._partition import Declared, Partition
 from ._perturbation import Perturbation
 from ._process_group import check_ranks, placement_of, ranks_of, unwrapped
@@ -133,8 +133,8 @@ class Engine:
             raise ValueError(f"seed must be a non-negative integer; found {seed!r}.")
         self.model = model
         self.tasks = _checked_tasks(tasks)
-        if perturbation is not None and isinstance(perturbation.local, Remembering):
-            # What it remembers is this engine's alone.
+        if perturbation is not None and isinstance(perturbation.local, Stateful):
+            # What it knows is this engine's alone.
             perturbation = replace(perturbation, local=copy.deepcopy(perturbation.local))
         self.perturbation = perturbation
         self.decompose = decompose
@@ -151,7 +151,9 @@ class Engine:
         self._unwrapped = unwrapped(model)
         self._checked = False
         self._sizes: dict[str, float] = {}
-        placement = placement_of(model, ranks, combining, sync_perturbation=sync_perturbation)
+        placement = placement_of(
+            model, ranks, combining, perturbation, sync_perturbation=sync_perturbation
+        )
         self._setting = Setting(
             model=self._unwrapped,
             tasks=self.tasks,
@@ -212,7 +214,7 @@ class Engine:
         sizes = sizes_of(batch_size, len(checked), self.tasks)
         with confined(checked, device_types) as inside:
             closures = [placement.guarded(closure) for closure in inside]
-            step = Step(self._setting, closures, sizes, scale)
+            step = Step(self._setting, closures, scale, sizes)
             try:
                 with ranks.together():
                     self._check_ranks()
@@ -294,7 +296,7 @@ class Engine:
         if (perturbation := self.perturbation) is not None:
             keys += ["ban2025samo", "foret2021sam"]
             keys += ["kwon2021asam"] if perturbation.adaptive else []
-            keys += ["spall1992spsa"] if isinstance(perturbation.estimator, SPSA) else []
+            keys += perturbation.estimator.references if perturbation.estimator else []
             keys += ["phan2022fmtl"] if self.decompose else []
         method = method_of(self.aggregator)
         keys += [] if method is None else method.references

@@ -41,3 +41,35 @@ class Reached:
             if node.name() == "torch::autograd::AccumulateGrad":
                 self.leaves.add(id(node.variable))  # type: ignore[attr-defined]
             edges.extend(node.next_functions)
+
+
+def distances(tensors: Iterable[Tensor]) -> dict[int, int]:
+    """How many nodes lie between each leaf and the nearest of some tensors.
+
+    Args:
+        tensors: The tensors, with their graphs.
+
+    Returns:
+        The distances, by the ids of the leaves that require gradients.
+    """
+    found: dict[int, int] = {}
+    seen: set[Node] = set()
+    here: list[Node] = []
+    for tensor in tensors:
+        if tensor.grad_fn is None:
+            found[id(tensor)] = 0
+        else:
+            here.append(tensor.grad_fn)
+    distance = 0
+    while here:
+        distance += 1
+        there: list[Node] = []
+        for node in here:
+            if node in seen:
+                continue
+            seen.add(node)
+            if node.name() == "torch::autograd::AccumulateGrad":
+                found.setdefault(id(node.variable), distance)  # type: ignore[attr-defined]
+            there.extend(after for after, _ in node.next_functions if after is not None)
+        here = there
+    return found

@@ -82,12 +82,17 @@ class Partition:
         leaves = placement.behind(Reached(losses.values()).leaves)
         return not self._unreached.isdisjoint(leaves)
 
-    def update(self, losses: Mapping[str, Tensor], ranks: Ranks, placement: Placement) -> None:
+    def update(
+        self,
+        losses: Mapping[str, Tensor],
+        ranks: Ranks | None = None,
+        placement: Placement | None = None,
+    ) -> None:
         """Learns from the graphs of the losses what is not known yet.
 
         Args:
             losses: The natural losses of this rank by task, with their graphs.
-            ranks: The ranks, which learn from each other.
+            ranks: The ranks, which learn from each other; this one alone if left out.
             placement: Where the parameters are.
 
         Raises:
@@ -100,7 +105,8 @@ class Partition:
         seen = set(losses) | (self._seen if named.keys() <= self._reach.keys() else set())
         reach = {i: set(self._reach.get(i, ())) for i in self._reach.keys() | named.keys()}
         unambiguous = self._learn(losses, named, reach, placement)
-        unambiguous = self._unite(ranks, named, reach, seen, unambiguous)
+        if ranks is not None:
+            unambiguous = self._unite(ranks, named, reach, seen, unambiguous)
         shared: list[Parameter] = []
         own: dict[str, list[Parameter]] = {task: [] for task in self._tasks}
         unreached: set[int] = set()
@@ -172,7 +178,7 @@ class Partition:
         losses: Mapping[str, Tensor],
         named: Mapping[int, object],
         reach: dict[int, set[str]],
-        placement: Placement,
+        placement: Placement | None,
     ) -> bool:
         """Notes which tasks reach which parameters; False if a compiled graph hides it."""
         found = {task: Reached([loss]) for task, loss in losses.items()}
@@ -188,7 +194,8 @@ class Partition:
                     f"Engine(.., shared=.., own=..)."
                 )
         for task, reached in found.items():
-            for i in placement.behind(reached.leaves) & named.keys():
+            leaves = reached.leaves if placement is None else placement.behind(reached.leaves)
+            for i in leaves & named.keys():
                 reach[i].add(task)
         return True
 

@@ -29,7 +29,8 @@ class Perturbation:
 
     (SAMO, Eq. 1). The norm of ε_i is over all shared parameters together, that of η_i over the
     task's own. A zero gradient gives a zero perturbation. Adaptive (ASAM, arXiv 2102.11600): with
-    T = |θ|, :math:`\varepsilon_i = \rho\, T^2 \odot u_i / \lVert T \odot u_i \rVert`, η_i likewise.
+    :math:`T = |\theta|`, :math:`\varepsilon_i = \rho\, T^2 \odot u_i / \lVert T \odot u_i
+    \rVert`, η_i likewise.
 
     Args:
         rho: The radius ρ, in units of the parameters; >= 0. With 0 there is no perturbation.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, TypedDict, Unpack
 
 from torch import nn
@@ -14,6 +15,9 @@ from ._engine import Engine
 from ._local import SPSA, ExactGradient, LocalGradient
 from ._partition import Declared
 from ._perturbation import Perturbation, Where
+
+along_the_mean = partial(Perturbation, alpha=1.0)
+along_own_gradient = partial(Perturbation, alpha=0.0, local=ExactGradient())
 
 Method = str | Aggregator | Weighting[Any] | Scalarizer
 
@@ -82,7 +86,7 @@ def GSAM(
     Returns:
         The engine. A step costs two forward and K + 1 backward passes.
     """
-    perturbation = Perturbation(rho, alpha=1.0, adaptive=adaptive, where=where)
+    perturbation = along_the_mean(rho, adaptive=adaptive, where=where)
     return Engine(model, tasks, aggregator=aggregator, perturbation=perturbation, **options)
 
 
@@ -110,9 +114,7 @@ def LSAM(
     Returns:
         The engine. A step costs K + 1 forward and 2K backward passes.
     """
-    perturbation = Perturbation(
-        rho, alpha=0.0, local=ExactGradient(), adaptive=adaptive, where=where
-    )
+    perturbation = along_own_gradient(rho, adaptive=adaptive, where=where)
     return Engine(model, tasks, aggregator=aggregator, perturbation=perturbation, **options)
 
 
@@ -141,9 +143,7 @@ def FMTL(
         The engine. A step costs K + 1 forward and 2K backward passes, and two aggregations.
     """
     options.setdefault("decompose", True)
-    perturbation = Perturbation(
-        rho, alpha=0.0, local=ExactGradient(), adaptive=adaptive, where=where
-    )
+    perturbation = along_own_gradient(rho, adaptive=adaptive, where=where)
     return Engine(model, tasks, aggregator=aggregator, perturbation=perturbation, **options)
 
 

@@ -10,7 +10,9 @@ from torch import nn
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
+from ._local import Grouping
 from ._parts import in_parts
+from ._perturbation import Perturbation
 from ._placement import Placement, Replicated
 from ._random import Streams
 from ._ranks import Alone, Ranks
@@ -53,7 +55,12 @@ def ranks_of(model: nn.Module, tasks: Sequence[str], group: ProcessGroup | None)
 
 
 def placement_of(
-    model: nn.Module, ranks: Ranks, combiner: Combiner, *, sync_perturbation: bool
+    model: nn.Module,
+    ranks: Ranks,
+    combiner: Combiner,
+    perturbation: Perturbation | None,
+    *,
+    sync_perturbation: bool,
 ) -> Placement:
     """Where a model's parameters are.
 
@@ -61,15 +68,22 @@ def placement_of(
         model: The model.
         ranks: The ranks.
         combiner: The method, which may need more than a sharded model can give it.
+        perturbation: How to perturb.
         sync_perturbation: Whether all ranks perturb along one gradient.
 
     Returns:
         The placement.
 
     Raises:
-        ValueError: If the model is in shards, and the options need it whole.
+        ValueError: If the model is in shards, and the options need it whole; if the estimator needs
+            all ranks together.
     """
     units = any(hasattr(module, "reshard") for module in model.modules())
+    estimator = None if perturbation is None else perturbation.estimator
+    if not sync_perturbation and isinstance(estimator, Grouping):
+        raise ValueError(
+            f"local={estimator!r} needs sync_perturbation=True: its groups are those of all ranks."
+        )
     if not units and not any(map(in_parts, model.parameters())):
         return Replicated(model, ranks)
     if not sync_perturbation:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ._local import Remembering
+from ._local import Stateful
 from ._setting import Setting
 from .aggregation._state import capture, restore
 
@@ -33,7 +33,7 @@ def captured(
         "parameters": _shapes(setting.model),
         "streams": setting.streams.state_dict(),
         "partition": setting.partition.state_dict(),
-        "local": local.state_dict() if isinstance(local, Remembering) else {},
+        "local": local.state_dict() if isinstance(local, Stateful) else {},
         "aggregator": capture(aggregator),
         "flat_aggregator": None if flat is None else capture(flat.method),
         "last_losses": setting.combiner.last,
@@ -80,7 +80,7 @@ def restored(
     restore(aggregator, state["aggregator"])
     if setting.flat_combiner is not None:
         restore(setting.flat_combiner.method, state["flat_aggregator"])
-    if setting.perturbation is not None and isinstance(setting.perturbation.local, Remembering):
+    if setting.perturbation is not None and isinstance(setting.perturbation.local, Stateful):
         setting.perturbation.local.load_state_dict(state["local"])
     for part in (setting.combiner, setting.flat_combiner):
         if part is not None:

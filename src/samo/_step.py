@@ -17,7 +17,7 @@ from ._closure import Losses, evaluated
 from ._errors import NonFiniteError
 from ._gradients import Scale, TaskGradients, accumulate
 from ._ledger import Ledger
-from ._local import Remembering
+from ._local import Grouping, Remembering
 from ._parts import assembled
 from ._ranks import Agreement
 from ._result import Means
@@ -54,8 +54,8 @@ class Step:
     Args:
         setting: What is the engine's.
         closures: The closures, one for each micro-batch.
-        sizes: The sizes of the micro-batches by task.
         scale: The factor on losses before backward passes.
+        sizes: The sizes of the micro-batches by task; 1 if left out.
 
     Attributes:
         losses: The natural losses.
@@ -69,11 +69,12 @@ class Step:
         self,
         setting: Setting,
         closures: Sequence[Losses],
-        sizes: Sequence[Mapping[str, float]],
         scale: Scale,
+        sizes: Sequence[Mapping[str, float]] | None = None,
     ) -> None:
         self._setting = setting
-        self._closures, self._batch_sizes = closures, sizes
+        self._closures = closures
+        self._batch_sizes = sizes or [dict.fromkeys(setting.tasks, 1.0)] * len(closures)
         self._scale = scale
         self._ledger = Ledger()
         self.losses = Means(setting.tasks)
@@ -104,6 +105,11 @@ class Step:
                 self._gradients, self._natural = gradients, natural
                 if number == len(self._closures) - 1:
                     self._prepare()
+
+    @property
+    def gradients(self) -> TaskGradients:
+        """The task gradients that `gather` has made."""
+        return self._gradients
 
     def aggregate(self) -> None:
         """Makes one gradient of the tasks'."""
@@ -153,8 +159,8 @@ class Step:
                     local.remember(task, dict(zip(names, whole, strict=True)))
 
     def forget(self) -> None:
-        """Brings a method that has learnt from the losses back to where it was before the step."""
-        for bring_back in self._bring_back:
+        """Brings what has learnt in the step (a method, groups) back to where it was before."""
+        for bring_back in reversed(self._bring_back):
             bring_back()
 
     def _natural_pass(
@@ -208,7 +214,7 @@ class Step:
         natural = None
         # Where the natural gradients are made, their mean is at hand; where they are not needed any
         # more then, they lie in the rows that the perturbed ones get.
-        mean_of_them = ascent.exact and perturbation.alpha > 0 and self.weights is None
+        mean_of_them = ascent.by_task and perturbation.alpha > 0 and self.weights is None
         if setting.flat_combiner is not None or mean_of_them:
             kept = setting.flat_combiner is not None
             first = self._task_gradients(agreed, f"natural {use}" if kept else use)
@@ -221,6 +227,9 @@ class Step:
             natural = first if kept else None
         else:
             ascent.from_losses()
+        if isinstance(ascent.estimator, Grouping):
+            known = ascent.estimator.state_dict()
+            self._bring_back.append(partial(ascent.estimator.load_state_dict, known))
         remembers = isinstance(ascent.estimator, Remembering)
         gradients = self._task_gradients(agreed, use, divides=True, remembers=remembers)
         for group in ascent.groups(tasks):

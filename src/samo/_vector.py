@@ -9,7 +9,9 @@ the network's own tensors by ``torch._foreach`` on the views.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -51,6 +53,12 @@ class Layout:
     def fits(self, tensors: Sequence[Tensor]) -> bool:
         """Whether the layout of these tensors would be the same."""
         return self._signature == _signature(tensors)
+
+    @cached_property
+    def numels(self) -> list[int]:
+        """The numbers of coordinates of the tensors, over all ranks that hold parts of them."""
+        here = torch.tensor([math.prod(shape) for _, _, shape, _ in self._places])
+        return (here if self.spread is None else self.spread(here)).tolist()
 
     def empty(self) -> Vector:
         """A vector of this layout, uninitialised."""
@@ -176,9 +184,7 @@ class Vector:
         squares = torch.stack([norm.to(norms[0]) for norm in norms]).square()
         return list(self.layout.spread(squares).sqrt())
 
-    def _present(
-        self, tensors: Sequence[Tensor | None]
-    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    def _present(self, tensors: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
         """Those of the views that there is a tensor for, and these tensors."""
         pairs = zip(self.tensors, tensors, strict=True)
         own = [view for view, tensor in pairs if tensor is not None]

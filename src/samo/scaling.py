@@ -142,7 +142,7 @@ def cost(
         >>> from samo.scaling import cost
         >>> step = cost(samo.Perturbation(0.05), "gramian", tasks=11, shared=25_000_000, ranks=8)
         >>> f"{step.sent / 1e9:.2f} GB, {step.seconds(25e9, 30e-6):.3f} s"
-        '1.23 GB, 0.050 s'
+        '1.23 GB, 0.051 s'
     """
     matrix = needs in ("gramian", "gradients")
     everything = tasks * shared * element

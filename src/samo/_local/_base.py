@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -18,10 +18,11 @@ Normalization = Literal["layerwise", "global", "none"]
 class Probe(Protocol):
     """What an estimator may ask about one task, in one step.
 
-    All vectors lie in the space of the shared parameters that are perturbed.
+    All vectors lie in the space of the shared parameters that are perturbed. Of tasks that are
+    perturbed together (see `Grouping`), the loss is the mean of theirs.
 
     Attributes:
-        task: The task's name.
+        task: The task's name (of several, the first's).
         loss: l_i(θ), the natural loss, without its graph.
     """
 
@@ -42,8 +43,16 @@ class Probe(Protocol):
     def loss_at(self, direction: Vector, step: float) -> Tensor:
         """l_i(θ + step · direction): one evaluation of task i without a graph."""
 
-    def gradient(self) -> Vector:
-        """∇_θ l_i: one backward pass; only for estimators whose ``exact`` is True."""
+    def gradient(self, tensors: Sequence[int] | None = None) -> Vector:
+        """∇_θ l_i: one backward pass; only for estimators whose ``exact`` is True.
+
+        Args:
+            tensors: The numbers of the tensors to differentiate with respect to, all if left out;
+                the others' parts are zero. The pass goes back no further than to these.
+        """
+
+    def from_the_loss(self) -> list[int]:
+        """The numbers of the tensors, by their distance from the losses in the autograd graph."""
 
 
 class LocalGradient(ABC):
@@ -51,29 +60,53 @@ class LocalGradient(ABC):
 
     Attributes:
         exact: Whether `estimate` calls `Probe.gradient`; the natural graph is then kept for it.
+        uses_mean: Whether `estimate` asks for `Probe.mean`. Where it does not, is exact, and α = 0,
+            no pass is spent on the mean.
+        references: The keys of its papers in ``references.bib``.
     """
 
     exact: ClassVar[bool] = False
+    uses_mean: ClassVar[bool] = True
+    references: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def estimate(self, probe: Probe) -> Vector:
         """Returns ĝ_i as a vector of its own, which the engine overwrites, now and later."""
 
 
-class Remembering(LocalGradient):
+class Stateful(LocalGradient):
+    """An estimator that knows something from step to step; each engine has a copy of its own."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of what it knows: tensors and plain values."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from what `state_dict` gave."""
+
+
+class Remembering(Stateful):
     """An estimator that is told every task's sharpness-aware gradient after a step."""
 
     @abstractmethod
     def remember(self, task: str, gradient: Mapping[str, Tensor]) -> None:
         """Takes note of g_i at the perturbed point, by the names of all shared parameters."""
 
-    @abstractmethod
-    def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """What is remembered: tensors by parameter name, by task."""
+
+class Grouping(Stateful):
+    """An estimator that has several tasks evaluated at one perturbed point."""
 
     @abstractmethod
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Continues from what `state_dict` gave."""
+    def group(self, probes: Mapping[str, Probe]) -> list[list[str]]:
+        """Divides the tasks; `estimate` is then asked once for each group.
+
+        Args:
+            probes: The tasks that are present, in their order.
+
+        Returns:
+            The groups: each task in one of them.
+        """
 
 
 def normalized(estimate: Vector, mean: Vector, normalization: Normalization) -> Vector:

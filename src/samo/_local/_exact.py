@@ -24,6 +24,7 @@ class ExactGradient(LocalGradient):
     """
 
     exact: ClassVar[bool] = True
+    uses_mean: ClassVar[bool] = False
 
     def estimate(self, probe: Probe) -> Vector:
         """Returns ∇_θ l_i."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -37,11 +38,11 @@ class PreviousGradient(Remembering):
         """Keeps g_i for the next step."""
         self._gradients[task] = gradient
 
-    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+    def state_dict(self) -> dict[str, Any]:
         """The remembered gradients by task and parameter."""
         return {t: {n: g.clone() for n, g in kept.items()} for t, kept in self._gradients.items()}
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from what `state_dict` gave."""
         self._gradients = {task: dict(kept) for task, kept in state.items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import get_args
+from typing import ClassVar, get_args
 
 from samo._vector import Vector
 
@@ -45,6 +45,8 @@ class SPSA(LocalGradient):
         >>> samo.SPSA(mu=0.02, samples=4)
         SPSA(mu=0.02, samples=4, antithetic=True, noise='gaussian', normalization='layerwise')
     """
+
+    references: ClassVar[tuple[str, ...]] = ("spall1992spsa",)
 
     mu: float = 0.01
     samples: int = 1

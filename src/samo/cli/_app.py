@@ -11,6 +11,7 @@ from rich.console import Console
 
 from .. import __version__
 from ..training import PRESETS, compare, configured, plan, train
+from ._analyze import analyze_
 from ._arguments import (
     AverageLast,
     BatchSize,
@@ -28,7 +29,9 @@ from ._arguments import (
     fail,
     told,
 )
+from ._bench import bench_
 from ._data import data
+from ._html import report_
 from ._list import tables
 from ._options import assignments, benchmark_options, names, numbers
 from ._pictures import show_
@@ -207,6 +210,9 @@ def compare_(
 
 
 app.command("sweep")(sweep_)
+app.command("report")(report_)
 app.command("show")(show_)
+app.command("analyze")(analyze_)
 app.command("toy")(toy_)
+app.command("bench")(bench_)
 app.add_typer(data, name="data")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,5 +54,11 @@ def show_report(console: Console, out: Path, *, published: bool) -> None:
         console.print("The papers' results beside these: the same command with --published.")
     if figures:
         console.print("Plots:", *figures, sep="\n  ", highlight=False, soft_wrap=True)
+    console.print(
+        f"All of it on one page: samo report {shlex.quote(str(out))}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
     tables = ", ".join(str(out / name) for name in ("table.csv", "table.md", "differences.csv"))
     console.print(f"Tables: {tables}", highlight=False, soft_wrap=True)

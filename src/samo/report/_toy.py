@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..toy import Problem, Trajectory
 from ._plots import _legend
-from .style import house_style, look, panels
+from .style import Look, house_style, look, panels
 
 _COLUMNS = 3
 _FRONT, _CASING = "#F0E442", "#6e6e6e"
@@ -124,15 +124,15 @@ def _panels(
                 axis.plot(*pareto.T, **_PARETO)
             for trajectory in trajectories:
                 if trajectory.setting.method == method:
-                    _way(axis, line(trajectory), trajectory.setting.sharpness)
+                    _way(axis, line(trajectory), look(trajectory.setting.sharpness))
         for axis in axes.flat[len(methods) :]:
             axis.set_visible(False)
         _legend(figure, _handles(trajectories, None if pareto is None else pareto_label))
     return figure
 
 
-def _way(axis: Axes, line: NDArray[Any], preset: str) -> None:
-    style = look(preset)
+def _way(axis: Axes, line: NDArray[Any], style: Look) -> None:
+    """Draws a trajectory with its start and its end."""
     axis.plot(*line.T, color=style.colour, linestyle=style.line, linewidth=1.4, zorder=3)
     axis.plot(
         *line[0], "o", color="white", markeredgecolor="black", markersize=6, zorder=4, clip_on=False

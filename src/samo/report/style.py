@@ -7,7 +7,7 @@ well.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +32,13 @@ LOOKS = {
     "fmtl": Look("#009E73", "D", (0, (3, 1, 1, 1))),
     "samo": Look("#D55E00", "v", (0, (8, 1.5, 2, 1.5))),
     "random": Look("#999999", "X", (0, (2, 2))),
+    "previous": Look("#F0E442", "<", (0, (1, 2))),
+    "groups": Look("#CC79A7", "P", (0, (4, 1, 1, 1, 1, 1))),
+    "last-layers": Look("#E69F00", ">", (0, (6, 2))),
 }
-_OTHER = Look("#CC79A7", "P", "-.")
+_OTHER = Look("#7F3C8D", "*", "-.")
+# Light and dark by turns: neighbours differ in grey too.
+_ALL = (*(LOOKS[name] for name in ("gsam", "samo", "erm", "lsam", "fmtl")), _OTHER, LOOKS["random"])
 
 MUTED = "#555555"  # what is not a preset: levels, remarks
 WIDTH = 3.3  # inches of a panel
@@ -69,6 +74,37 @@ def look(name: str) -> Look:
         Its look.
     """
     return LOOKS.get(name, _OTHER)
+
+
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """Finds looks that can be told apart: a preset has its own, others those that are left.
+
+    Args:
+        names: What is drawn in one figure: presets, tasks, runs, clusters.
+
+    Returns:
+        The looks by name. From the eighth name on colours come again, with other markers and lines.
+    """
+    names = list(dict.fromkeys(names))
+    found = {name: LOOKS[name] for name in names if name in LOOKS}
+    others = [style for style in _ALL if style not in found.values()]
+    for i, name in enumerate(name for name in names if name not in found):
+        turn, k = divmod(i, len(others))
+        style, apart = others[k], others[(k + turn) % len(others)]
+        found[name] = Look(style.colour, apart.marker, apart.line)
+    return {name: found[name] for name in names}
+
+
+def plain(text: str) -> str:
+    """Keeps a name from being read as a formula.
+
+    Args:
+        text: The name, as the user has given it.
+
+    Returns:
+        What matplotlib shows as that name.
+    """
+    return text.replace("$", r"\$")
 
 
 @contextmanager

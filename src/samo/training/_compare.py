@@ -63,6 +63,14 @@ def compare(
         for event in events:
             if event.failure is not None:
                 failures[event.cell.path] = event.failure
+                _take_down(RunDirectory(out / event.cell.path), event.failure)
             if watch:
                 watch(event)
     return failures
+
+
+def _take_down(directory: RunDirectory, failure: str) -> None:
+    """Writes down why a run failed, unless it has told more of it itself."""
+    if not directory.error_file.exists():
+        directory.path.mkdir(parents=True, exist_ok=True)
+        directory.error_file.write_text(failure + "\n", encoding="utf-8")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import traceback
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,31 +14,10 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from .._files import write_atomically as write_atomically
+from .._files import write_json as write_json
 from ._config import RunConfig, differences, upgraded
 from ._errors import RunError
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file beside its place and renames it into it: it is there whole, or not at all.
-
-    Args:
-        path: The file's place.
-        write: Writes the file that it is given.
-    """
-    beside = path.with_name(f"{path.name}.new")
-    write(beside)
-    beside.replace(path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file atomically.
-
-    Args:
-        path: The file's place.
-        content: What to write.
-    """
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: Path) -> Any:
@@ -63,7 +43,7 @@ class RunDirectory:
 
     ``config.json`` is the configuration, ``log.jsonl`` and ``tensorboard/`` the log,
     ``checkpoint.pt`` the state after the last complete epoch (with the best epoch's weights), and
-    ``results.json`` is there when the run is finished.
+    ``results.json`` is there when the run is finished, ``error.txt`` when it failed.
 
     Args:
         path: The directory.
@@ -75,6 +55,7 @@ class RunDirectory:
         self.log_file = path / "log.jsonl"
         self.checkpoint_file = path / "checkpoint.pt"
         self.results_file = path / "results.json"
+        self.error_file = path / "error.txt"
         self.tensorboard = path / "tensorboard"
 
     def check(self, config: RunConfig) -> None:
@@ -129,6 +110,23 @@ class RunDirectory:
             if not self.config_file.exists():
                 write_json(self.config_file, config.model_dump(mode="json"))
             yield
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Writes down why training fails within the block, in the place of an earlier failure.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            Exception: Whatever was raised.
+        """
+        self.error_file.unlink(missing_ok=True)
+        try:
+            yield
+        except Exception:
+            self.error_file.write_text(traceback.format_exc(), encoding="utf-8")
+            raise
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Replaces the checkpoint.

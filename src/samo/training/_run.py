@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +15,13 @@ from torch import Generator, Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from .. import Engine, StepResult, aggregation, benchmarks
+from .._log import Means
 from ..benchmarks._errors import DataError
 from ..benchmarks._names import unknown
 from ._config import RunConfig
 from ._errors import RunError
 from ._evaluate import Scores, average, evaluate, to_device
+from ._memory import PeakMemory
 from ._schedule import advance, scheduler
 from ._sharpness import perturbation
 
@@ -60,6 +61,7 @@ class Run:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.device = _device(config.device)
+        self._memory = PeakMemory(self.device)
         self.benchmark = _benchmark(config)
         self.tasks = _chosen_tasks(self.benchmark, config.tasks)
         self.model = _model(self.benchmark).to(self.device)
@@ -75,7 +77,6 @@ class Run:
         self.history: list[Record] = []
         self.timing: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
-        self.log_size = 0
 
     @property
     def epoch(self) -> int:
@@ -91,20 +92,21 @@ class Run:
         begin = time.perf_counter()
         steps = len(self.training_data) if isinstance(self.training_data, Sized) else None
         durations: list[float] = []
-        seen: defaultdict[str, list[Any]] = defaultdict(list)
+        seen = Means()
         self.model.train()
         for batch in self.training_data:
             start = self._now()
             result = self._step(to_device(batch, self.device))
             durations.append(1e3 * (self._now() - start))
-            _take_down(seen, result)
+            seen.add(result)
             if watch:
                 watch(Progress(self.epoch + 1, self.config.epochs, len(durations), steps))
         self.engine.epoch_ended()
-        self._complete(_means(seen))
-        self.timing.append(
-            {"epoch_s": time.perf_counter() - begin, "step_ms": statistics.median(durations)}
-        )
+        self._complete(seen.take())
+        timing = {"epoch_s": time.perf_counter() - begin, "step_ms": statistics.median(durations)}
+        if (peak := self._memory.megabytes()) is not None:
+            timing["peak_memory_mb"] = peak
+        self.timing.append(timing)
 
     def evaluate(self, split: benchmarks.Split, limit: int | None = None) -> tuple[Scores, int]:
         """Evaluates the model.
@@ -133,7 +135,6 @@ class Run:
             "history": self.history,
             "timing": self.timing,
             "best": self.best,
-            "log_size": self.log_size,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -151,7 +152,6 @@ class Run:
         self.history = state["history"]
         self.timing = state["timing"]
         self.best = state["best"]
-        self.log_size = state["log_size"]
         _set_random_state(state["random"])
 
     def _step(self, batch: Any) -> StepResult:
@@ -261,23 +261,6 @@ def _optimizer(config: RunConfig, model: nn.Module, method: nn.Module) -> Optimi
     if config.optimizer == "sgd":
         return SGD(groups, lr=config.lr, momentum=0.9)
     return (Adam if config.optimizer == "adam" else AdamW)(groups, lr=config.lr)
-
-
-def _take_down(seen: defaultdict[str, list[Any]], result: StepResult) -> None:
-    """Adds what a step saw, without waiting for the device."""
-    for task, loss in result.losses.items():
-        seen[f"loss/{task}"].append(loss)
-    for task, sharpness in (result.sharpness or {}).items():
-        seen[f"sharpness/{task}"].append(sharpness)
-    if result.weights is not None and result.weights.dim() == 1:
-        for task, weight in zip(result.losses, result.weights.detach(), strict=True):
-            seen[f"weight/{task}"].append(weight)
-    if result.conflicts is not None:
-        seen["conflicts"].append(torch.tensor(result.conflicts))
-
-
-def _means(seen: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
-    return {name: torch.stack(list(v)).double().mean().item() for name, v in seen.items()}
 
 
 def _random_state() -> dict[str, Any]:

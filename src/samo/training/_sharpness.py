@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .. import SPSA, ExactGradient, Perturbation, RandomDirection
+from .. import (
+    SPSA,
+    LastLayers,
+    LocalGradient,
+    Perturbation,
+    PreviousGradient,
+    RandomDirection,
+    TaskGroups,
+)
+from .._presets import along_own_gradient, along_the_mean
 from ..benchmarks._names import unknown
 
-_SPSA = {
-    "mu": 0.01,
-    "samples": 1,
-    "antithetic": True,
-    "noise": "gaussian",
-    "normalization": "layerwise",
-}
-_RANDOM = {"noise": "gaussian", "normalization": "layerwise"}
-
-
-def _global(rho: float, adaptive: bool) -> Perturbation:
-    return Perturbation(rho, alpha=1.0, adaptive=adaptive)
-
-
-def _local(rho: float, adaptive: bool) -> Perturbation:
-    return Perturbation(rho, alpha=0.0, local=ExactGradient(), adaptive=adaptive)
-
-
-def _spsa(rho: float, alpha: float, adaptive: bool, **options: Any) -> Perturbation:
-    return Perturbation(rho, alpha=alpha, local=SPSA(**options), adaptive=adaptive)
-
-
-def _random(rho: float, alpha: float, adaptive: bool, **options: Any) -> Perturbation:
-    return Perturbation(rho, alpha=alpha, local=RandomDirection(**options), adaptive=adaptive)
+_COMMON = {"adaptive": False, "decompose": False}
 
 
 @dataclass(frozen=True)
@@ -53,33 +40,41 @@ class Preset:
     decompose: bool = False
 
 
+def _estimating(title: str, estimator: Callable[..., LocalGradient]) -> Preset:
+    """The preset of an estimator, with its arguments as options."""
+
+    def perturb(rho: float, alpha: float, adaptive: bool, **options: Any) -> Perturbation:
+        return Perturbation(rho, alpha=alpha, local=estimator(**options), adaptive=adaptive)
+
+    own = {name: p.default for name, p in inspect.signature(estimator).parameters.items()}
+    return Preset(title, perturb, {"alpha": 0.5, **own, **_COMMON})
+
+
 PRESETS: dict[str, Preset] = {
     "erm": Preset("plain multi-task training: no perturbation", None, {}),
     "gsam": Preset(
-        "one perturbation for all tasks, along the mean gradient (α = 1)",
-        _global,
-        {"adaptive": False, "decompose": False},
+        "one perturbation for all tasks, along the mean gradient (α = 1)", along_the_mean, _COMMON
     ),
     "lsam": Preset(
-        "a perturbation a task, along its exact gradient (α = 0)",
-        _local,
-        {"adaptive": False, "decompose": False},
+        "a perturbation a task, along its exact gradient (α = 0)", along_own_gradient, _COMMON
     ),
     "fmtl": Preset(
         "as lsam; loss gradients and flat gradients are aggregated apart",
-        _local,
+        along_own_gradient,
         {"adaptive": False},
         decompose=True,
     ),
-    "samo": Preset(
-        "mean gradient and SPSA estimate of the task's own, joined",
-        _spsa,
-        {"alpha": 0.5, **_SPSA, "adaptive": False, "decompose": False},
+    "samo": _estimating("mean gradient and SPSA estimate of the task's own, joined", SPSA),
+    "random": _estimating(
+        "samo with random directions instead of estimates: the control", RandomDirection
     ),
-    "random": Preset(
-        "samo with random directions instead of estimates: the control",
-        _random,
-        {"alpha": 0.5, **_RANDOM, "adaptive": False, "decompose": False},
+    "previous": _estimating("samo with each task's gradient of the step before", PreviousGradient),
+    "groups": _estimating(
+        "samo with the exact gradients of groups of similar tasks, a perturbation a group",
+        TaskGroups,
+    ),
+    "last-layers": _estimating(
+        "samo with the exact gradient of the last shared layers", LastLayers
     ),
 }
 

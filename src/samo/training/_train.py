@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._log import Log
 from .._version import __version__
 from ._config import RunConfig
 from ._errors import RunError
 from ._evaluate import Scores, average
 from ._files import RunDirectory, write_json
-from ._log import Log
 from ._run import Progress, Run, Watch, _random_state, _set_random_state
 
 
@@ -60,15 +60,15 @@ def train(config: RunConfig, out: Path | str, *, watch: Watch | None = None) -> 
             if (results := directory.results()) is not None or run is None:
                 return results or {}
             _resume(run, directory)
-            with Log(directory, run.log_size, run.epoch) as log:
+            with _log(directory, run.epoch) as log, directory.failures():
                 while run.epoch < config.epochs:
                     run.train_epoch(watch)
                     record = run.history[-1]
-                    run.log_size = log.epoch(record, run.timing[-1])
+                    log.write({**record, "timing": run.timing[-1]})
                     directory.save_checkpoint(run.state_dict())
                     if watch:
                         watch(Progress(run.epoch, config.epochs, 0, None, record))
-            results = _results(run)
+                results = _results(run)
             write_json(directory.results_file, results)
     return results
 
@@ -84,6 +84,14 @@ def _resume(run: Run, directory: RunDirectory) -> None:
                 f"{directory.checkpoint_file} does not fit this version of the benchmark or of "
                 f"samo ({str(error).splitlines()[0]}). Delete it to start the run again."
             ) from error
+
+
+def _log(directory: RunDirectory, epoch: int) -> Log:
+    """The log, up to the epoch of the checkpoint."""
+    try:
+        return Log(directory.log_file, directory.tensorboard, "epoch", epoch)
+    except ValueError as error:
+        raise RunError(str(error)) from error
 
 
 def _results(run: Run) -> dict[str, Any]:
@@ -120,6 +128,7 @@ def _results(run: Run) -> dict[str, Any]:
             "step_ms": statistics.median(t["step_ms"] for t in run.timing),
             "epoch_s": statistics.median(t["epoch_s"] for t in run.timing),
             "total_s": sum(t["epoch_s"] for t in run.timing),
+            "peak_memory_mb": max(t.get("peak_memory_mb", 0.0) for t in run.timing) or None,
         },
         "environment": {
             "samo": __version__,

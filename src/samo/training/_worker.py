@@ -54,12 +54,12 @@ def main() -> None:
         except RunError as error:
             say(failed=str(error), diverged=isinstance(error, DivergedError))
         except Exception as error:  # whatever it is, the other runs go on
+            out.mkdir(parents=True, exist_ok=True)
             (out / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
             reason = str(error).strip() or "no message"
             line = f"{type(error).__name__}: {reason.splitlines()[0]}"
             say(failed=line, diverged=isinstance(error, NonFiniteError))
         else:
-            (out / "error.txt").unlink(missing_ok=True)
             say(done=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from ._shared_trunk import SharedTrunk, check_sizes
@@ -64,4 +65,6 @@ class LeNet(SharedTrunk):
             nn.Linear(2 * width * left**2, 5 * width),
             nn.ReLU(),
         )
+        # With so few channels, less than two thirds of the time of contiguous weights on a CPU.
+        trunk.to(memory_format=torch.channels_last)
         super().__init__(trunk, {task: nn.Linear(5 * width, classes) for task in tasks})

@@ -1,0 +1,158 @@
+"""Pages that are written from the package's own registries, before each build."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from samo import aggregation, benchmarks
+from samo._citation import source
+from samo.cli._app import app as commands
+from samo.training import PRESETS
+
+_NEEDS = {
+    "nothing": "Weights known beforehand",
+    "losses": "Weights from the losses",
+    "gramian": "Weights from the Gramian of the task gradients",
+    "matrix": "From the matrix of task gradients",
+}
+
+
+def methods() -> str:
+    """The catalogue of methods, by what they need.
+
+    Returns:
+        Markdown.
+    """
+    found = {name: aggregation.describe(name) for name in aggregation.available()}
+    parts = [
+        "# Methods\n\n"
+        f"The {len(found)} methods that `aggregator=` and `--method` know by name, made from the "
+        "registry. *State*: kept from step to step (in `engine.state_dict()`), or trained by your "
+        "optimizer (`engine.aggregator.parameters()`). Any TorchJD `Aggregator`, `Weighting` or "
+        "`Scalarizer` object does as well.\n"
+    ]
+    for need in dict.fromkeys(method.needs for method in found.values()):
+        rows = []
+        for name, method in found.items():
+            if method.needs != need:
+                continue
+            state = "trained" if method.trained else "kept" if method.stateful else "–"
+            options = ", ".join(f"`{k}={_value(v)}`" for k, v in method.defaults.items())
+            about = method.title + (" (sees the losses too)" if method.sees_losses else "")
+            if method.note:
+                about += f". {method.note}"
+            cited = "; ".join(map(_cited, method.references))
+            rows.append((f"`{name}`", about, options or "–", state, cited or "–"))
+        parts.append(f"## {_NEEDS.get(need, need)}\n")
+        parts.append(_table(("name", "what it is", "defaults", "state", "source"), rows))
+    return "\n".join(parts)
+
+
+def problems() -> str:
+    """The benchmarks and their published set-ups.
+
+    Returns:
+        Markdown.
+    """
+    rows = []
+    for name in benchmarks.available():
+        kind, d = benchmarks.get(name), benchmarks.get(name).defaults
+        line = (inspect.getdoc(kind) or "").splitlines()[0]
+        grid = ", ".join(f"{rho:g}" for rho in d.rho_grid)
+        optimizer = f"{d.optimizer}, {d.lr:g}, {d.schedule}"
+        average = f", mean of the last {d.average_last}" if d.average_last else ""
+        rows.append((f"`{name}`", line, f"{d.epochs}{average}", str(d.batch_size), optimizer, grid))
+    head = ("name", "what it is", "epochs", "batch", "optimizer, learning rate, schedule", "ρ")
+    presets = [(f"`{name}`", preset.title) for name, preset in PRESETS.items()]
+    return (
+        "# Set-ups\n\nThe defaults, made from the registry.\n\n"
+        f"{_table(head, rows)}\n# Presets on the command line\n\n"
+        f"{_table(('`--sharpness`', 'what it is'), presets)}"
+    )
+
+
+def _cited(key: str) -> str:
+    who, _, where = source(key).partition(", ")
+    where = where.replace("arXiv:", "arxiv.org/abs/")
+    return f"[{who}](https://{where})" if where else who
+
+
+def command_line() -> str:
+    """All commands and their options.
+
+    Returns:
+        Markdown.
+    """
+    return "\n".join(_command("samo", typer.main.get_command(commands), 1))
+
+
+def _command(name: str, command: Any, level: int) -> Iterator[str]:
+    usage = " ".join([name, *(p.name.upper() for p in _arguments(command))])
+    title = f"`{name}`" if level > 1 else f"The command line: `{name}`"
+    yield f"{'#' * level} {title}\n\n{inspect.cleandoc(command.help or '')}\n"
+    below = getattr(command, "commands", {})
+    if not below:
+        yield f"```text\n{usage} [OPTIONS]\n```\n"
+        rows = [
+            (", ".join(f"`{o}`" for o in [*p.opts, *p.secondary_opts]), _default(p), p.help or "")
+            for p in command.params
+            if p.param_type_name == "option"
+        ]
+        if rows:
+            yield _table(("option", "default", "what it is"), rows)
+    for key, one in below.items():
+        yield from _command(f"{name} {key}", one, level + 1)
+
+
+def _arguments(command: Any) -> list[Any]:
+    return [p for p in command.params if p.param_type_name == "argument"]
+
+
+def _default(parameter: Any) -> str:
+    if parameter.required:
+        return "required"
+    value = parameter.default
+    return "–" if value is False or value in (None, [], ()) else f"`{value}`"
+
+
+def _value(value: object) -> str:
+    return value.__name__.strip("_") if inspect.isfunction(value) else str(value)
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = tuple(head)
+    lines = [head, ("---",) * len(head), *rows]
+    text = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in lines]
+    return "".join(f"| {line} |\n" for line in text)
+
+
+def _write(app: Any) -> None:
+    folder = Path(app.srcdir) / "_generated"
+    folder.mkdir(exist_ok=True)
+    for name, make in (
+        ("methods", methods),
+        ("problems", problems),
+        ("command-line", command_line),
+    ):
+        page, text = folder / f"{name}.md", make()
+        # An unchanged page need not be read again.
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Tells Sphinx.
+
+    Args:
+        app: Sphinx.
+
+    Returns:
+        What it may do.
+    """
+    app.connect("builder-inited", _write)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,161 @@
+"""How the tasks' gradients lie to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .._engine import _plain
+from .._local._base import ratio
+from .._partition import Declared
+from .._perturbation import Perturbation
+from .._result import StepResult
+from .._vector import Matrix
+from ._data import Data, Losses, Sizes
+from ._results import Result
+from ._steps import steps
+from ._undisturbed import undisturbed
+
+Rows = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Cosines(Result):
+    """The cosines of task gradients (SAMO, Figures 2 and 5).
+
+    They are with respect to the shared parameters. A zero gradient has cosine 0 with every other.
+
+    Attributes:
+        tasks: The tasks, in the order of rows and columns.
+        matrix: The cosines of the gradients of the losses over all batches, K × K.
+        norms: The norms of these gradients.
+        conflicts: The share of task pairs among them with a negative inner product; None where
+            there is one task only.
+        batch_matrix: The mean over the batches of the cosines within a batch, K × K: what training
+            sees. 0 for two tasks that have no batch in common.
+        batch_conflicts: The mean over the batches of the share of conflicting pairs.
+        perturbation: The perturbation at whose points the gradients are; None for natural ones.
+        batches: The number of batches.
+    """
+
+    kind: ClassVar[str] = "cosines"
+
+    tasks: tuple[str, ...]
+    matrix: Rows
+    norms: tuple[float, ...]
+    conflicts: float | None
+    batch_matrix: Rows
+    batch_conflicts: float | None
+    perturbation: str | None
+    batches: int
+
+    @property
+    def balance(self) -> float:
+        """The smallest norm over the largest, in [0, 1]: 1 where all tasks pull alike."""
+        largest = max(self.norms)
+        return min(self.norms) / largest if largest > 0 else 1.0
+
+
+def gradient_cosines(
+    model: nn.Module,
+    losses: Losses,
+    batches: Iterable[Any],
+    tasks: Sequence[str],
+    *,
+    perturbation: Perturbation | None = None,
+    shared: Declared | None = None,
+    own: Mapping[str, Declared] | None = None,
+    seed: int = 0,
+    sizes: Sizes | None = None,
+) -> Cosines:
+    r"""Finds the cosines of the tasks' gradients with respect to the shared parameters.
+
+    .. math::
+        c_{ij} = \frac{\langle g_i, g_j \rangle}{\lVert g_i \rVert \lVert g_j \rVert}, \qquad
+        g_i = \nabla_\theta l_i(\theta) \text{ or } \nabla_\theta l_i(\theta + \varepsilon_i,
+        \varphi_i + \eta_i)
+
+    The gradients are those of `samo.Engine`, in evaluation mode (see `hessian_spectrum`); ε_i and
+    η_i are each batch's own, as they are in training.
+
+    Args:
+        model: The model. It is left as it was.
+        losses: Maps a batch and names of tasks to their losses, means over the batch.
+        batches: The batches, an iterable that can be gone through again and again.
+        tasks: The names of the K tasks.
+        perturbation: Where the gradients are to be, for instance ``engine.perturbation``; None for
+            the natural gradients.
+        shared: Parameters or modules that are shared, as `samo.Engine` takes them.
+        own: Parameters or modules that are one task's own, likewise.
+        seed: The seed of the perturbation's random numbers.
+        sizes: The number of a batch's examples, see `hessian_spectrum`.
+
+    Returns:
+        The cosines.
+
+    Raises:
+        AnalysisError: If there is no data, or the tasks share no parameter.
+        NonFiniteError: If a loss or a gradient is not finite.
+
+    Example:
+        >>> import torch, samo.analysis
+        >>> point = torch.nn.ParameterList([torch.ones(2)])
+        >>> def losses(x, tasks):
+        ...     return {"a": (point[0] @ x.T).mean(), "b": -point[0][0].square()}
+        >>> found = samo.analysis.gradient_cosines(
+        ...     point, losses, [torch.tensor([[3.0, 4.0]])], ["a", "b"]
+        ... )
+        >>> round(found.matrix[0][1], 4), found.conflicts, round(found.balance, 4)
+        (-0.6, 1.0, 0.4)
+    """
+    with undisturbed(model) as alone:
+        data = Data(losses, batches, tasks, sizes)
+        total: Matrix | None = None
+        k = len(data.tasks)
+        cosines, met = torch.zeros(k, k, dtype=torch.float64), torch.zeros(k, k)
+        shares_of_conflicts: list[float] = []
+        for step, shares in steps(
+            model, data, alone, "upgrad", perturbation, shared=shared, own=own, seed=seed
+        ):
+            rows = step.gradients.rows
+            assert rows is not None
+            here = [data.tasks.index(task) for task in shares]
+            gramian = rows.gramian()
+            cosines += cosine_matrix(gramian)
+            met[torch.tensor(here)[:, None], here] += 1
+            if (conflicts := _conflicts(gramian[here][:, here])) is not None:
+                shares_of_conflicts.append(conflicts)
+            total = rows.layout.matrix(k) if total is None else total
+            for task, share in shares.items():
+                total.rows[data.tasks.index(task)].add_(step.gradients.row(task).tensors, share)
+    assert total is not None
+    gramian = total.gramian()
+    found = shares_of_conflicts
+    return Cosines(
+        tasks=data.tasks,
+        matrix=_rows(cosine_matrix(gramian)),
+        norms=tuple(gramian.diagonal().sqrt().tolist()),
+        conflicts=_conflicts(gramian),
+        batch_matrix=_rows(cosines / met.clamp(min=1)),
+        batch_conflicts=sum(found) / len(found) if found else None,
+        perturbation=None if perturbation is None else _plain(perturbation),
+        batches=data.n_batches,
+    )
+
+
+def cosine_matrix(gramian: Tensor) -> Tensor:
+    """The cosines of vectors with these inner products; 0 for a zero vector."""
+    norms = gramian.diagonal().sqrt()
+    return ratio(1.0, norms)[:, None] * gramian * ratio(1.0, norms)
+
+
+def _conflicts(gramian: Tensor) -> float | None:
+    return StepResult({}, gramian=gramian).conflicts
+
+
+def _rows(matrix: Tensor) -> Rows:
+    return tuple(tuple(row) for row in matrix.tolist())

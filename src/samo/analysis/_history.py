@@ -1,0 +1,85 @@
+"""What a log tells, as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .._log import read_lines
+
+
+@dataclass(frozen=True)
+class History:
+    """Numbers over training.
+
+    Attributes:
+        unit: What is counted: ``"step"`` or ``"epoch"``.
+        at: The steps or epochs.
+        values: By name, such as ``"conflicts"`` or ``"weight/left"``, the means up to each of them
+            (see `Monitor`); NaN where there is none.
+    """
+
+    unit: str
+    at: tuple[int, ...]
+    values: Mapping[str, tuple[float, ...]]
+
+    def by_task(self, name: str) -> dict[str, tuple[float, ...]]:
+        """Selects what each task has.
+
+        Args:
+            name: Of what, such as ``"weight"``.
+
+        Returns:
+            The numbers by task; empty if there are none.
+        """
+        start = f"{name}/"
+        return {
+            tag.removeprefix(start): v for tag, v in self.values.items() if tag.startswith(start)
+        }
+
+
+def history(directory: Path | str) -> History:
+    """Reads what the steps of a training saw: of a `Monitor`, or of a run of ``samo train``.
+
+    Args:
+        directory: The monitor's directory, or the run's.
+
+    Returns:
+        The steps by the monitor, if it has one, else by the run's epochs.
+
+    Raises:
+        ValueError: If there is no such log, or a line of it cannot be read.
+    """
+    directory = Path(directory)
+    if (file := directory / "steps.jsonl").exists():
+        return _columns("step", [record for record, _ in read_lines(file, "step")])
+    if (file := directory / "log.jsonl").exists():
+        records = [
+            {"epoch": record["epoch"], **_mapping(file, record)}
+            for record, _ in read_lines(file, "epoch")
+        ]
+        return _columns("epoch", records)
+    raise ValueError(
+        f"{directory} holds no log: neither steps.jsonl (of a samo.analysis.Monitor) nor log.jsonl "
+        f"(of a run)."
+    )
+
+
+def _mapping(file: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    steps = record.get("steps")
+    if not isinstance(steps, Mapping):
+        raise ValueError(f"epoch {record['epoch']} in {file} has no mapping 'steps'.")
+    return steps
+
+
+def _columns(unit: str, records: list[dict[str, Any]]) -> History:
+    numbers = [{t: v for t, v in r.items() if isinstance(v, int | float)} for r in records]
+    tags = dict.fromkeys(tag for record in numbers for tag in record if tag != unit)
+    nan = float("nan")
+    return History(
+        unit,
+        tuple(record[unit] for record in records),
+        {tag: tuple(float(record.get(tag, nan)) for record in numbers) for tag in tags},
+    )

@@ -1,0 +1,122 @@
+"""How far the losses rise within a radius."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from .._engine import _plain
+from .._partition import Declared
+from .._perturbation import Perturbation
+from ._data import Data, Losses, Sizes
+from ._errors import AnalysisError
+from ._results import Result
+from ._steps import steps
+from ._undisturbed import undisturbed
+
+
+@dataclass(frozen=True)
+class Sharpness(Result):
+    """The tasks' losses, natural and perturbed.
+
+    Attributes:
+        rho: The radius ρ.
+        perturbation: The perturbation, with all its settings.
+        tasks: The tasks.
+        natural: The losses l_i(θ), by task.
+        perturbed: The losses l_i(θ + ε_i, φ_i + η_i), by task.
+        batches: The number of batches.
+    """
+
+    kind: ClassVar[str] = "sharpness"
+
+    rho: float
+    perturbation: str
+    tasks: tuple[str, ...]
+    natural: tuple[float, ...]
+    perturbed: tuple[float, ...]
+    batches: int
+
+    @property
+    def sharpness(self) -> tuple[float, ...]:
+        """Perturbed minus natural loss, by task."""
+        return tuple(p - n for p, n in zip(self.perturbed, self.natural, strict=True))
+
+
+def sharpness(
+    model: nn.Module,
+    losses: Losses,
+    batches: Iterable[Any],
+    tasks: Sequence[str],
+    perturbation: Perturbation,
+    *,
+    shared: Declared | None = None,
+    own: Mapping[str, Declared] | None = None,
+    seed: int = 0,
+    sizes: Sizes | None = None,
+) -> Sharpness:
+    r"""Measures how far each task's loss rises along a perturbation.
+
+    .. math::
+        s_i = \sum_b \frac{n_{b,i}}{N_i} \bigl[ l_{b,i}(\theta + \varepsilon_{b,i}, \varphi_i +
+        \eta_{b,i}) - l_{b,i}(\theta, \varphi_i) \bigr]
+
+    ε and η are those of `samo.Engine`, each batch's own ("m-sharpness", with m the size of a batch,
+    Foret et al. 2021), the model in evaluation mode (see `hessian_spectrum`). With ``alpha=0`` and
+    `samo.ExactGradient` this is each task's own sharpness, to first order the most that its loss
+    can rise; with ``alpha=1`` the rise along the mean gradient.
+
+    Args:
+        model: The model. It is left as it was.
+        losses: Maps a batch and names of tasks to their losses, means over the batch.
+        batches: The batches, an iterable that can be gone through again and again.
+        tasks: The names of the tasks.
+        perturbation: The radius, and what to ascend along.
+        shared: Parameters or modules that are shared, as `samo.Engine` takes them.
+        own: Parameters or modules that are one task's own, likewise.
+        seed: The seed of the perturbation's random numbers.
+        sizes: The number of a batch's examples, see `hessian_spectrum`.
+
+    Returns:
+        The losses, natural and perturbed.
+
+    Raises:
+        AnalysisError: If there is no data, or the radius is zero.
+        NonFiniteError: If a loss or a gradient is not finite.
+
+    Example:
+        >>> import torch, samo, samo.analysis
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> local = samo.Perturbation(0.1, alpha=0, local=samo.ExactGradient())
+        >>> def losses(x, tasks):  # it rises by ρ‖x‖, wherever it is
+        ...     return {"a": model(x).mean()}
+        >>> batches = [torch.tensor([[3.0, 4.0]])]
+        >>> found = samo.analysis.sharpness(model, losses, batches, ["a"], local)
+        >>> [round(value, 4) for value in found.sharpness]
+        [0.5]
+    """
+    if not isinstance(perturbation, Perturbation) or perturbation.rho == 0:
+        raise AnalysisError(
+            f"perturbation must be a samo.Perturbation with rho > 0; found {perturbation!r}."
+        )
+    with undisturbed(model) as alone:
+        data = Data(losses, batches, tasks, sizes)
+        natural, perturbed = dict.fromkeys(data.tasks, 0.0), dict.fromkeys(data.tasks, 0.0)
+        for step, shares in steps(
+            model, data, alone, "ls", perturbation, shared=shared, own=own, seed=seed
+        ):
+            before, after = step.losses.values(), step.perturbed.values()
+            for task, share in shares.items():
+                natural[task] += share * before[task].item()
+                perturbed[task] += share * after[task].item()
+    return Sharpness(
+        rho=float(perturbation.rho),
+        perturbation=_plain(perturbation),
+        tasks=data.tasks,
+        natural=tuple(natural.values()),
+        perturbed=tuple(perturbed.values()),
+        batches=data.n_batches,
+    )

@@ -1,0 +1,75 @@
+"""Steps of an engine that are taken for their task gradients, and change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+from torch import nn
+
+from .._autocast import confined
+from .._engine import Engine
+from .._gradients import Scale
+from .._partition import Declared
+from .._perturbation import Perturbation
+from .._step import Step
+from ._data import Data
+from ._errors import AnalysisError
+from ._hessian import learn
+from ._undisturbed import Alone
+
+
+def steps(
+    model: nn.Module,
+    data: Data,
+    alone: Alone,
+    aggregator: Literal["upgrad", "ls"],
+    perturbation: Perturbation | None,
+    *,
+    decompose: bool = False,
+    shared: Declared | None = None,
+    own: Mapping[str, Declared] | None = None,
+    seed: int = 0,
+) -> Iterator[tuple[Step, dict[str, float]]]:
+    """Gathers the task gradients of each batch, as `samo.Engine.backward` does.
+
+    Args:
+        model: The model.
+        data: The batches.
+        alone: Evaluates the model.
+        aggregator: What is kept: ``"upgrad"`` for each task's gradient, ``"ls"`` for their sum.
+        perturbation: How to perturb; None for natural gradients.
+        decompose: Whether the natural gradients are made as well.
+        shared: Parameters or modules that are shared.
+        own: Parameters or modules that are one task's own, by task.
+        seed: The seed of the engine's random numbers.
+
+    Yields:
+        The step of each batch, gathered, and the batch's shares of the tasks' examples.
+
+    Raises:
+        AnalysisError: If each task's gradient is asked for, and no parameter is shared.
+    """
+    engine = Engine(
+        model,
+        data.tasks,
+        aggregator=aggregator,
+        perturbation=perturbation,
+        decompose=decompose,
+        shared=shared,
+        own=own,
+        seed=seed,
+    )
+    setting = engine._setting
+    learn(setting.partition, data, alone)
+    if aggregator != "ls" and not setting.partition.shared:
+        raise AnalysisError(
+            f"Tasks {list(data.tasks)} share no parameter. Of one task, all are its own: declare "
+            f"them shared (shared=model)."
+        )
+    device_types = {"cpu", *(parameter.device.type for parameter in model.parameters())}
+    for part in data:
+        with confined([part.closure], device_types) as closures:
+            step = Step(setting, closures, Scale(None))
+            alone(step.gather)
+        yield step, part.shares

@@ -1,0 +1,198 @@
+"""The steps that are measured: every preset, every estimator, and TorchJD's."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+from torchjd.aggregation import Aggregator
+from torchjd.autojac import jac_to_grad, mtl_backward
+from torchjd.scalarization import Scalarizer
+
+from .. import _local, aggregation
+from .._closure import Losses
+from .._engine import Engine
+from .._local import SPSA, LocalGradient
+from .._presets import ERM, FMTL, GSAM, LSAM, SAMO
+from .._step import Step
+from ..benchmarks._names import unknown
+from ..training import RunError
+from ._cases import Problem
+from ._meter import Meter
+
+Marks = list[Any]
+"""Where the aggregation began and where it ended."""
+Run = Callable[[Losses, Meter], Marks]
+"""A step; it says when it aggregated."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A step to measure.
+
+    Attributes:
+        title: What it is, in a line.
+        engine: Makes the engine, of a problem and a method.
+        torchjd: How many losses TorchJD differentiates at once (0: all), where it is TorchJD that
+            makes the step; its arithmetic is then that of the engine.
+    """
+
+    title: str
+    engine: Callable[[Problem, str], Engine]
+    torchjd: int | None = None
+
+    def run(self, problem: Problem, method: str) -> Run:
+        """Makes the step, with an engine or aggregator of its own.
+
+        Args:
+            problem: The problem.
+            method: The method that aggregates.
+
+        Returns:
+            The step.
+        """
+        if self.torchjd is not None:
+            return _torchjd_run(problem, method, self.torchjd or None)
+        engine = self.engine(problem, method)
+
+        def run(losses: Losses, meter: Meter) -> Marks:
+            with _aggregating(meter) as marks:
+                engine.backward(losses)
+            return marks
+
+        return run
+
+
+def _preset(preset: Callable[..., Engine], problem: Problem, method: str, **options: Any) -> Engine:
+    # Some estimators remember: each engine gets one of its own.
+    made = {name: value() if callable(value) else value for name, value in options.items()}
+    return preset(problem.model, problem.tasks, aggregator=method, own=problem.heads, **made)
+
+
+def _estimators() -> Iterator[tuple[str, str, Callable[[], LocalGradient]]]:
+    """SAMO with each estimator that the package has: name, title and how to make it."""
+    yield "samo", "SAMO: SPSA", SPSA
+    one_sided = partial(SPSA, antithetic=False)
+    yield "samo-one-sided", "SAMO: SPSA, at one side of θ only", one_sided
+    yield "samo-rademacher", "SAMO: SPSA along signs", partial(SPSA, noise="rademacher")
+    for kind in vars(_local).values():
+        concrete = inspect.isclass(kind) and issubclass(kind, LocalGradient)
+        if concrete and not inspect.isabstract(kind) and kind is not SPSA:
+            words = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
+            yield f"samo-{words}", f"SAMO: {kind.__name__}", kind
+
+
+SUBJECTS: Mapping[str, Subject] = {
+    "torchjd": Subject("ERM by TorchJD, one task after the other", partial(_preset, ERM), 1),
+    "torchjd-batched": Subject("ERM by TorchJD, all tasks at once", partial(_preset, ERM), 0),
+    "erm": Subject("ERM", partial(_preset, ERM)),
+    "gsam": Subject("GSAM", partial(_preset, GSAM)),
+    "lsam": Subject("LSAM", partial(_preset, LSAM)),
+    "fmtl": Subject("FMTL", partial(_preset, FMTL)),
+    **{
+        name: Subject(title, partial(_preset, SAMO, local=local))
+        for name, title, local in _estimators()
+    },
+}
+
+
+def chosen(names: Sequence[str], method: str) -> dict[str, Subject]:
+    """Looks up steps.
+
+    Args:
+        names: Their names; none for all.
+        method: The method. One that needs the losses beside the gradients, TorchJD cannot serve.
+
+    Returns:
+        The steps by name.
+
+    Raises:
+        RunError: If a name is unknown.
+    """
+    for name in names:
+        if name not in SUBJECTS:
+            raise RunError(unknown("preset", name, SUBJECTS))
+    try:
+        described = aggregation.describe(method)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    found = {name: SUBJECTS[name] for name in SUBJECTS if name in names or not names}
+    if described.sees_losses:
+        return {name: s for name, s in found.items() if s.torchjd is None}
+    if described.needs in ("nothing", "losses"):  # there is no Jacobian to batch
+        return {name: s for name, s in found.items() if s.torchjd != 0}
+    return found
+
+
+def _torchjd_run(problem: Problem, method: str, chunk: int | None) -> Run:
+    """Plain multi-task learning as TorchJD's users write it."""
+    method_object = aggregation.create(method, len(problem.tasks))
+    shared, heads = problem.shared, problem.heads
+
+    def by_jacobian(losses: Losses, meter: Meter) -> Marks:
+        assert isinstance(method_object, Aggregator)
+        with _features(problem) as features:
+            values = losses(problem.tasks)
+        mtl_backward(
+            list(values.values()),
+            features=list(features.values()),
+            tasks_params=[heads[task].parameters() for task in values],
+            shared_params=shared,
+            parallel_chunk_size=chunk,
+            retain_graph=False,
+        )
+        start = meter.mark()
+        jac_to_grad(shared, method_object)
+        return [start, meter.mark()]
+
+    def by_sum(losses: Losses, meter: Meter) -> Marks:
+        assert isinstance(method_object, Scalarizer)
+        values = torch.stack(list(losses(problem.tasks).values()))
+        start = meter.mark()
+        total = method_object(values)
+        end = meter.mark()
+        total.backward()
+        return [start, end]
+
+    return by_sum if isinstance(method_object, Scalarizer) else by_jacobian
+
+
+@contextmanager
+def _features(problem: Problem) -> Iterator[dict[int, Tensor]]:
+    """What enters the heads: where TorchJD divides the graph."""
+    found: dict[int, Tensor] = {}
+
+    def enter(_module: object, inputs: tuple[Tensor, ...]) -> None:
+        found[id(inputs[0])] = inputs[0]
+
+    with ExitStack() as stack:
+        for head in problem.heads.values():
+            handle: RemovableHandle = head.register_forward_pre_hook(enter)
+            stack.callback(handle.remove)
+        yield found
+
+
+@contextmanager
+def _aggregating(meter: Meter) -> Iterator[Marks]:
+    """Marks when an engine's step begins to aggregate, and when it has."""
+    marks: Marks = []
+    stage = Step.aggregate
+
+    def marked(step: Step) -> None:
+        marks.append(meter.mark())
+        stage(step)
+        marks.append(meter.mark())
+
+    setattr(Step, "aggregate", marked)  # noqa: B010 - for the time of one step
+    try:
+        yield marks
+    finally:
+        setattr(Step, "aggregate", stage)  # noqa: B010

@@ -1,0 +1,71 @@
+"""What to cite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from ... import Engine, aggregation
+from ..._citation import bibtex
+from ...training import PRESETS
+from ...training._sharpness import perturbation
+from ._blocks import Code, Section, Words
+from ._groups import Group
+from ._scan import Findings
+
+_PAPERS = {"SAMO": "ban2025samo", "F-MTL": "phan2022fmtl"}
+
+
+def citations(found: Findings, groups: Sequence[Group]) -> Iterator[Section]:
+    """Lists the papers behind the methods and presets of all runs.
+
+    Args:
+        found: What was found.
+        groups: The comparisons, which may quote results.
+
+    Yields:
+        The section.
+    """
+    used = {(r.config["method"], r.config["sharpness"], _adaptive(r.config)) for r in found.runs}
+    entries: dict[str, None] = {}
+    unknown: set[str] = set()
+    for method, preset, adaptive in sorted(used):
+        try:
+            entries |= _entries(bibtex(aggregation.describe(method).references))
+        except ValueError:
+            unknown.add(method)
+        if preset in PRESETS:
+            entries |= _entries(_preset(preset, adaptive=adaptive))
+        else:
+            unknown.add(preset)
+    sources = [source for g in groups if g.summary for source in g.summary.sources]
+    for paper, key in _PAPERS.items():
+        if any(source.startswith(f"{paper},") for source in sources):
+            entries |= _entries(bibtex([key]))
+    said = ["The papers behind the methods and presets of these runs."]
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        said.append(f"Not of this package, and so without an entry: {names}.")
+    if used:
+        text = "\n\n".join(entries)
+        yield Section("citation", "Citation", [Words(said), Code(text, "BibTeX")])
+
+
+def _adaptive(config: dict[str, object]) -> bool:
+    options = config.get("sharpness_options")
+    return isinstance(options, dict) and options.get("adaptive") is True
+
+
+def _entries(text: str) -> dict[str, None]:
+    return dict.fromkeys(entry for entry in text.split("\n\n") if entry)
+
+
+def _preset(name: str, *, adaptive: bool) -> str:
+    """What the engine cites of itself with this preset."""
+    options = {"adaptive": True} if adaptive and "adaptive" in PRESETS[name].options else {}
+    perturb, decompose = perturbation(name, 0.05, options)
+    engine = Engine(
+        nn.Linear(1, 1), ["a", "b"], aggregator="ls", perturbation=perturb, decompose=decompose
+    )
+    return engine.citation()

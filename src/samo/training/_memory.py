@@ -1,0 +1,54 @@
+"""The most memory that a run has taken."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+_PROCESS = Path("/proc/self")
+
+
+class PeakMemory:
+    """The peak since this object was made: of the GPU's memory, or of the process on a CPU.
+
+    On a CPU that is the resident memory of the whole process, with Python and its libraries. Linux
+    alone lets the peak be set back; elsewhere it is since the process began, so the runs of a
+    comparison that share a process have the highest of those before as well.
+
+    Args:
+        device: Where the run is.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        with suppress(OSError):  # no Linux, or a sandbox
+            (_PROCESS / "clear_refs").write_text("5", encoding="ascii")
+
+    def megabytes(self) -> float | None:
+        """Reads the peak.
+
+        Returns:
+            It, in units of 2^20 bytes; None where the system does not tell.
+        """
+        if self._device.type == "cuda":
+            return float(torch.cuda.max_memory_allocated(self._device)) / 2**20
+        with suppress(OSError, ValueError, IndexError):
+            status = (_PROCESS / "status").read_text(encoding="ascii", errors="replace")
+            line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), "")
+            return int(line.split()[1]) / 2**10
+        return _since_the_beginning()
+
+
+def _since_the_beginning() -> float | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

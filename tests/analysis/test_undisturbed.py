@@ -1,0 +1,65 @@
+"""An analysis leaves no trace, whatever the model keeps and draws, and whatever goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from samo import SPSA, ExactGradient, Perturbation
+from samo.analysis import estimator_quality, gradient_cosines, hessian_spectrum, sharpness
+from tests.problems import TASKS, X, losses, problem
+from tests.snapshots import Expected, identities
+
+LOCAL = Perturbation(0.1, alpha=0.0, local=ExactGradient())
+
+ANALYSES: dict[str, Callable[..., Any]] = {
+    "spectrum": lambda *data: hessian_spectrum(*data, probes=2),
+    "cosines": gradient_cosines,
+    "perturbed cosines": lambda *data: gradient_cosines(*data, perturbation=Perturbation(0.1)),
+    "sharpness": lambda *data: sharpness(*data, LOCAL),
+    "estimators": lambda *data: estimator_quality(*data, {"spsa": SPSA()}),
+}
+
+
+class Draws:
+    """Batches that draw from the global generator, as a shuffling loader does."""
+
+    def __iter__(self) -> Any:
+        for _ in range(2):
+            torch.rand(3)
+            yield X
+
+
+@pytest.mark.parametrize("fails_at", [None, 3])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["batchnorm", "running", "dropout_heads", "frozen"])
+@pytest.mark.parametrize("analysis", ANALYSES)
+def test_no_trace(analysis: str, name: str, training: bool, fails_at: int | None) -> None:
+    model = problem(name).model.train(training)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 2.0)
+    expected, before = Expected(model), identities(model)
+    calls = 0
+
+    def evaluate(_batch: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls == fails_at:
+            raise ZeroDivisionError
+        torch.rand(1)
+        return losses(model, tasks)
+
+    def analyse(model: nn.Module) -> None:
+        ANALYSES[analysis](model, evaluate, Draws(), TASKS)
+
+    if fails_at is None:
+        analyse(model)
+    else:
+        with pytest.raises(ZeroDivisionError):
+            analyse(model)
+    expected.check(model)
+    assert identities(model) == before

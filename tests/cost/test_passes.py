@@ -1,0 +1,215 @@
+"""The passes that are recorded are those that a step makes, and the bare loop makes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+import samo
+from samo.cost import (
+    CASES,
+    SUBJECTS,
+    Arithmetic,
+    Backward,
+    Forward,
+    build,
+    meter,
+    one_pass,
+    recorded,
+)
+from samo.cost._cases import Problem, numbers
+
+CPU = torch.device("cpu")
+METER = meter(CPU)
+# Forwards with a graph, evaluations without one, heads and backward passes of K tasks: what the
+# definitions of the methods need.
+EXPECTED: dict[str, Callable[[int], tuple[int, int, int, int]]] = {
+    "torchjd": lambda k: (1, 0, k, k),
+    "torchjd-batched": lambda k: (1, 0, k, k),
+    "erm": lambda k: (1, 0, k, k),
+    "gsam": lambda k: (2, 0, 2 * k, k + 1),
+    "lsam": lambda k: (1 + k, 0, 2 * k, 2 * k),
+    "fmtl": lambda k: (1 + k, 0, 2 * k, 2 * k),
+    "samo": lambda k: (1 + k, 2 * k, 4 * k, k + 1),
+    "samo-one-sided": lambda k: (1 + k, k, 3 * k, k + 1),
+    "samo-rademacher": lambda k: (1 + k, 2 * k, 4 * k, k + 1),
+    "samo-exact-gradient": lambda k: (1 + k, 0, 2 * k, 2 * k + 1),
+    "samo-previous-gradient": lambda k: (1 + k, 0, 2 * k, k + 1),
+    "samo-random-direction": lambda k: (1 + k, 0, 2 * k, k + 1),
+}
+DRAWN = {"samo": 4, "samo-one-sided": 4, "samo-rademacher": 4, "samo-random-direction": 4}
+
+
+def small(case: str, tasks: int | None = None) -> Problem:
+    return build(case, numbers(case, "small", tasks, None), CPU)
+
+
+def passes(problem: Problem, name: str, method: str = "fairgrad") -> tuple[Arithmetic, int]:
+    engine = SUBJECTS[name].engine(problem, method)
+    return recorded(engine.backward, problem.losses(), problem.model)
+
+
+class Counting:
+    """Counts the closure's calls, and how often autograd is run."""
+
+    def __init__(self, problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.losses_of, self.calls = problem.losses(), list[tuple[tuple[str, ...], bool]]()
+        self.backwards = list[tuple[int, tuple[int, ...], bool]]()
+        names = {id(p): i for i, p in enumerate(problem.model.parameters())}
+        grad = torch.autograd.grad
+
+        def counted(outputs, inputs, *args, **kwargs):
+            which = tuple(names[id(p)] for p in inputs)
+            self.backwards.append((len(outputs), which, bool(kwargs.get("retain_graph"))))
+            return grad(outputs, inputs, *args, **kwargs)
+
+        monkeypatch.setattr(torch.autograd, "grad", counted)
+
+    def losses(self, tasks: Sequence[str]) -> Mapping[str, Tensor]:
+        self.calls.append((tuple(tasks), torch.is_grad_enabled()))
+        return self.losses_of(tasks)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("tasks", [2, 5])
+def test_counts(name: str, tasks: int) -> None:
+    problem = small("mlp", tasks)
+    arithmetic, noise = passes(problem, name)
+    assert tuple(arithmetic.counts.values()) == EXPECTED[name](tasks)
+    assert noise == DRAWN.get(name, 0) * tasks * sum(p.numel() for p in problem.shared)
+
+
+def test_every_estimator_is_a_subject() -> None:
+    kinds = [kind for kind in vars(samo).values() if isinstance(kind, type)]
+    estimators = [k for k in kinds if issubclass(k, samo.LocalGradient) and k.__module__ != "abc"]
+    made = {type(SUBJECTS[n].engine(small("mlp"), "ls").perturbation.local) for n in SUBJECTS
+            if n.startswith("samo")}  # fmt: skip
+    assert made == {kind for kind in estimators if kind is not samo.LocalGradient}
+
+
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [("mlp", name) for name in EXPECTED if not name.startswith("torchjd")]
+    + [(case, "samo") for case in CASES if case != "mlp"],
+)
+def test_the_bare_loop_does_what_the_step_does(
+    case: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same calls of the closure and of autograd, in the same order, by the same parameters."""
+    problem = small(case)
+    engine = SUBJECTS[name].engine(problem, "mgda")
+    engine.backward(problem.losses())
+    arithmetic, _ = recorded(engine.backward, problem.losses(), problem.model)
+    of_step = Counting(problem, monkeypatch)
+    engine.backward(of_step.losses)
+    monkeypatch.undo()
+    of_loop = Counting(problem, monkeypatch)
+    arithmetic.run(of_loop.losses, problem.model)
+    assert of_loop.calls == of_step.calls
+    assert of_loop.backwards == of_step.backwards
+    assert len(of_loop.calls) + len(of_loop.backwards) == len(arithmetic.operations)
+
+
+def test_weights_that_are_known_before_make_one_backward_pass() -> None:
+    problem = small("mlp")
+    assert passes(problem, "erm", "ls")[0].counts["backwards"] == 1
+    assert passes(problem, "gsam", "ls")[0].counts["backwards"] == 2
+
+
+def test_equal_passes_have_equal_keys() -> None:
+    problem = small("mlp")
+    keys = {name: passes(problem, name)[0].key for name in EXPECTED}
+    assert keys["samo"] == keys["samo-rademacher"]
+    assert keys["torchjd"] == keys["erm"]
+    assert keys["samo-previous-gradient"] == keys["samo-random-direction"]
+    assert keys["lsam"] != keys["fmtl"]  # as many, in another order
+    assert len(set(keys.values())) == 8
+
+
+def test_the_bare_loop_leaves_no_gradient_and_moves_nothing() -> None:
+    problem = small("celeba")
+    before = [p.detach().clone() for p in problem.model.parameters()]
+    passes(problem, "lsam")[0].run(problem.losses(), problem.model)
+    problem.model.zero_grad()
+    passes(problem, "lsam")[0].run(problem.losses(), problem.model)
+    for parameter, value in zip(problem.model.parameters(), before, strict=True):
+        assert torch.equal(parameter, value)
+
+
+def test_one_pass() -> None:
+    problem = small("lenet")
+    arithmetic = one_pass(problem.tasks, problem.model)
+    assert tuple(arithmetic.counts.values()) == (1, 0, 2, 1)
+    arithmetic.run(problem.losses(), problem.model)
+
+
+@pytest.mark.parametrize("how", ["backward", "autograd.backward", "grad"])
+def test_all_ways_to_differentiate_are_seen(how: str) -> None:
+    model = torch.nn.Linear(2, 1)
+
+    def step(losses: Callable[[Sequence[str]], Mapping[str, Tensor]]) -> None:
+        loss = losses(["a"])["a"]
+        if how == "backward":
+            loss.backward()
+        elif how == "autograd.backward":
+            torch.autograd.backward([loss], inputs=list(model.parameters()))
+        else:
+            torch.autograd.grad(loss, list(model.parameters()))
+
+    arithmetic, _ = recorded(step, lambda tasks: {"a": model(torch.ones(2)).sum()}, model)
+    backward = Backward(((0, "a"),), (0, 1), retain=False)
+    assert arithmetic.operations == (Forward(("a",), graph=True), backward)
+
+
+def test_what_cannot_be_told_is_said() -> None:
+    model = torch.nn.Linear(2, 1)
+    with pytest.raises(RuntimeError, match="from the closure's losses"):
+        recorded(
+            lambda losses: (2 * losses(["a"])["a"]).backward(),
+            lambda tasks: {"a": model(torch.ones(2)).sum()},
+            model,
+        )
+
+
+def test_the_model_s_own_random_numbers_are_no_noise() -> None:
+    problem = small("transformer")
+    assert passes(problem, "gsam")[1] == 0
+
+
+def test_torchjd_gives_the_gradients_of_erm() -> None:
+    """Otherwise it is not the same step that is timed."""
+    for case in ("mlp", "segnet-mtan"):
+        problem = small(case)
+        found = {}
+        for name in ("erm", "torchjd", "torchjd-batched"):
+            problem.model.zero_grad()
+            SUBJECTS[name].run(problem, "mgda")(problem.losses(), METER)
+            found[name] = [p.grad for p in problem.model.parameters()]
+        for name in ("torchjd", "torchjd-batched"):
+            for mine, theirs in zip(found["erm"], found[name], strict=True):
+                torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_peak_of_allocations() -> None:
+    def work() -> Tensor:
+        first = torch.zeros(1000)
+        second = first + 1  # both: 8000 bytes
+        del first
+        third = torch.ones(500)  # 6000
+        return second.add(third[0])  # 10000
+
+    assert METER.peak(work) == 10_000
+    assert METER.peak(lambda: None) == 0
+
+
+def test_graphs_are_let_go_as_the_engine_lets_them_go() -> None:
+    """K graphs at a time would show in the peak of the bare loop."""
+    peaks = {}
+    for tasks in (2, 8):
+        problem = build("mlp", {**numbers("mlp", "small", tasks, None), "batch": 512}, CPU)
+        arithmetic, _ = passes(problem, "samo")
+        peaks[tasks] = METER.peak(lambda p=problem, a=arithmetic: a.run(p.losses(), p.model))
+    assert peaks[8] < 1.3 * peaks[2]
