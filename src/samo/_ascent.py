@@ -14,15 +14,15 @@ from ._gradients import Scale, TaskGradients, gradients_of
 from ._graph import distances
 from ._ledger import Ledger
 from ._local import Grouping, LocalGradient
-from ._local._base import Noise
 from ._partition import Partition
 from ._perturbation import Perturbation
-from ._placement import Fill, Placement, Replicated
+from ._placement import Placement, Replicated
+from ._probe import TaskProbe
 from ._random import Streams
 from ._ranks import Agreement, Alone, Ranks
 from ._setting import Setting
 from ._trace import Point, displaced
-from ._vector import Vector, wide
+from ._vector import Vector
 from ._workspace import Workspace
 
 # Farther from a loss than any parameter that it reaches.
@@ -63,23 +63,23 @@ class Ascent:
         workspace: Workspace,
     ) -> None:
         self._perturbation = perturbation
-        self._partition = partition
-        self._ranks, self._placement = ranks, placement
-        self._agreed = agreed
+        self.partition = partition
+        self.ranks, self.placement = ranks, placement
+        self.agreed = agreed
         self._tasks = list(agreed.means)
-        self._losses = losses
-        self._evaluate = evaluate
-        self._streams = streams
+        self.losses = losses
+        self.evaluate = evaluate
+        self.streams = streams
         self._scale = scale
-        self._ledger = ledger
+        self.ledger = ledger
         self._workspace = workspace
         self.shared, self._masks = self._select(partition.shared)
-        self._point = self._point_of("", self.shared)
+        self.point = self._point_of("", self.shared)
         self._own = {task: self._select(partition.own[task]) for task in self._tasks}
         self._own_points = {task: self._point_of(task, own) for task, (own, _) in self._own.items()}
         self._etas: dict[str, Vector] = {}
-        self._mean: Vector | None = None
-        self._rows: dict[str, tuple[list[Tensor], float]] = {}
+        self.mean: Vector | None = None
+        self.rows: dict[str, tuple[list[Tensor], float]] = {}
         self.estimator: LocalGradient | None = perturbation.estimator if self.shared else None
 
     def groups(self, tasks: Sequence[str]) -> list[list[str]]:
@@ -116,15 +116,15 @@ class Ascent:
             natural: The gradients.
             shares: What they are multiplied by.
         """
-        places = {id(parameter): i for i, parameter in enumerate(self._partition.shared)}
+        places = {id(parameter): i for i, parameter in enumerate(self.partition.shared)}
         at = [places[id(parameter)] for parameter in self.shared]
         mean = self._direction("mean").copy_([None] * len(at))
         for task in self._tasks:
             row, factor = natural.row(task).tensors, 1 / shares[task]
-            self._rows[task] = [row[i] for i in at], factor
-            mean.add_(self._rows[task][0], factor / len(self._tasks))
+            self.rows[task] = [row[i] for i in at], factor
+            mean.add_(self.rows[task][0], factor / len(self._tasks))
             if task in natural.own:
-                parts = zip(self._partition.own[task], natural.own[task].tensors, strict=True)
+                parts = zip(self.partition.own[task], natural.own[task].tensors, strict=True)
                 own = {id(parameter): part for parameter, part in parts}
                 self._set_eta(task, [own[id(parameter)] for parameter in self._own[task][0]])
         self._set_mean(mean)
@@ -139,24 +139,24 @@ class Ascent:
             return
         mean, weight = self._direction("mean"), 1 / max(1, len(self._tasks))
         every = range(len(self.shared))
-        self._differentiate(self._tasks, weight, mean, every, retain=self.exact)
+        self.differentiate(self._tasks, weight, mean, every, retain=self.exact)
         self._set_mean(mean)
 
     @cached_property
-    def _from_the_loss(self) -> list[int]:
+    def from_the_loss(self) -> list[int]:
         """The shared parameters' numbers, the nearest to the losses first."""
-        found = distances(self._losses.values()).items()
-        far = {i: d for leaf, d in found for i in self._placement.behind({leaf})}
+        found = distances(self.losses.values()).items()
+        far = {i: d for leaf, d in found for i in self.placement.behind({leaf})}
         # As a rank sees it that is the nearest: one without a task's labels does not see its graph.
         near = torch.tensor([-far.get(id(parameter), _FAR) for parameter in self.shared])
-        numbers = self._ranks.largest(near).tolist()
+        numbers = self.ranks.largest(near).tolist()
         return sorted(range(len(numbers)), key=lambda i: (-numbers[i], -i))
 
     @cached_property
     def _groups(self) -> list[list[str]]:
         """The groups of the tasks that ascend here."""
         if isinstance(self.estimator, Grouping):
-            return self.estimator.group({task: _Probe(self, [task]) for task in self._tasks})
+            return self.estimator.group({task: TaskProbe(self, [task]) for task in self._tasks})
         return self.groups(self._tasks)
 
     @property
@@ -175,35 +175,35 @@ class Ascent:
             return
         epsilon = self._epsilon(group)
         own = [(self._own_points[t], self._etas[t]) for t in group if t in self._etas]
-        with displaced([(self._point, epsilon), *own]):
+        with displaced([(self.point, epsilon), *own]):
             yield
         if self.estimator is not None:
             self._workspace.give("direction", epsilon)
 
     def fresh(self) -> Vector:
         """A vector of the perturbed shared parameters that nobody else uses."""
-        return self._workspace.take("direction", self._point.values.layout)
+        return self._workspace.take("direction", self.point.values.layout)
 
     def _epsilon(self, group: Sequence[str]) -> Vector:
         if self.estimator is None:
-            assert self._mean is not None
-            direction = self._mean
+            assert self.mean is not None
+            direction = self.mean
         else:
-            probe = _Probe(self, group, last=list(group) == self._groups[-1])
+            probe = TaskProbe(self, group, last=list(group) == self._groups[-1])
             direction = self.estimator.estimate(probe)
             alpha = self._perturbation.alpha
             if alpha > 0:
-                assert self._mean is not None
-                direction.lerp_(self._mean, alpha)
-        norm = self._perturbation.to_radius_(self._masked(direction), self._point.values)
-        self._ledger.note(group, "ascent direction", norm)
+                assert self.mean is not None
+                direction.lerp_(self.mean, alpha)
+        norm = self._perturbation.to_radius_(self.masked(direction), self.point.values)
+        self.ledger.note(group, "ascent direction", norm)
         return direction
 
     def _set_mean(self, mean: Vector) -> None:
-        self._mean = self._masked(mean)
-        self._ledger.note(self._tasks, "natural gradient", mean.norm())
+        self.mean = self.masked(mean)
+        self.ledger.note(self._tasks, "natural gradient", mean.norm())
 
-    def _differentiate(
+    def differentiate(
         self,
         tasks: Sequence[str],
         weight: float,
@@ -221,16 +221,16 @@ class Ascent:
             chosen: The numbers of the tensors to differentiate with respect to; zero elsewhere.
             retain: Whether the natural graph is to be used again.
         """
-        here = [task for task in tasks if task in self._losses]
+        here = [task for task in tasks if task in self.losses]
         own = {task: self._own[task][0] for task in tasks if task not in self._etas}
-        shares = self._agreed.shares
+        shares = self.agreed.shares
         gradients = gradients_of(
-            [self._losses[task] for task in here],
+            [self.losses[task] for task in here],
             [*(self.shared[i] for i in chosen), *(p for ps in own.values() for p in ps)],
-            [self._scale.seed(self._losses[task], weight * shares[task]) for task in here],
+            [self._scale.seed(self.losses[task], weight * shares[task]) for task in here],
             retain=retain,
-            partition=self._partition,
-            placement=self._placement,
+            partition=self.partition,
+            placement=self.placement,
         )
         at = len(chosen)
         found = dict(zip(chosen, gradients[:at], strict=True))
@@ -241,7 +241,7 @@ class Ascent:
             parts[task] = self._eta(task).copy_(gradients[at:end])
             at = end
         small = [flat for part in parts.values() for flat in part.flats]
-        self._placement.reduce_(shared.flats, small)
+        self.placement.reduce_(shared.flats, small)
         self._scale.undo_(shared)
         for task, part in parts.items():
             self._set_eta(task, part.tensors)
@@ -258,7 +258,7 @@ class Ascent:
         eta = self._eta(task)
         eta.copy_(gradients).hadamard_(masks)
         norm = self._perturbation.to_radius_(eta, self._own_points[task].values)
-        self._ledger.note([task], "natural gradient", norm)
+        self.ledger.note([task], "natural gradient", norm)
         self._etas[task] = eta
 
     def _point_of(self, whose: str, parameters: Sequence[Parameter]) -> Point:
@@ -266,95 +266,16 @@ class Ascent:
         return Point(parameters, self._workspace.vector(f"values of {whose}", layout))
 
     def _direction(self, use: str) -> Vector:
-        return self._workspace.vector(use, self._point.values.layout)
+        return self._workspace.vector(use, self.point.values.layout)
 
     def _select(
         self, parameters: Sequence[Parameter]
     ) -> tuple[list[Parameter], list[Tensor | None]]:
-        name = self._partition.name
+        name = self.partition.name
         return self._perturbation.selected((name(p), p) for p in parameters)
 
-    def _masked(self, vector: Vector) -> Vector:
+    def masked(self, vector: Vector) -> Vector:
         return vector if self._perturbation.where is None else vector.hadamard_(self._masks)
-
-
-class _Probe:
-    """The `Probe` of one task, or of several that are perturbed together.
-
-    Args:
-        ascent: The ascent.
-        tasks: The tasks.
-        last: Whether no other will need the natural graph.
-    """
-
-    def __init__(self, ascent: Ascent, tasks: Sequence[str], *, last: bool = False) -> None:
-        self._ascent = ascent
-        self._tasks = tasks
-        self._last = last
-        self.task = tasks[0]
-        self.loss = self._mean_of(ascent._agreed.means)
-
-    @property
-    def names(self) -> list[str]:
-        return [self._ascent._partition.name(p) for p in self._ascent.shared]
-
-    @property
-    def mean(self) -> Vector:
-        if self._ascent._mean is None:
-            raise RuntimeError(
-                "There is no mean gradient to ask for: with alpha=0, none is made for an exact "
-                "estimator whose uses_mean is False."
-            )
-        return self._ascent._mean
-
-    def draw(self, noise: Noise) -> Vector:
-        ascent, vector = self._ascent, self._ascent.fresh()
-        ascent._placement.fill(vector, ascent.shared, ascent._streams, _FILL[noise])
-        return ascent._masked(vector)
-
-    def loss_at(self, direction: Vector, step: float) -> Tensor:
-        ascent = self._ascent
-        here = [task for task in self._tasks if task in ascent._losses]
-        losses: dict[str, Tensor] = {}
-        if here:
-            with displaced([(ascent._point, direction)], step), torch.no_grad():
-                # A loss may be a parameter.
-                losses = {task: _wide(loss) for task, loss in ascent._evaluate(here).items()}
-        loss = self._mean_of(ascent._ranks.means(self._tasks, losses, ascent._agreed.shares))
-        ascent._ledger.note(self._tasks, "loss at a probing point", loss)
-        return loss
-
-    def gradient(self, tensors: Sequence[int] | None = None) -> Vector:
-        ascent = self._ascent
-        chosen = range(len(ascent.shared)) if tensors is None else tensors
-        gradient, weight = ascent.fresh().copy_([None] * len(ascent.shared)), 1 / len(self._tasks)
-        if not ascent._rows:
-            ascent._differentiate(self._tasks, weight, gradient, chosen, retain=not self._last)
-            return gradient
-        for task in self._tasks:
-            row, factor = ascent._rows[task]
-            parts = [row[i] if i in chosen else None for i in range(len(row))]
-            gradient.add_(parts, factor * weight)
-        return gradient
-
-    def from_the_loss(self) -> list[int]:
-        return self._ascent._from_the_loss
-
-    def _mean_of(self, losses: Mapping[str, Tensor]) -> Tensor:
-        total = _wide(losses[self.task])
-        for task in self._tasks[1:]:
-            total = total + losses[task].detach().to(total)
-        return total / len(self._tasks) if len(self._tasks) > 1 else total
-
-
-_FILL: dict[Noise, Fill] = {
-    "gaussian": lambda flat, generator: flat.normal_(generator=generator),
-    "rademacher": lambda flat, generator: flat.bernoulli_(0.5, generator=generator).mul_(2).sub_(1),
-}
-
-
-def _wide(loss: Tensor) -> Tensor:
-    return loss.detach().to(wide(loss.dtype), copy=True)  # a loss may be a parameter
 
 
 def ascent_of(

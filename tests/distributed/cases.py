@@ -76,6 +76,10 @@ VARIANTS = [
     Case("SAMO", "mgda", options=(("local", samo.ExactGradient()),), apart=True),
     Case("SAMO", "mgda", options=(("local", samo.ExactGradient()),)),
     Case("SAMO", "uw", "fsdp", options=(("local", samo.ExactGradient()),)),
+    Case("SAMO", "mgda", options=(("local", samo.LastLayers(0.5)),)),
+    Case("SAMO", "uw", "fsdp", options=(("local", samo.LastLayers(0.5)),)),
+    Case("SAMO", "mgda", "ddp", options=(("local", samo.TaskGroups(2)),)),
+    Case("SAMO", "fairgrad", "fsdp", options=(("local", samo.TaskGroups(2)), ("alpha", 0.0))),
     Case("GSAM", "random"),
     Case("GSAM", "graddrop"),
 ]
