@@ -45,7 +45,7 @@ SETTINGS: dict[str, tuple[samo.Perturbation | None, str, str]] = {
         "fairgrad",
         "gramian",
     ),
-    "SAMO, pcgrad": (samo.Perturbation(0.05), "pcgrad", "gradients"),
+    "SAMO, graddrop": (samo.Perturbation(0.05), "graddrop", "gradients"),
 }
 BATCH = 8
 
@@ -262,7 +262,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, Manager() as manager:
             found = manager.list()
             given = (ranks, f"{folder}/store", args.repeats, found)
-            spawn(measure, given, ranks)  # type: ignore[no-untyped-call]
+            spawn(measure, given, ranks)
             rows += found
     text = report(rows, fake(1024), args.isolated)
     args.out.parent.mkdir(parents=True, exist_ok=True)

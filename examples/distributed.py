@@ -1,6 +1,6 @@
 """Training on several processes, which goes on from its last checkpoint when one of them dies.
 
-torchrun --nproc-per-node 2 --max-restarts 3 examples/distributed.py [--fsdp]
+TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --nproc-per-node 2 --max-restarts 3 FILE [--fsdp]
 """
 
 import argparse

@@ -87,9 +87,7 @@ def planned(ranks: int) -> list[tuple[int, int]]:
         )
         method = method_of(samo.aggregation.create(options.pop("method"), 3))
         assert method is not None
-        own = [
-            parameter.numel() for head in net.heads.children() for parameter in head.parameters()
-        ]
+        own = [p.numel() for p in net.get_submodule("heads").parameters()]
         every = [parameter.numel() for parameter in net.parameters()]
         plan = cost(
             needs=method.needs,
