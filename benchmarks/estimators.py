@@ -168,7 +168,7 @@ def perturbations(engine: samo.Engine, case: Case, losses: Any) -> dict[str, Ten
         elif torch.is_grad_enabled():
             moved = [(p.detach() - t).flatten() for p, t in zip(shared, theta, strict=True)]
             found.update(dict.fromkeys(tasks, torch.cat(moved)))
-        return losses(tasks)
+        return dict(losses(tasks))
 
     engine.backward(spied)
     case.model.zero_grad()

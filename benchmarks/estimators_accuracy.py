@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from estimators import ARMS, OUT, cost, write_text
+from estimators import ARMS, OUT, cost, write_text  # type: ignore[import-not-found]
 
 from samo.report import Row, Spread, read, summarize
 from samo.report.style import house_style, look, panels

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from samo.analysis import Cosines, EstimatorQuality, Features, Landscape, Sharpness, Spectrum
+from samo.analysis._results import Result
 from samo.training import configured, train
 from tests.test_cli import run
 
-KINDS = {
+KINDS: dict[str, type[Result]] = {
     "spectrum": Spectrum,
     "cosines": Cosines,
     "cosines-perturbed": Cosines,

@@ -49,11 +49,15 @@ class QuadraticProbe:
         self.drawn = z.flats[0].clone()
         return z
 
+    def from_the_loss(self):
+        return list(range(len(SHAPES)))[::-1]
+
     def loss_at(self, direction, step):
         self.calls.append(step)
         return self._loss(self.away + step * direction.flats[0])
 
-    def gradient(self):
+    def gradient(self, tensors=None):
+        assert tensors is None
         vector = self.layout.empty()
         vector.flats[0].copy_(self.hessian @ self.away)
         return vector

@@ -108,7 +108,8 @@ def test_goes_on_bit_for_bit_from_a_file(kind, aggregator):
     """An engine of another seed that loads the state takes the very same steps."""
 
     def run(engine, case, steps):
-        optimizer, grads = torch.optim.SGD(case.model.parameters(), lr=0.2), {}
+        optimizer = torch.optim.SGD(case.model.parameters(), lr=0.2)
+        grads: dict[tuple[int, str], torch.Tensor] = {}
         for step in range(steps):
             optimizer.zero_grad()
             engine.backward(partial(losses, case.model))
@@ -229,6 +230,10 @@ def test_only_what_is_selected_moves(kind):
             assert torch.equal(moved[name], want), name
 
 
+def without_b(model, asked):
+    return losses(model, [task for task in asked if task != "b"])
+
+
 @every_estimator
 def test_an_absent_task_takes_no_part(kind):
     """All is as in an engine that has never heard of it."""
@@ -237,9 +242,7 @@ def test_an_absent_task_takes_no_part(kind):
         case = problem("plain")
         engine = samo.SAMO(case.model, tasks, aggregator="upgrad", local=made(kind))
         for _ in range(2):
-            result = engine.backward(
-                lambda asked, case=case: losses(case.model, [t for t in asked if t != "b"])
-            )
+            result = engine.backward(partial(without_b, case.model))
         assert list(result.losses) == ["a", "c"]
         seen.append(gradients(case.model))
     close(seen[0], seen[1], 1e-12)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -114,14 +114,15 @@ def test_last_layers_are_the_naive_step(name, share, last, alpha):
 def test_one_group_is_gsam_and_groups_of_one_are_exact(aggregator, decompose):
     """M = 1: one ε along the mean gradient. M = K, and the share 1: each along its own."""
     seen = {}
-    for name, options in {
+    cases: dict[str, dict[str, Any]] = {
         "gsam": {"alpha": 1.0},
         "one": {"alpha": 0.0, "local": samo.TaskGroups(1)},
         "one, joined": {"alpha": 0.3, "local": samo.TaskGroups(1)},
         "lsam": {"alpha": 0.3, "local": samo.ExactGradient()},
         "each": {"alpha": 0.3, "local": samo.TaskGroups(3)},
         "all layers": {"alpha": 0.3, "local": samo.LastLayers(1)},
-    }.items():
+    }
+    for name, options in cases.items():
         case = problem("dropout")
         torch.manual_seed(2)
         engine = samo.SAMO(
@@ -189,7 +190,8 @@ def test_sketches_keep_inner_products(size):
 
 def passes(monkeypatch, aggregator, steps, **options):
     """Forward passes with a graph, and backward passes, of each step."""
-    case, calls = problem("plain"), {"forward": 0, "backward": []}
+    case = problem("plain")
+    calls: dict[str, Any] = {"forward": 0, "backward": []}
     grad = torch.autograd.grad
 
     def counting(outputs, inputs, *args, **kwargs):
@@ -305,13 +307,16 @@ def test_distances_are_counted_from_the_losses():
     ("make", "message"),
     [
         (lambda: samo.TaskGroups(0), "groups must be an integer of at least 1; found 0"),
-        (lambda: samo.TaskGroups(2.0), "groups must be an integer of at least 1; found 2.0"),
+        (
+            lambda: samo.TaskGroups(cast(Any, 2.0)),
+            "groups must be an integer of at least 1; found 2.0",
+        ),
         (lambda: samo.TaskGroups(True), "groups must be an integer of at least 1; found True"),
         (lambda: samo.TaskGroups(2, every=0), "every must be an integer of at least 1; found 0"),
         (lambda: samo.LastLayers(0), r"share must be a number in \(0, 1\]; found 0"),
         (lambda: samo.LastLayers(1.5), r"share must be a number in \(0, 1\]; found 1.5"),
         (lambda: samo.LastLayers(float("nan")), r"share must be .* found nan"),
-        (lambda: samo.LastLayers("1"), r"share must be .* found '1'"),
+        (lambda: samo.LastLayers(cast(Any, "1")), r"share must be .* found '1'"),
     ],
 )
 def test_bad_arguments(make: Any, message):

@@ -20,6 +20,7 @@ from ._autocast import confined
 from ._buffers import devices_of
 from ._citation import bibtex
 from ._closure import BatchSize, Losses, closures_of, sizes_of
+from ._compiled import keep_saved_tensors
 from ._errors import NonFiniteError
 from ._gradients import Scale
 from ._local import Stateful
@@ -76,6 +77,9 @@ class Engine:
         sync_perturbation: Whether all ranks perturb along the gradient of the whole batch, as one
             process would; else each perturbs along that of its own batch (m-sharpness: arXiv
             2010.01412, §4.1), which costs less traffic and is no approximation of the other.
+        gradient_dtype: What the K × m matrix of task gradients is stored in, where the method needs
+            one; None for the parameters' dtype. ``torch.bfloat16`` halves its memory, and rounds
+            each entry by up to 2⁻⁸ of itself. All sums are of the parameters' dtype or wider.
 
     Attributes:
         model: The model.
@@ -117,6 +121,7 @@ class Engine:
         seed: int = 0,
         process_group: ProcessGroup | None = None,
         sync_perturbation: bool = True,
+        gradient_dtype: torch.dtype | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module; found {type(model).__name__}.")
@@ -131,6 +136,13 @@ class Engine:
             )
         if not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed must be a non-negative integer; found {seed!r}.")
+        if gradient_dtype is not None and not (
+            isinstance(gradient_dtype, torch.dtype) and gradient_dtype.is_floating_point
+        ):
+            raise ValueError(
+                f"gradient_dtype must be a floating-point torch.dtype or None; "
+                f"found {gradient_dtype!r}."
+            )
         self.model = model
         self.tasks = _checked_tasks(tasks)
         if perturbation is not None and isinstance(perturbation.local, Stateful):
@@ -146,6 +158,7 @@ class Engine:
             # What the optimizer trains is one and the same for both.
             learnt = {id(p): p for p in self.aggregator.parameters()}
             flat = combiner(copy.deepcopy(self.aggregator, learnt), n_tasks)
+        keep_saved_tensors()
         ranks = ranks_of(model, self.tasks, process_group)
         self.sync_perturbation = sync_perturbation
         self._unwrapped = unwrapped(model)
@@ -163,7 +176,7 @@ class Engine:
             partition=Partition(self._unwrapped, self.tasks, shared, own),
             streams=Streams(seed),
             tracer=Tracer(self._unwrapped),
-            workspace=Workspace(placement.spread),
+            workspace=Workspace(placement.spread, gradient_dtype),
             ranks=ranks,
             placement=placement,
             sync_perturbation=sync_perturbation,
@@ -221,6 +234,7 @@ class Engine:
                     placement.start()
                     step.gather()
                     step.aggregate()
+                    step.amplify()
             except BaseException as error:
                 step.forget()
                 scaled = grad_scaler is not None and grad_scaler.is_enabled()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, TypedDict, Unpack
 
+import torch
 from torch import nn
 from torch.distributed import ProcessGroup
 from torchjd.aggregation import Aggregator, Weighting
@@ -30,6 +31,7 @@ class EngineOptions(TypedDict, total=False):
     seed: int
     process_group: ProcessGroup | None
     sync_perturbation: bool
+    gradient_dtype: torch.dtype | None
 
 
 class Options(EngineOptions, total=False):

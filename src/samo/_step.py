@@ -84,7 +84,9 @@ class Step:
         self.sizes: dict[str, float] = {}
         self._mine: list[str] = []
         self._method_gradients: list[Tensor | None] = []
-        self._bring_back: list[Callable[[], None]] = []
+        streams = setting.streams
+        self._bring_back: list[Callable[[], None]]
+        self._bring_back = [partial(streams.load_state_dict, streams.state_dict())]
         self._gradients: TaskGradients
         self._natural: TaskGradients | None = None
         self._parts: list[Part] = []
@@ -114,6 +116,10 @@ class Step:
     def aggregate(self) -> None:
         """Makes one gradient of the tasks'."""
         gradients, setting = self._gradients, self._setting
+        if self._scale.factor is not None:  # it may yet overflow, when all is learnt
+            for combiner in (setting.combiner, setting.flat_combiner):
+                if combiner is not None and not isinstance(combiner, WeightsFirst):
+                    self._bring_back.append(combiner.bookmark())
         self._tell()
         if gradients.rows is None:
             assert gradients.total is not None
@@ -135,20 +141,33 @@ class Step:
             self._ledger.note(gradients.present, "weight", self.weights.sum())
         self._ledger.verify()
 
+    def amplify(self) -> None:
+        """Multiplies what is to be written by the factor of a grad scaler, if there is one."""
+        if self._scale.factor is None:
+            return
+        learnt = [Layout([g]).copy_of([g]) for g in self._method_gradients if g is not None]
+        for vector in (self._update, *self._gradients.own.values(), *learnt):
+            for flat in self._scale.apply_(vector).flats:
+                # Zero, or not a number; a norm may overflow where no element does.
+                self._ledger.note(self._gradients.present, "scaled gradient", flat.mul(0).sum())
+        self._ledger.verify()
+        scaled = iter(learnt)
+        self._method_gradients = [
+            None if g is None else next(scaled).tensors[0] for g in self._method_gradients
+        ]
+
     def write(self) -> None:
         """Adds the gradients to ``.grad``, and tells the estimator what it is to remember."""
         gradients, partition = self._gradients, self._setting.partition
         parts = [(partition.shared, self._update)]
         parts += [(partition.own[task], vector) for task, vector in gradients.own.items()]
         parameters = [parameter for part, _ in parts for parameter in part]
-        found = [tensor for _, vector in parts for tensor in self._scale.apply_(vector).tensors]
+        found = [tensor for _, vector in parts for tensor in vector.tensors]
         accumulate(parameters, found, [id(p) in gradients.reached for p in parameters])
         if self._method_gradients:
             learnt = self._setting.combiner.parameters
-            found = [
-                self._scale.apply_(Layout([g]).copy_of([g])).tensors[0] if g is not None else p
-                for p, g in zip(learnt, self._method_gradients, strict=True)
-            ]
+            pairs = zip(learnt, self._method_gradients, strict=True)
+            found = [p if g is None else g for p, g in pairs]
             accumulate(learnt, found, [g is not None for g in self._method_gradients])
         if self._setting.perturbation is not None:
             local = self._setting.perturbation.local
@@ -159,7 +178,7 @@ class Step:
                     local.remember(task, dict(zip(names, whole, strict=True)))
 
     def forget(self) -> None:
-        """Brings what has learnt in the step (a method, groups) back to where it was before."""
+        """Brings what has learnt in the step, and the random numbers, back to its start."""
         for bring_back in reversed(self._bring_back):
             bring_back()
 

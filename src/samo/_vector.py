@@ -72,9 +72,14 @@ class Layout:
         """A vector of this layout with the tensors' values; None stands for zero."""
         return self.empty().copy_(tensors)
 
-    def matrix(self, rows: int) -> Matrix:
-        """A matrix of that many rows of this layout, all zero."""
-        flats = [torch.zeros(rows, n, device=d, dtype=t) for (d, t), n in self._sizes.items()]
+    def matrix(self, rows: int, dtype: torch.dtype | None = None) -> Matrix:
+        """A matrix of that many rows of this layout, all zero, stored in a dtype of its own."""
+        sizes = self._sizes.items()
+        flats = [torch.zeros(rows, n, device=d, dtype=dtype or t) for (d, t), n in sizes]
+        return self.matrix_over(flats, rows)
+
+    def matrix_over(self, flats: list[Tensor], rows: int) -> Matrix:
+        """The matrix of that many rows of this layout that has this storage."""
         return Matrix(self, flats, [self._over([flat[i] for flat in flats]) for i in range(rows)])
 
     def divided(self, parts: int, spread: Spread) -> Layout:
@@ -211,10 +216,8 @@ class Matrix:
         """The matrix of some of the rows: itself where they are all, else a copy."""
         if list(rows) == list(range(len(self.rows))):
             return self
-        selected = self.layout.matrix(len(rows))
-        for flat, out in zip(self.flats, selected.flats, strict=True):
-            torch.index_select(flat, 0, torch.tensor(rows, device=flat.device), out=out)
-        return selected
+        flats = [f.index_select(0, torch.tensor(rows, device=f.device)) for f in self.flats]
+        return self.layout.matrix_over(flats, len(rows))
 
     def sub_(self, other: Matrix) -> Self:
         """Subtracts a matrix of the same layout."""
@@ -247,8 +250,13 @@ class Matrix:
         """The weighted sum of the rows."""
         combined = self.layout.empty()
         for flat, out in zip(self.flats, combined.flats, strict=True):
-            factors = weights.to(flat.device, flat.dtype, non_blocking=True)
-            torch.mv(flat.T, factors, out=out)
+            if flat.dtype == out.dtype:
+                factors = weights.to(flat.device, flat.dtype, non_blocking=True)
+                torch.mv(flat.T, factors, out=out)
+            else:  # what is stored in less is not rounded once more
+                out.zero_()
+                for row, weight in zip(flat, weights.tolist(), strict=True):
+                    out.add_(row, alpha=weight)
         return combined
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ._ranks import Ranks
@@ -19,10 +20,14 @@ class Workspace:
 
     Args:
         spread: Sums numbers over the ranks that hold parts of the tensors.
+        gradient_dtype: What matrices are stored in; None for the parameters' dtype.
     """
 
-    def __init__(self, spread: Spread | None = None) -> None:
+    def __init__(
+        self, spread: Spread | None = None, gradient_dtype: torch.dtype | None = None
+    ) -> None:
         self._spread = spread
+        self._gradient_dtype = gradient_dtype
         self._layouts: dict[str, Layout] = {}
         self._columns: tuple[Layout, Layout] | None = None
         self._vectors: dict[str, Vector] = {}
@@ -63,5 +68,5 @@ class Workspace:
         matrix = self._matrices.get(use)
         if matrix is None or matrix.layout is not layout or len(matrix.rows) != rows:
             self._matrices.pop(use, None)
-            matrix = self._matrices[use] = layout.matrix(rows)
+            matrix = self._matrices[use] = layout.matrix(rows, self._gradient_dtype)
         return matrix

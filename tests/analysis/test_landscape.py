@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def trained(seed: int) -> Net:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for x, y in BATCHES:
         optimizer.zero_grad()
-        sum(model.losses((x + seed, y), ["a", "b"]).values()).backward()
+        torch.stack([*model.losses((x + seed, y), ["a", "b"]).values()]).sum().backward()
         optimizer.step()
     return model
 
@@ -129,14 +130,15 @@ def test_the_model_is_left_as_it_was(fails: bool, mode: bool) -> None:
     torch.manual_seed(0)
     model = Multi(nn.Sequential(nn.Linear(5, 4), RunningScale(4), nn.Dropout(0.3))).double()
     model.train(mode)
-    model.trunk[2].eval()
+    trunk = cast(nn.Sequential, model.trunk)
+    trunk[2].eval()
     problem_losses(model, TASKS)["a"].backward()
     states = {}
     for name in "uvw":
         other = copy.deepcopy(model)
         for parameter in other.parameters():
             parameter.data.add_(torch.randn_like(parameter))
-        other.trunk[1].scale.mul_(1.5)
+        cast(Tensor, cast(nn.Sequential, other.trunk)[1].scale).mul_(1.5)
         states[name] = other.state_dict()
     calls = 0
 

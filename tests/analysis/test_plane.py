@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
@@ -31,7 +33,7 @@ def checkpoint(seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += torch.randn(parameter.shape, generator=generator)
+            parameter.add_(torch.randn(parameter.shape, generator=generator))
         for _ in range(seed):
             model(torch.randn(5, 2, 4, 4, generator=generator) * seed)
     return model.state_dict()
@@ -44,8 +46,9 @@ def flat(state: dict[str, Tensor]) -> np.ndarray:
 
 def test_filters_have_the_norms_of_the_models() -> None:
     model = network()
-    model[0].weight.data[1] = 0.0
-    model[4].weight.requires_grad_(False)
+    first, last = cast(nn.Conv2d, model[0]), cast(nn.Linear, model[4])
+    first.weight.data[1] = 0.0
+    last.weight.requires_grad_(False)
     before, states = values(model), rng()
     plane = random_plane(model, seed=3)
     same(values(model), before)
@@ -56,9 +59,10 @@ def test_filters_have_the_norms_of_the_models() -> None:
             assert not direction[name].any()
         for channel in range(3):
             total = sum(float(v) ** 2 for v in direction["0.weight"][channel].flatten())
-            own = sum(float(v) ** 2 for v in model[0].weight.detach()[channel].flatten())
+            own = sum(float(v) ** 2 for v in first.weight.detach()[channel].flatten())
             assert total == pytest.approx(own, rel=1e-5)
-    cosine = torch.cosine_similarity(*(d["0.weight"].flatten() for d in (plane.x, plane.y)), dim=0)
+    x, y = (d["0.weight"].flatten() for d in (plane.x, plane.y))
+    cosine = torch.cosine_similarity(x, y, dim=0)
     assert abs(cosine) < 0.5  # two directions, not one
 
 

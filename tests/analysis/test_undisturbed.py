@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,8 +21,8 @@ ANALYSES: dict[str, Callable[..., Any]] = {
     "spectrum": lambda *data: hessian_spectrum(*data, probes=2),
     "cosines": gradient_cosines,
     "perturbed cosines": lambda *data: gradient_cosines(*data, perturbation=Perturbation(0.1)),
-    "sharpness": lambda *data: sharpness(*data, LOCAL),
-    "estimators": lambda *data: estimator_quality(*data, {"spsa": SPSA()}),
+    "sharpness": partial(sharpness, perturbation=LOCAL),
+    "estimators": partial(estimator_quality, estimators={"spsa": SPSA()}),
 }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import cast
 
+from matplotlib.patches import Rectangle
 from rich.console import Console
 
 from samo.report import cost_table, memory_figure, time_figure, write_costs
@@ -40,7 +42,7 @@ def test_the_bars_are_the_ratios() -> None:
     figure = time_figure([crafted(), crafted("lenet")])
     assert figure is not None
     assert [axis.get_title().partition(":")[0] for axis in figure.axes] == ["mlp", "lenet"]
-    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    widths = [cast(Rectangle, bar).get_width() for bar in figure.axes[0].patches]
     assert widths == [1.0, 3.0]
     assert {text.get_text() for text in figure.axes[0].texts} == {"1.11 ×", "1.10 ×"}
 

@@ -150,7 +150,8 @@ def gradient_cosines(
 def cosine_matrix(gramian: Tensor) -> Tensor:
     """The cosines of vectors with these inner products; 0 for a zero vector."""
     norms = gramian.diagonal().sqrt()
-    return ratio(1.0, norms)[:, None] * gramian * ratio(1.0, norms)
+    inverse = torch.as_tensor(ratio(1.0, norms))
+    return inverse[:, None] * gramian * inverse
 
 
 def _conflicts(gramian: Tensor) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from .._local import LocalGradient, Probe, Remembering
+from .._local import Grouping, LocalGradient, Probe, Remembering
 from .._local._base import ratio
 from .._partition import Declared
 from .._perturbation import Perturbation
@@ -106,7 +106,8 @@ def estimator_quality(
         The cosines.
 
     Raises:
-        AnalysisError: If there is no data, no estimator, no parameter that the tasks share, or
+        AnalysisError: If there is no data, no estimator, one that groups tasks, no parameter that
+            the tasks share, or
             ``rho`` or ``alpha`` is out of range.
         NonFiniteError: If a loss or a gradient is not finite.
 
@@ -123,6 +124,12 @@ def estimator_quality(
     """
     if not estimators:
         raise AnalysisError("estimators is empty; give for instance {'spsa': samo.SPSA()}.")
+    for name, estimator in estimators.items():
+        if isinstance(estimator, Grouping):
+            raise AnalysisError(
+                f"estimators[{name!r}] must estimate each task by itself; found {estimator!r}, "
+                f"which perturbs several tasks together."
+            )
     if not 0 <= alpha < 1:
         raise AnalysisError(f"alpha must be in [0, 1): with 1 there is no estimate; found {alpha}.")
     if not rho > 0:
@@ -189,13 +196,16 @@ class _Comparison(LocalGradient):
         """Tells the estimators that remember a task's gradient at the perturbed point."""
         for estimator in self._estimators.values():
             if isinstance(estimator, Remembering):
-                estimator.remember(task, dict(zip(self._names, gradient.tensors, strict=True)))
+                kept = [
+                    tensor.clone() for tensor in gradient.tensors
+                ]  # the next step overwrites them
+                estimator.remember(task, dict(zip(self._names, kept, strict=True)))
 
 
 def _cosine(one: Vector, two: Vector) -> float:
     pairs = zip(one.flats, two.flats, strict=True)
     inner = sum(torch.dot(a.double(), b.double()).item() for a, b in pairs)
-    return inner * ratio(1.0, one.norm().double() * two.norm().double()).item()
+    return inner * float(ratio(1.0, one.norm().double() * two.norm().double()))
 
 
 def _agreement(cosines: Mapping[str, Sequence[float]], tasks: Sequence[str]) -> Agreement:

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .._trace import Point
+from .._trace import Point, displaced
+from .._vector import Layout
 from ._data import Data, Losses, Sizes
 from ._errors import AnalysisError
 from ._plane import Interval, Plane, random_plane
@@ -130,8 +131,9 @@ def landscape(
     data = Data(losses, batches, tasks, sizes)
     sums = {task: torch.zeros(points, points, dtype=torch.float64) for task in data.tasks}
     n_all, n_done = points * points * data.n_batches, 0
-    kept = Point(live)
-    with undisturbed(model), torch.no_grad(), kept.displaced(kept.layout.zeros()):
+    layout = Layout(live)
+    kept = displaced([(Point(live, layout.empty()), layout.zeros())])
+    with undisturbed(model), torch.no_grad(), kept:
         for part in data:
             seen: list[dict[str, Tensor]] = []
             for b in y:

@@ -8,9 +8,9 @@ from typing import Protocol, TypeVar
 
 from torch import nn
 
-from .._buffers import Registered
+from .._buffers import Registered, devices_of
 from .._random import Sources
-from .._trace import Tracer, _devices
+from .._trace import Tracer
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ def undisturbed(model: nn.Module) -> Iterator[Alone]:
         What is to evaluate the model: see `Alone`. Each evaluation sees the same buffers and the
         same random numbers.
     """
-    kept, sources = Registered(model), Sources(_devices(model))
+    kept, sources = Registered(model), Sources(devices_of(model))
     states = sources.get()
     model.eval()
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import SPSA, ExactGradient, LocalGradient, Perturbation, PreviousGradient, RandomDirection
 from ..training import RunError, Trained
@@ -18,6 +18,7 @@ from ..training._files import read_json, write_json
 from ..training._sharpness import perturbation
 
 if TYPE_CHECKING:
+    from ..analysis._data import Losses
     from ..analysis._results import Result
 
 ESTIMATORS: Mapping[str, Callable[[], LocalGradient]] = {
@@ -81,7 +82,7 @@ class Subject:
         return self.request.split
 
     @property
-    def data(self) -> tuple[Any, ...]:
+    def data(self) -> tuple[nn.Module, Losses, Iterable[Any], Sequence[str]]:
         """What every analysis is called with."""
         return self.model, self.losses, self, self.run.tasks
 
@@ -147,7 +148,8 @@ def _sharpness(of: Subject) -> dict[str, Result]:
         "sharpness-global": Perturbation(of.rho, alpha=1.0),
     }
     return {
-        name: sharpness(*of.data, way, own=of.own, sizes=of.sizes) for name, way in ways.items()
+        name: sharpness(*of.data, perturbation=way, own=of.own, sizes=of.sizes)
+        for name, way in ways.items()
     }
 
 
@@ -158,7 +160,7 @@ def _estimators(of: Subject) -> dict[str, Result]:
         return {}
     made = {name: make() for name, make in ESTIMATORS.items()}
     quality = estimator_quality(
-        *of.data, made, own=of.own, rho=of.rho, sizes=of.sizes, seed=of.request.seed
+        *of.data, estimators=made, own=of.own, rho=of.rho, sizes=of.sizes, seed=of.request.seed
     )
     return {"estimators": quality}
 
@@ -167,7 +169,7 @@ def _landscape(of: Subject) -> dict[str, Result]:
     from ..analysis import landscape, random_plane
 
     plane = random_plane(of.model, seed=of.request.seed)
-    return {"landscape": landscape(*of.data, plane, sizes=of.sizes)}
+    return {"landscape": landscape(*of.data, plane=plane, sizes=of.sizes)}
 
 
 def _features(of: Subject) -> dict[str, Result]:
@@ -184,13 +186,13 @@ def _features(of: Subject) -> dict[str, Result]:
         module = "trunk"
     if "{task}" in module:
         by_task = {task: module.replace("{task}", task) for task in of.run.tasks}
-        return {"features": features(*of.data, by_task, seed=seed)}
+        return {"features": features(*of.data, of=by_task, seed=seed)}
     batch = next(iter(of))
     for task in of.run.tasks:
         classes = of.labels(task)
         target = classes(batch)
         if target.dim() == 1 and not target.is_floating_point():
-            return {"features": features(*of.data, module, classes, seed=seed)}
+            return {"features": features(*of.data, of=module, labels=classes, seed=seed)}
     raise RunError(
         "no task has a class for each example, to tell clusters of features apart by. Name "
         "submodules of the tasks: --module heads.{task}.0, say."

@@ -261,7 +261,7 @@ class _Bench:
 
 def _opened(file: Path, wanted: Setting, problem: Problem) -> dict[str, Any]:
     """The results so far."""
-    fresh = {
+    fresh: dict[str, Any] = {
         "format": FORMAT,
         "setting": asdict(wanted),
         "machine": machine(torch.device(wanted.device)),

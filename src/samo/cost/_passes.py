@@ -148,7 +148,8 @@ def recorded(
         RuntimeError: If a backward pass starts from something else than the closure's losses, or is
             by something else than the model's parameters.
     """
-    recorder, noise = _Recorder(model), _Noise()
+    recorder = _Recorder(model)
+    noise = _Noise()  # type: ignore[no-untyped-call]
     with recorder, noise:
         step(recorder.listening(losses))
     return Arithmetic(tuple(recorder.operations)), noise.drawn

@@ -45,9 +45,9 @@ def spectrum(spectra: Mapping[str, Spectrum | Sequence[Spectrum]]) -> Figure:
         for i, (label, one) in enumerate(spectra.items()):
             seeds = [one] if isinstance(one, Spectrum) else list(one)
             n = min(len(s.eigenvalues) for s in seeds)
-            values = np.array([s.eigenvalues[:n] for s in seeds])
+            values = np.array([s.eigenvalues[:n] for s in seeds], dtype=np.float64)
             aside = 0.06 * (i - (len(spectra) - 1) / 2)
-            _eigenvalues(axis, np.arange(1, n + 1) + aside, values, styles[label])
+            _eigenvalues(axis, np.arange(1.0, n + 1) + aside, values, styles[label])
             named[f"{label}: {_told(values.mean(0))}"] = styles[label]
         axis.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
         axis.set_xlabel("rank k")
@@ -110,7 +110,6 @@ def cosines(found: Mapping[str, Cosines]) -> Figure:
     limit = max([0.1, *largest])
     with house_style():
         figure, axes = panels(1, len(found), height=2.8)
-        drawn = None
         for axis, (label, one) in zip(axes[0], found.items(), strict=True):
             drawn = axis.imshow(matrices[label], cmap=_COSINES, vmin=-limit, vmax=limit)
             axis.set_title(plain(label))

@@ -60,7 +60,8 @@ def _scatter(axis: Axes, one: Features, styles: Mapping[str, Look]) -> None:
     for name, style in styles.items():
         its = points[labels == name]
         axis.scatter(
-            *its.T,
+            its[:, 0],
+            its[:, 1],
             s=14,
             color=style.colour,
             marker=style.marker,

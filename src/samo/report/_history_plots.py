@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -97,7 +98,7 @@ def task_weights(histories: Histories) -> Figure:
 
 def _by_task(histories: Histories, name: str, label: str, scale: str) -> Figure:
     unit, seeds = _checked(histories)
-    found = {}
+    found: dict[str, dict[str, _Table]] = {}
     for key, of in seeds.items():
         by_seed = [h.by_task(name) for h in of]
         tasks = dict.fromkeys(task for tasks in by_seed for task in tasks)
@@ -203,9 +204,8 @@ def _bands(axis: Axes, tasks: Sequence[_Table]) -> None:
     axis.plot(at[known], middle, color=_BAND)
 
 
-def _finish(
-    figure: Figure, axes: NDArray[np.object_], unit: str, styles: Mapping[str, Look]
-) -> None:
+def _finish(figure: Figure, axes: NDArray[Any], unit: str, styles: Mapping[str, Look]) -> None:
+    axis: Axes
     for axis in axes.flat:
         axis.set_xlabel(unit)
         axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

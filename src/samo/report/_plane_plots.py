@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
+from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
@@ -56,6 +57,7 @@ def loss_planes(
                     f"trajectory {label!r} is on another plane ({way.plane}) than landscape "
                     f"{key!r} ({ground.plane})."
                 )
+    ways = {name: np.array(way.points) for name, way in trajectories.items()}
     columns = [None, *(known[:_TASKS] if tasks is None else tasks)]
     styles = looks(trajectories)
     with house_style():
@@ -69,8 +71,8 @@ def loss_planes(
                 bar = figure.colorbar(drawn, ax=axis, ticks=levels[::4], format="%.3g", pad=0.02)
                 bar.ax.tick_params(labelsize=7)
                 axis.set_title("mean loss" if task is None else plain(task))
-                for way in trajectories:
-                    _way(axis, np.array(trajectories[way].points), styles[way])
+                for name, points in ways.items():
+                    _way(axis, points, styles[name])
                 if j == 0 and len(landscapes) > 1:
                     axis.set_ylabel(plain(label), fontweight="bold")
         _finish(figure, landscapes, handles(styles))
@@ -100,7 +102,7 @@ def _levels(grids: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 def _contours(
     axis: Axes, ground: Landscape, grid: NDArray[np.float64], levels: NDArray[np.float64]
-) -> object:
+) -> QuadContourSet:
     masked = np.ma.masked_invalid(grid)
     norm = BoundaryNorm(levels, _GROUND.N)
     drawn = axis.contourf(ground.x, ground.y, masked, levels, cmap=_GROUND, norm=norm)

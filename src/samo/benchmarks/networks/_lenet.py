@@ -66,5 +66,5 @@ class LeNet(SharedTrunk):
             nn.ReLU(),
         )
         # With so few channels, less than two thirds of the time of contiguous weights on a CPU.
-        trunk.to(memory_format=torch.channels_last)
+        trunk = trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         super().__init__(trunk, {task: nn.Linear(5 * width, classes) for task in tasks})

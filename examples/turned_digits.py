@@ -1,0 +1,56 @@
+"""What most of the examples train: which digit is it, and by how many quarter turns is it rotated?
+
+The images are the 1,797 handwritten digits of 8 × 8 pixels that scikit-learn brings along.
+"""
+
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import default_collate
+
+CLASSES = {"digit": 10, "turn": 4}
+TASKS = list(CLASSES)
+
+
+def data():
+    """A training and a test set: lists of samples, each an image and a label for each task."""
+    images, digits = load_digits(return_X_y=True)
+    samples = []
+    for i, (pixels, digit) in enumerate(zip(images, digits, strict=True)):
+        image = torch.tensor(pixels / 16, dtype=torch.float32).view(1, 8, 8)
+        samples.append({"image": image.rot90(i % 4, (1, 2)), "digit": int(digit), "turn": i % 4})
+    return samples[:1400], samples[1400:]
+
+
+class Net(nn.Module):
+    """A trunk that the tasks share, and a head for each."""
+
+    def __init__(self, trunk=None, width=128):
+        super().__init__()
+        self.trunk = trunk or nn.Sequential(
+            *(nn.Flatten(), nn.Linear(64, width), nn.BatchNorm1d(width), nn.ReLU()),
+            *(nn.Linear(width, width), nn.ReLU()),
+        )
+        self.heads = nn.ModuleDict({task: nn.Linear(width, n) for task, n in CLASSES.items()})
+
+    def forward(self, images, tasks):
+        features = self.trunk(images)
+        return {task: self.heads[task](features) for task in tasks}
+
+
+@torch.no_grad()
+def accuracy(model, test):
+    """The share of right answers by task, in per cent."""
+    batch = default_collate(test)
+    device = next(model.parameters()).device
+    model.eval()
+    logits = model(batch["image"].to(device), TASKS)
+    model.train()
+    right = {task: logits[task].argmax(1).cpu() == batch[task] for task in TASKS}
+    return {task: 100 * r.float().mean().item() for task, r in right.items()}
+
+
+def report(title, found):
+    """Prints accuracies beside what guessing gives."""
+    parts = [f"{task} {found[task]:.1f} % (guessing: {100 / CLASSES[task]:.0f})" for task in TASKS]
+    print(f"{title}: {', '.join(parts)}")
