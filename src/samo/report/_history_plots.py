@@ -101,8 +101,8 @@ def _by_task(histories: Histories, name: str, label: str, scale: str) -> Figure:
     found: dict[str, dict[str, _Table]] = {}
     for key, of in seeds.items():
         by_seed = [h.by_task(name) for h in of]
-        tasks = dict.fromkeys(task for tasks in by_seed for task in tasks)
-        found[key] = {t: _table([h.at for h in of], [b.get(t, ()) for b in by_seed]) for t in tasks}
+        names = dict.fromkeys(task for tasks in by_seed for task in tasks)
+        found[key] = {t: _table([h.at for h in of], [b.get(t, ()) for b in by_seed]) for t in names}
     found = {key: {t: v for t, v in tasks.items() if _any(v)} for key, tasks in found.items()}
     found = {key: tasks for key, tasks in found.items() if tasks}
     _some(found, name)
