@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from . import metrics
-from ._errors import NonFiniteError, PartitionError
+from ._errors import NonFiniteError, PartitionError, RankError
 from ._local import (
     SPSA,
     ExactGradient,
@@ -48,6 +48,7 @@ __all__ = [
     "PreviousGradient",
     "Probe",
     "RandomDirection",
+    "RankError",
     "StepResult",
     "TaskGroups",
     "__version__",

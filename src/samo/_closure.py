@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 
 Losses = Callable[[Sequence[str]], Mapping[str, Tensor]]
 """Maps the names of the tasks that are asked for to their losses, scalar tensors."""
+
+BatchSize = float | Mapping[str, float]
+"""How many samples the losses of a closure are means over: a number, or one for each task."""
 
 
 def closures_of(losses: Losses | Sequence[Losses]) -> list[Losses]:
@@ -67,7 +71,7 @@ def evaluated(
             f"The losses closure returned unknown tasks {unknown}; the tasks are {list(tasks)}."
         )
     losses = {task: answer[task] for task in wanted if task in answer}
-    if not losses or (len(losses) < len(wanted) and not may_leave_out):
+    if len(losses) < len(wanted) and not may_leave_out:
         raise ValueError(
             f"The losses closure was asked for {list(wanted)} and returned {list(answer)}. It may "
             f"leave out tasks only if it does so all through a step, and not all of them."
@@ -75,6 +79,45 @@ def evaluated(
     for task, loss in losses.items():
         _check(task, loss)
     return losses
+
+
+def sizes_of(
+    batch_size: BatchSize | Sequence[BatchSize] | None, closures: int, tasks: Sequence[str]
+) -> list[dict[str, float]]:
+    """Checks the sizes that `Engine.backward` was given.
+
+    Args:
+        batch_size: A number, or one for each task; a list of these where there are micro-batches.
+        closures: The number of closures.
+        tasks: All tasks of the engine.
+
+    Returns:
+        For each closure, the size for each task: 1 where none was given.
+
+    Raises:
+        TypeError: If one is not a number.
+        ValueError: If one is negative or of an unknown task, or their number is not that of the
+            closures.
+    """
+    given = list(batch_size) if isinstance(batch_size, Sequence) else [batch_size] * closures
+    if len(given) != closures:
+        raise ValueError(
+            f"batch_size must be one size, or one for each of the {closures} closures; found "
+            f"{len(given)}."
+        )
+    found = []
+    for size in given:
+        by_task = size if isinstance(size, Mapping) else dict.fromkeys(tasks, size)
+        if unknown := [task for task in by_task if task not in tasks]:
+            raise ValueError(f"batch_size names unknown tasks {unknown}; found {batch_size!r}.")
+        for value in by_task.values():
+            if value is not None and not isinstance(value, int | float):
+                raise TypeError(f"batch_size must be made of numbers; found {value!r}.")
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"batch_size must be finite and at least 0; found {value!r}.")
+        sizes = {task: by_task.get(task) for task in tasks}
+        found.append({t: 1.0 if value is None else float(value) for t, value in sizes.items()})
+    return found
 
 
 def _check(task: str, loss: object) -> None:

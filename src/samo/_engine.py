@@ -12,27 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.distributed import ProcessGroup
 from torchjd.aggregation import Aggregator, Weighting
 from torchjd.scalarization import Scalarizer
 
 from ._autocast import confined
 from ._buffers import devices_of
 from ._citation import bibtex
-from ._closure import Losses, closures_of
+from ._closure import BatchSize, Losses, closures_of, sizes_of
 from ._compiled import keep_saved_tensors
 from ._errors import NonFiniteError
 from ._gradients import Scale
 from ._local import Stateful
 from ._partition import Declared, Partition
 from ._perturbation import Perturbation
+from ._process_group import check_ranks, placement_of, ranks_of, unwrapped
 from ._random import Streams
 from ._result import StepResult
-from ._step import Setting, Step
+from ._saved import captured, restored
+from ._setting import Setting
+from ._step import Step
 from ._trace import Tracer
 from ._workspace import Workspace
 from .aggregation import create, method_of
 from .aggregation._combine import Combiner, WeightsFirst, combiner
-from .aggregation._state import capture, restore
 
 
 class Engine:
@@ -65,7 +68,15 @@ class Engine:
         own: Parameters or modules that are one task's own, by task. What is declared neither here
             nor in ``shared`` is found from the autograd graph at the first step; where only ``own``
             is declared, all else is shared.
-        seed: The seed of the engine's own random numbers; the global ones are never seeded.
+        seed: The seed of the engine's own random numbers; the global ones are never seeded. It
+            must be the same on all ranks.
+        process_group: The processes that take each step together, all from the same parameters, on
+            the union of their batches; the default group where ``torch.distributed`` is
+            initialised. The model may be wrapped in ``DistributedDataParallel`` (give the engine
+            the wrapper) or divided by ``fully_shard``.
+        sync_perturbation: Whether all ranks perturb along the gradient of the whole batch, as one
+            process would; else each perturbs along that of its own batch (m-sharpness: arXiv
+            2010.01412, §4.1), which costs less traffic and is no approximation of the other.
         gradient_dtype: What the K × m matrix of task gradients is stored in, where the method needs
             one; None for the parameters' dtype. ``torch.bfloat16`` halves its memory, and rounds
             each entry by up to 2⁻⁸ of itself. All sums are of the parameters' dtype or wider.
@@ -76,6 +87,7 @@ class Engine:
         aggregator: The TorchJD object; give its ``parameters()`` to the optimizer.
         perturbation: How to perturb.
         decompose: Whether the aggregation is decomposed.
+        sync_perturbation: Whether all ranks perturb along one gradient.
 
     Raises:
         TypeError: If an argument is of a wrong kind.
@@ -107,6 +119,8 @@ class Engine:
         shared: Declared | None = None,
         own: Mapping[str, Declared] | None = None,
         seed: int = 0,
+        process_group: ProcessGroup | None = None,
+        sync_perturbation: bool = True,
         gradient_dtype: torch.dtype | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -145,20 +159,35 @@ class Engine:
             learnt = {id(p): p for p in self.aggregator.parameters()}
             flat = combiner(copy.deepcopy(self.aggregator, learnt), n_tasks)
         keep_saved_tensors()
+        ranks = ranks_of(model, self.tasks, process_group)
+        self.sync_perturbation = sync_perturbation
+        self._unwrapped = unwrapped(model)
+        self._checked = False
+        self._sizes: dict[str, float] = {}
+        placement = placement_of(
+            model, ranks, combining, perturbation, sync_perturbation=sync_perturbation
+        )
         self._setting = Setting(
-            model=model,
+            model=self._unwrapped,
             tasks=self.tasks,
             perturbation=perturbation,
             combiner=combining,
             flat_combiner=flat,
-            partition=Partition(model, self.tasks, shared, own),
+            partition=Partition(self._unwrapped, self.tasks, shared, own),
             streams=Streams(seed),
-            tracer=Tracer(model),
-            workspace=Workspace(gradient_dtype),
+            tracer=Tracer(self._unwrapped),
+            workspace=Workspace(placement.spread, gradient_dtype),
+            ranks=ranks,
+            placement=placement,
+            sync_perturbation=sync_perturbation,
         )
 
     def backward(
-        self, losses: Losses | Sequence[Losses], *, grad_scaler: GradScaler | None = None
+        self,
+        losses: Losses | Sequence[Losses],
+        *,
+        batch_size: BatchSize | Sequence[BatchSize] | None = None,
+        grad_scaler: GradScaler | None = None,
     ) -> StepResult:
         """Evaluates the losses and adds the aggregated gradients to the parameters' ``.grad``.
 
@@ -169,6 +198,10 @@ class Engine:
                 the step. A list of closures stands for micro-batches: each is perturbed along its
                 own gradient (m-SAM), and the task gradients are averaged before they are
                 aggregated, once.
+            batch_size: The number of samples that the losses are means over, where this differs
+                between the ranks or between the micro-batches: means over these are weighted by
+                it. It is a number, or one by task (left out: 1); a list of these for micro-batches.
+                With 0, a task's loss does not count. Left out, all losses count the same.
             grad_scaler: The scaler of fp16 training: gradients are then scaled, as those of
                 ``scaler.scale(loss).backward()`` are.
 
@@ -189,22 +222,29 @@ class Engine:
         """
         scale = Scale(self._factor(grad_scaler))
         device_types = {"cpu", *(device.type for device in devices_of(self.model))}
-        with confined(closures_of(losses), device_types) as closures:
-            step = Step(self._setting, closures, scale)
+        ranks, placement = self._setting.ranks, self._setting.placement
+        checked = closures_of(losses)
+        sizes = sizes_of(batch_size, len(checked), self.tasks)
+        with confined(checked, device_types) as inside:
+            closures = [placement.guarded(closure) for closure in inside]
+            step = Step(self._setting, closures, scale, sizes)
             try:
-                step.gather()
-                step.aggregate()
-                step.amplify()
+                with ranks.together():
+                    self._check_ranks()
+                    placement.start()
+                    step.gather()
+                    step.aggregate()
+                    step.amplify()
             except BaseException as error:
                 step.forget()
                 scaled = grad_scaler is not None and grad_scaler.is_enabled()
                 if not (scaled and isinstance(error, NonFiniteError)):
                     raise
                 self._overflow()
-                return StepResult(step.losses.values(), overflowed=True)
+                return self._result(step, overflowed=True)
             step.write()
-            perturbed = step.perturbed.values() or None
-            return StepResult(step.losses.values(), perturbed, step.weights, step.gramian)
+            self._sizes = step.sizes
+            return self._result(step)
 
     @property
     def needs_losses_after_step(self) -> bool:
@@ -215,7 +255,8 @@ class Engine:
         """Tells a method that needs it (`needs_losses_after_step`) what the step has come to.
 
         Args:
-            losses: The losses on the same batch, after the optimizer's step, by task.
+            losses: The losses on the same batch, after the optimizer's step, by task. All ranks
+                must tell theirs.
 
         Raises:
             ValueError: If there is none, or one of an unknown task, and the method needs them.
@@ -224,14 +265,17 @@ class Engine:
         method = self._setting.combiner
         if update is None or method.last is None:
             return
-        present = [i for i, task in enumerate(self.tasks) if task in losses]
-        if not present or len(present) < len(losses):
-            raise ValueError(
-                f"losses must map some of the tasks {list(self.tasks)} to their losses; "
-                f"found {list(losses)}."
-            )
-        values = torch.stack([losses[self.tasks[i]].detach() for i in present])
-        update(method.filled(values.to(method.last), present))
+        ranks, sizes = self._setting.ranks, self._sizes
+        with ranks.together():
+            here = {task: losses[task] for task in self.tasks if task in losses}
+            agreed = ranks.agree(here, {t: sizes.get(t, 1.0) for t in here}, news=False)
+            if not agreed.means or len(here) < len(losses):
+                raise ValueError(
+                    f"losses must map some of the tasks {list(self.tasks)} to their losses; "
+                    f"found {list(losses)}."
+                )
+        values = torch.stack(list(agreed.means.values())).to(method.last)
+        update(method.filled(values, [self.tasks.index(task) for task in agreed.means]))
 
     def epoch_ended(self) -> None:
         """Tells a method that counts epochs (DWA) that one has ended; others don't mind."""
@@ -245,19 +289,7 @@ class Engine:
         Returns:
             Tensors and plain values, which ``torch.load(.., weights_only=True)`` reads.
         """
-        setting = self._setting
-        local = None if self.perturbation is None else self.perturbation.local
-        flat = setting.flat_combiner
-        return {
-            "configuration": self._configuration(),
-            "parameters": self._shapes(),
-            "streams": setting.streams.state_dict(),
-            "partition": setting.partition.state_dict(),
-            "local": local.state_dict() if isinstance(local, Stateful) else {},
-            "aggregator": capture(self.aggregator),
-            "flat_aggregator": None if flat is None else capture(flat.method),
-            "last_losses": setting.combiner.last,
-        }
+        return captured(self._setting, self.aggregator, self._configuration())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from what `state_dict` gave, in an engine of the same configuration.
@@ -269,32 +301,8 @@ class Engine:
             ValueError: If the state is of another configuration, or of a model with other
                 parameters; nothing is changed then.
         """
-        saved, mine = state["configuration"], self._configuration()
-        if differing := [key for key in mine if saved.get(key) != mine[key]]:
-            raise ValueError(
-                "The state is of another configuration: "
-                + "; ".join(f"{k} is {saved.get(k)} there and {mine[k]} here" for k in differing)
-            )
-        there, here = state["parameters"], self._shapes()
-        if differing := [n for n in {**there, **here} if there.get(n) != here.get(n)]:
-            raise ValueError(
-                "The state is of another model: "
-                + "; ".join(
-                    f"parameter {n!r} has shape {there.get(n)} there and {here.get(n)} here"
-                    for n in differing
-                )
-            )
-        setting = self._setting
-        restore(self.aggregator, state["aggregator"])
-        if setting.flat_combiner is not None:
-            restore(setting.flat_combiner.method, state["flat_aggregator"])
-        if self.perturbation is not None and isinstance(self.perturbation.local, Stateful):
-            self.perturbation.local.load_state_dict(state["local"])
-        for part in (setting.combiner, setting.flat_combiner):
-            if part is not None:
-                part.last = state["last_losses"]
-        setting.streams.load_state_dict(state["streams"])
-        setting.partition.load_state_dict(state["partition"])
+        restored(self._setting, self.aggregator, self._configuration(), state)
+        self._checked = False
 
     def citation(self) -> str:
         """The BibTeX entries of what is in use: perturbation, estimator, method and library."""
@@ -309,7 +317,10 @@ class Engine:
         return bibtex(dict.fromkeys([*keys, "quinton2024jacobian"]))
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{key}={value}" for key, value in self._configuration().items())
+        shown = self._configuration()
+        if (ranks := self._setting.ranks.size) > 1:
+            shown |= {"ranks": repr(ranks), "sync_perturbation": repr(self.sync_perturbation)}
+        parts = ", ".join(f"{key}={value}" for key, value in shown.items())
         return f"Engine({parts})"
 
     def _configuration(self) -> dict[str, str]:
@@ -321,9 +332,25 @@ class Engine:
             "decompose": repr(self.decompose),
         }
 
-    def _shapes(self) -> dict[str, list[int]]:
-        """The shapes of the model's parameters."""
-        return {name: list(parameter.shape) for name, parameter in self.model.named_parameters()}
+    def _result(self, step: Step, *, overflowed: bool = False) -> StepResult:
+        """What a step saw; of one that has overflowed, the losses."""
+        return StepResult(
+            step.losses.values(),
+            None if overflowed else step.perturbed.values() or None,
+            None if overflowed else step.weights,
+            None if overflowed else step.gramian,
+            overflowed=overflowed,
+            ranks=self._setting.ranks.size,
+            sync_perturbation=self.sync_perturbation,
+        )
+
+    def _check_ranks(self) -> None:
+        """Makes sure, before the first step, that all ranks start from the same place."""
+        if self._checked:
+            return
+        facts = {**self._configuration(), "sync_perturbation": repr(self.sync_perturbation)}
+        check_ranks(self._setting.ranks, self._unwrapped, self._setting.streams, facts)
+        self._checked = True
 
     def _factor(self, grad_scaler: GradScaler | None) -> Tensor | None:
         """The factor of a grad scaler, as a tensor."""

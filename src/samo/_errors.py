@@ -30,3 +30,11 @@ class NonFiniteError(ArithmeticError):
             f"restored and .grad is untouched; look for a diverging loss, a logarithm or a "
             f"division of zero, or too large a learning rate or rho."
         )
+
+
+class RankError(RuntimeError):
+    """Another rank has failed, or cannot be reached any more.
+
+    Raised on the ranks that are well, at the place where they needed the other. Parameters are
+    back where they were and ``.grad`` is untouched, as after any other exception.
+    """

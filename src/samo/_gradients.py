@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,6 +10,9 @@ from torch.nn import Parameter
 
 from ._ledger import Ledger
 from ._partition import Partition
+from ._parts import assembled, local
+from ._placement import Placement
+from ._ranks import Ranks
 from ._vector import Matrix, Vector
 from ._workspace import Workspace
 
@@ -47,26 +49,34 @@ class TaskGradients:
 
     Args:
         partition: The shared and own parameters.
+        placement: Where the parameters are.
         tasks: All tasks, in the order of the rows.
+        shares: This rank's part of each present task's samples.
         workspace: The storage.
         use: Which of the workspace's matrices to use.
         weights: The weights of the present tasks if they are known already, by task.
         weighs_own: Whether the weights apply to the tasks' own parameters as well.
         remembers: Whether each task's gradient is to be kept by itself as well.
+        columns: The ranks between which the columns of the matrix are divided, each row as soon as
+            it is made; None where each rank keeps all of them.
     """
 
     def __init__(
         self,
         partition: Partition,
+        placement: Placement,
         tasks: Sequence[str],
+        shares: Mapping[str, float],
         workspace: Workspace,
         use: str,
         *,
         weights: Mapping[str, Tensor] | None = None,
         weighs_own: bool = False,
         remembers: bool = False,
+        columns: Ranks | None = None,
     ) -> None:
-        self._partition = partition
+        self._partition, self._placement = partition, placement
+        self._shares, self._columns = shares, columns
         self._shared, self._own = partition.shared, partition.own
         self._index = {task: i for i, task in enumerate(tasks)}
         self._weights = weights or {}
@@ -79,44 +89,57 @@ class TaskGradients:
         self.rows: Matrix | None = None
         self.total: Vector | None = None
         if weights is None:
-            self.rows = workspace.matrix(use, self._layout, len(tasks))
+            kept = self._layout if columns is None else workspace.columns(self._layout, columns)
+            self.rows = workspace.matrix(use, kept, len(tasks))
         else:
             self.total = self._layout.zeros()
         self.own: dict[str, Vector] = {}
         self.remembered: dict[str, Vector] = {}
         self.reached: set[int] = set()
-        self.counts: Counter[str] = Counter()
+        self.sizes: dict[str, float] = {}
+        self._reduced = False
 
     @property
     def present(self) -> list[str]:
         """The tasks that have a gradient, in the order of the rows."""
-        return [task for task in self._index if task in self.counts]
+        return [task for task in self._index if task in self.sizes]
 
     def row(self, task: str) -> Vector:
         """The gradient of a task with respect to the shared parameters, where rows are kept."""
         assert self.rows is not None
         return self.rows.rows[self._index[task]]
 
-    def collect(self, losses: Mapping[str, Tensor], scale: Scale, ledger: Ledger, at: str) -> None:
-        """Adds the gradients of some losses.
+    def collect(
+        self,
+        tasks: Sequence[str],
+        losses: Mapping[str, Tensor],
+        scale: Scale,
+        ledger: Ledger,
+        at: str,
+    ) -> None:
+        """Adds the gradients of some tasks' losses, times this rank's shares.
 
         Args:
-            losses: The losses by task, with their graphs, which are used up.
+            tasks: The tasks.
+            losses: This rank's losses of them, with their graphs, which are used up.
             scale: The factor on the losses.
             ledger: Where to enter what must be finite.
             at: What the losses are called in an error: "natural" or "perturbed".
         """
         together = self._weighs_own and not self._remembers
-        groups = [list(losses)] if together else [[task] for task in losses]
+        groups = [list(tasks)] if together else [[task] for task in tasks]
+        last = list(losses)[-1] if losses else None
         for group in groups:
+            here = [task for task in group if task in losses]
+            weights = [(self._weights[t] if together else 1.0) * self._shares[t] for t in here]
             shared, own = self._backward(
-                [losses[task] for task in group],
-                [scale.seed(losses[t], self._weights[t] if together else 1.0) for t in group],
+                [losses[task] for task in here],
+                [scale.seed(losses[t], weight) for t, weight in zip(here, weights, strict=True)],
                 group,
-                retain=group is not groups[-1],
+                retain=last not in here,
             )
             for task in group:
-                self.counts[task] += 1
+                self.sizes[task] = 1.0
                 self._add_own(task, own[task], scale, ledger, at, weighed=together)
             self._add_shared(group, shared, scale, ledger, at, weighed=together)
 
@@ -126,13 +149,13 @@ class TaskGradients:
         Parameters that these did not reach, or that fewer tasks reached, may have found their part
         since.
         """
-        for task in earlier.counts:
+        for task in earlier.sizes:
             found = dict(zip(map(id, earlier._shared), earlier.row(task).tensors, strict=True))
             if task in earlier.own:
                 own = zip(map(id, earlier._own[task]), earlier.own[task].tensors, strict=True)
                 found.update(own)
             shared = [found.get(id(parameter)) for parameter in self._shared]
-            if task in self.counts:
+            if task in self.sizes:
                 self.row(task).add_(shared)
             else:
                 self.row(task).copy_(shared)
@@ -141,18 +164,53 @@ class TaskGradients:
                 mine.add_([found.get(id(parameter)) for parameter in self._own[task]])
             if task in earlier.remembered:
                 self.remembered.setdefault(task, self._layout.zeros()).add_(shared)
+            self.sizes[task] = self.sizes.get(task, 0.0) + earlier.sizes[task]
         self.reached |= earlier.reached
-        self.counts += earlier.counts
+
+    def weigh(self, sizes: Mapping[str, float]) -> None:
+        """Multiplies each task's gradient by its micro-batch's size."""
+        self.sizes = {task: sizes[task] for task in self.sizes}
+        self._multiply(self.sizes)
 
     def average(self) -> None:
-        """Divides each task's sum by the number of micro-batches that it was present in."""
-        for task, count in self.counts.items():
-            if count > 1:
+        """Divides each task's sum by the size of its micro-batches."""
+        self._multiply({task: 1 / size for task, size in self.sizes.items()})
+
+    def reduce(self) -> None:
+        """Sums over the ranks, in one transfer for the rows and one for the rest."""
+        if self._reduced:
+            return
+        self._reduced = True
+        main = self.total if self.rows is None else self.rows
+        assert main is not None
+        kept = self.remembered.values() if self.rows is None else []
+        rest = [flat for vector in (*self.own.values(), *kept) for flat in vector.flats]
+        parameters = [*self._shared, *(p for ps in self._own.values() for p in ps)]
+        ids = list(map(id, parameters))
+        whole = main.flats if self._columns is None else []
+        marks = self._placement.reduce_(whole, rest, [i in self.reached for i in ids])
+        self.reached = {i for i, mark in zip(ids, marks, strict=True) if mark}
+        if self.rows is not None:
+            for task, vector in self.remembered.items():
+                vector.copy_(self.row(task).tensors)
+
+    def whole(self, update: Vector) -> Vector:
+        """A combination of the rows, from the ranks' columns of it."""
+        if self._columns is None:
+            return update
+        whole = self._layout.padded(self._columns.size)
+        for flat, part in zip(whole.flats, update.flats, strict=True):
+            flat.copy_(self._columns.gather(part))
+        return whole
+
+    def _multiply(self, factors: Mapping[str, float]) -> None:
+        for task, factor in factors.items():
+            if factor != 1:
                 if self.rows is not None:
-                    self.row(task).mul_(1 / count)
+                    self.row(task).mul_(factor)
                 for vectors in (self.own, self.remembered):
                     if task in vectors:
-                        vectors[task].mul_(1 / count)
+                        vectors[task].mul_(factor)
 
     def _backward(
         self, losses: list[Tensor], seeds: list[Tensor], group: list[str], *, retain: bool
@@ -164,6 +222,7 @@ class TaskGradients:
             seeds,
             retain=retain,
             partition=self._partition,
+            placement=self._placement,
         )
         at = len(self._shared)
         shared, parts = gradients[:at], {}
@@ -209,8 +268,7 @@ class TaskGradients:
         if self._remembers:
             self.remembered[group[0]] = scale.undo_(self._layout.copy_of(gradients))
         if self.rows is not None:
-            row = scale.undo_(self.row(group[0]).copy_(gradients))
-            ledger.note(group, f"{at} gradient", row.norm())
+            self._add_row(group, gradients, scale, ledger, at)
             return
         assert self.total is not None
         alpha: Tensor | float = 1.0 if weighed else self._weights[group[0]]
@@ -218,6 +276,22 @@ class TaskGradients:
             alpha = alpha / scale.factor
         self.total.add_(gradients, alpha)
         ledger.note(group, f"{at} gradient", self.total.norm())
+
+    def _add_row(
+        self,
+        group: list[str],
+        gradients: list[Tensor | None],
+        scale: Scale,
+        ledger: Ledger,
+        at: str,
+    ) -> None:
+        row = self.row(group[0])
+        vector = row if self._columns is None else self._layout.padded(self._columns.size)
+        scale.undo_(vector.copy_(gradients))
+        ledger.note(group, f"{at} gradient", vector.norm())
+        if self._columns is not None:
+            for part, flat in zip(row.flats, vector.flats, strict=True):
+                part.copy_(self._columns.scatter(flat))
 
 
 def gradients_of(
@@ -227,6 +301,7 @@ def gradients_of(
     *,
     retain: bool,
     partition: Partition,
+    placement: Placement,
 ) -> list[Tensor | None]:
     """Differentiates a weighted sum of losses.
 
@@ -236,6 +311,7 @@ def gradients_of(
         seeds: The losses' weights, in the losses' dtypes.
         retain: Whether the graph is to be used again.
         partition: For the parameters' names.
+        placement: Where the parameters are.
 
     Returns:
         The gradients; None for parameters that the losses do not reach.
@@ -245,9 +321,7 @@ def gradients_of(
     """
     if not parameters:
         return []
-    gradients = torch.autograd.grad(
-        losses, parameters, seeds, retain_graph=retain, allow_unused=True
-    )
+    gradients = placement.differentiate(losses, parameters, seeds, retain=retain)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None and gradient.layout is not torch.strided:
             raise ValueError(
@@ -261,7 +335,7 @@ def gradients_of(
                 f"products of task gradients need real ones: keep it as torch.view_as_real gives "
                 f"it, and use torch.view_as_complex in the model."
             )
-    return list(gradients)
+    return gradients
 
 
 def accumulate(
@@ -279,9 +353,9 @@ def accumulate(
         if not here:
             continue
         if parameter.grad is None:
-            parameter.grad = gradient
+            parameter.grad = assembled(gradient, parameter)
         else:
-            sums.append(parameter.grad)
+            sums.append(local(parameter.grad))
             terms.append(gradient)
     if sums:
         torch._foreach_add_(sums, terms)

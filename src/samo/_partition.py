@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import combinations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ._buffers import modules_of, parameters_of
 from ._errors import PartitionError
 from ._graph import Reached
+from ._placement import Placement
+from ._ranks import Ranks
 
 Declared = Iterable[Parameter | nn.Module] | Parameter | nn.Module
 """Parameters, or modules that stand for all of theirs."""
@@ -69,28 +72,41 @@ class Partition:
         """Whether these tasks' parameters are known already."""
         return self._knows(tasks, self._trainable())
 
-    def update(self, losses: Mapping[str, Tensor]) -> None:
+    def is_news(self, losses: Mapping[str, Tensor], placement: Placement) -> bool:
+        """Whether the graphs of the losses may tell what is not known yet."""
+        trainable = self._trainable()
+        if trainable != self._names.keys() or not self._knows(losses, trainable):
+            return True
+        if not self._unreached:
+            return False
+        leaves = placement.behind(Reached(losses.values()).leaves)
+        return not self._unreached.isdisjoint(leaves)
+
+    def update(
+        self,
+        losses: Mapping[str, Tensor],
+        ranks: Ranks | None = None,
+        placement: Placement | None = None,
+    ) -> None:
         """Learns from the graphs of the losses what is not known yet.
 
         Args:
-            losses: The natural losses by task, with their graphs.
+            losses: The natural losses of this rank by task, with their graphs.
+            ranks: The ranks, which learn from each other; this one alone if left out.
+            placement: Where the parameters are.
 
         Raises:
             PartitionError: If the graph cannot tell, contradicts what was declared, or leaves
                 nothing to train or to share.
         """
         trainable = self._trainable()
-        if (
-            trainable == self._names.keys()
-            and self._knows(losses, trainable)
-            and not (self._unreached and self._unreached & Reached(losses.values()).leaves)
-        ):
-            return
         named = {id(p): (n, p) for n, p in self._model.named_parameters() if id(p) in trainable}
         # Of a parameter that is trainable since now, it is not known what other tasks reach it.
         seen = set(losses) | (self._seen if named.keys() <= self._reach.keys() else set())
         reach = {i: set(self._reach.get(i, ())) for i in self._reach.keys() | named.keys()}
-        unambiguous = self._learn(losses, named, reach)
+        unambiguous = self._learn(losses, named, reach, placement)
+        if ranks is not None:
+            unambiguous = self._unite(ranks, named, reach, seen, unambiguous)
         shared: list[Parameter] = []
         own: dict[str, list[Parameter]] = {task: [] for task in self._tasks}
         unreached: set[int] = set()
@@ -162,6 +178,7 @@ class Partition:
         losses: Mapping[str, Tensor],
         named: Mapping[int, object],
         reach: dict[int, set[str]],
+        placement: Placement | None,
     ) -> bool:
         """Notes which tasks reach which parameters; False if a compiled graph hides it."""
         found = {task: Reached([loss]) for task, loss in losses.items()}
@@ -177,9 +194,29 @@ class Partition:
                     f"Engine(.., shared=.., own=..)."
                 )
         for task, reached in found.items():
-            for i in reached.leaves & named.keys():
+            leaves = reached.leaves if placement is None else placement.behind(reached.leaves)
+            for i in leaves & named.keys():
                 reach[i].add(task)
         return True
+
+    def _unite(
+        self,
+        ranks: Ranks,
+        named: Iterable[int],
+        reach: dict[int, set[str]],
+        seen: set[str],
+        unambiguous: bool,
+    ) -> bool:
+        """Adds what the other ranks have noted; False if a compiled graph hides it from one."""
+        rows = [*(reach[i] for i in named), seen]
+        flags = torch.tensor([[task in row for task in self._tasks] for row in rows])
+        ambiguous = torch.tensor([not unambiguous])
+        *united, hidden = ranks.largest(torch.cat([flags.flatten(), ambiguous])).tolist()
+        k = len(self._tasks)
+        for number, row in enumerate(rows):
+            there = united[number * k : (number + 1) * k]
+            row |= {task for task, flag in zip(self._tasks, there, strict=True) if flag}
+        return not hidden
 
 
 def _claims(

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 
 from ._local import SPSA, LocalGradient
 from ._local._base import ratio
+from ._parts import part_of
 from ._vector import Vector
 
 Where = Callable[[str, Parameter], bool | Tensor]
@@ -96,7 +97,7 @@ class Perturbation:
                         f"where({name!r}, ..) must give True, False or a boolean mask of shape "
                         f"{tuple(parameter.shape)}; found {mask.dtype} of {tuple(mask.shape)}."
                     )
-                masks.append(mask.to(parameter.device))
+                masks.append(part_of(mask.to(parameter.device), parameter))
             elif mask is True:
                 masks.append(None)
             elif mask is False:

@@ -8,6 +8,7 @@ from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import nn
+from torch.distributed import ProcessGroup
 from torchjd.aggregation import Aggregator, Weighting
 from torchjd.scalarization import Scalarizer
 
@@ -28,6 +29,8 @@ class EngineOptions(TypedDict, total=False):
     shared: Declared | None
     own: Mapping[str, Declared] | None
     seed: int
+    process_group: ProcessGroup | None
+    sync_perturbation: bool
     gradient_dtype: torch.dtype | None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -90,17 +91,24 @@ class Streams:
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._generators: dict[str, torch.Generator] = {}
+        self._devices: dict[str, list[torch.device]] = {}
         self._states: dict[str, Tensor] = {}  # loaded, of generators that are not in use yet
 
     def on(self, device: torch.device) -> torch.Generator:
         """The generator of a device."""
-        name = str(device)
+        name = self._name(device)
         if name not in self._generators:
             generator = torch.Generator(device).manual_seed(self._seed)
             if name in self._states:
                 generator.set_state(self._states[name].cpu())
             self._generators[name] = generator
         return self._generators[name]
+
+    def apart(self, rank: int) -> Streams:
+        """Generators of one rank alone, which leave these in the same state on all ranks."""
+        device = torch.device("cpu")
+        seed = torch.randint(1 << 62, (), generator=self.on(device)).item()
+        return Streams(int(seed) + rank)
 
     @contextmanager
     def as_global(self, devices: Iterable[torch.device]) -> Iterator[None]:
@@ -118,6 +126,22 @@ class Streams:
             for device, source in sources.items():
                 self.on(device).set_state(source.get())
                 source.set(outside[device])
+
+    def _name(self, device: torch.device) -> str:
+        """A name that is the same on all ranks, each of which may use another of its devices."""
+        if device.type == "cpu":
+            return "cpu"
+        devices = self._devices.setdefault(device.type, [])
+        if device not in devices:
+            devices.append(device)
+        return f"{device.type}:{devices.index(device)}"
+
+    def facts(self) -> dict[str, str]:
+        """What must be the same on all ranks, in words."""
+        digest = hashlib.sha256()
+        for name, state in sorted(self.state_dict()["states"].items()):
+            digest.update(name.encode() + state.cpu().numpy().tobytes())
+        return {"seed": str(self._seed), "random state": digest.hexdigest()[:8]}
 
     def state_dict(self) -> dict[str, Any]:
         """The seed, and the generators' states by device."""

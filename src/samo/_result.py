@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -25,6 +25,10 @@ class StepResult:
             matrix of task gradients was made: the weights were known before.
         overflowed: Whether a loss or gradient was not finite in a step with a ``grad_scaler``. The
             gradients are then not finite, so that ``grad_scaler.step`` skips the step.
+        ranks: The number of processes that took the step together. Losses, Gramian and weights are
+            of their whole batch, and the same on all of them.
+        sync_perturbation: Whether the ranks perturbed along one gradient; else each did along its
+            own (m-sharpness), and the perturbed losses are means of losses at different points.
     """
 
     losses: Mapping[str, Tensor]
@@ -32,6 +36,8 @@ class StepResult:
     weights: Tensor | None = field(default=None, repr=False)
     gramian: Tensor | None = field(default=None, repr=False)
     overflowed: bool = False
+    ranks: int = 1
+    sync_perturbation: bool = True
 
     @property
     def sharpness(self) -> dict[str, Tensor] | None:
@@ -52,22 +58,27 @@ class StepResult:
 
 
 class Means:
-    """Means of the tasks' losses over the micro-batches that they are present in."""
+    """Means of the tasks' losses over the micro-batches, weighted by their sizes.
+
+    Args:
+        tasks: The names of the tasks.
+    """
 
     def __init__(self, tasks: Sequence[str]) -> None:
-        self._tasks = tasks
-        self._sums: dict[str, Tensor] = {}
-        self._counts: Counter[str] = Counter()
+        self._found: dict[str, list[tuple[Tensor, float]]] = {task: [] for task in tasks}
 
-    def add(self, losses: Mapping[str, Tensor]) -> None:
+    def add(self, losses: Mapping[str, Tensor], sizes: Mapping[str, float]) -> None:
         """Takes in the losses of a micro-batch."""
         for task, loss in losses.items():
-            value = loss.detach().clone()  # a loss may be a parameter, or a view of one
-            self._sums[task] = self._sums[task] + value if task in self._sums else value
-        self._counts.update(losses.keys())
+            self._found[task].append((loss, sizes[task]))
 
     def values(self) -> dict[str, Tensor]:
         """The means, by task in the order of the tasks."""
-        sums, counts = self._sums, self._counts
-        here = [task for task in self._tasks if task in sums]
-        return {t: sums[t] / counts[t] if counts[t] > 1 else sums[t] for t in here}
+        means = {}
+        for task, found in self._found.items():
+            if len(found) == 1:
+                means[task] = found[0][0]
+            elif found:
+                total = sum(size for _, size in found)
+                means[task] = torch.stack([loss * (size / total) for loss, size in found]).sum()
+        return means

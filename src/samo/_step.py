@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ._ascent import Ascent
+from ._ascent import ascent_of
 from ._autocast import undisturbed
+from ._blame import culprit
 from ._closure import Losses, evaluated
 from ._errors import NonFiniteError
 from ._gradients import Scale, TaskGradients, accumulate
 from ._ledger import Ledger
 from ._local import Grouping, Remembering
-from ._partition import Partition
-from ._perturbation import Perturbation
-from ._random import Streams
+from ._parts import assembled
+from ._ranks import Agreement
 from ._result import Means
-from ._trace import Trace, Tracer
+from ._setting import Setting
+from ._trace import Trace
 from ._vector import Layout, Matrix, Vector, wide, widest
-from ._workspace import Workspace
 from .aggregation._combine import (
     Combiner,
     WeightsFirst,
@@ -31,21 +31,6 @@ from .aggregation._combine import (
     WeightsOfLosses,
     WholeMatrix,
 )
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What an engine's steps have in common."""
-
-    model: nn.Module
-    tasks: tuple[str, ...]
-    perturbation: Perturbation | None
-    combiner: Combiner
-    flat_combiner: Combiner | None
-    partition: Partition
-    streams: Streams
-    tracer: Tracer
-    workspace: Workspace
 
 
 @dataclass
@@ -70,17 +55,34 @@ class Step:
         setting: What is the engine's.
         closures: The closures, one for each micro-batch.
         scale: The factor on losses before backward passes.
+        sizes: The sizes of the micro-batches by task; 1 if left out.
+
+    Attributes:
+        losses: The natural losses.
+        perturbed: The losses at the perturbed points.
+        weights: The tasks' weights, where there are any.
+        gramian: The Gramian, where one was made.
+        sizes: The sizes of this rank's batch by task.
     """
 
-    def __init__(self, setting: Setting, closures: Sequence[Losses], scale: Scale) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        closures: Sequence[Losses],
+        scale: Scale,
+        sizes: Sequence[Mapping[str, float]] | None = None,
+    ) -> None:
         self._setting = setting
         self._closures = closures
+        self._batch_sizes = sizes or [dict.fromkeys(setting.tasks, 1.0)] * len(closures)
         self._scale = scale
         self._ledger = Ledger()
         self.losses = Means(setting.tasks)
         self.perturbed = Means(setting.tasks)
         self.weights: Tensor | None = None
         self.gramian: Tensor | None = None
+        self.sizes: dict[str, float] = {}
+        self._mine: list[str] = []
         self._method_gradients: list[Tensor | None] = []
         streams = setting.streams
         self._bring_back: list[Callable[[], None]]
@@ -97,7 +99,7 @@ class Step:
             self._discover()
         for number, closure in enumerate(self._closures):
             with setting.tracer.trace() as trace, self._blaming(closure, trace):
-                gradients, natural = self._evaluate(closure, trace, str(number % 2))
+                gradients, natural = self._evaluate(closure, trace, number)
                 if number > 0:
                     gradients.merge(self._gradients)
                     if natural is not None and self._natural is not None:
@@ -133,6 +135,7 @@ class Step:
                 self._update.add_(update.tensors)
                 if self.weights is not None and weights is not None:
                     self.weights = torch.stack([self.weights, weights])
+            self._update = gradients.whole(self._update)
             self.gramian = self._parts[0].gramian
         if self.weights is not None:
             self._ledger.note(gradients.present, "weight", self.weights.sum())
@@ -171,80 +174,110 @@ class Step:
             if isinstance(local, Remembering):
                 names = [partition.name(parameter) for parameter in partition.shared]
                 for task, vector in gradients.remembered.items():
-                    local.remember(task, dict(zip(names, vector.tensors, strict=True)))
+                    whole = map(assembled, vector.tensors, partition.shared)
+                    local.remember(task, dict(zip(names, whole, strict=True)))
 
     def forget(self) -> None:
         """Brings what has learnt in the step, and the random numbers, back to its start."""
         for bring_back in reversed(self._bring_back):
             bring_back()
 
+    def _natural_pass(
+        self, closure: Losses, trace: Trace, sizes: Mapping[str, float]
+    ) -> tuple[Agreement, dict[str, Tensor]]:
+        """Evaluates the natural losses, and agrees with the other ranks on what is there."""
+        setting = self._setting
+        ranks, placement, partition = setting.ranks, setting.placement, setting.partition
+        ask = partial(evaluated, closure, setting.tasks, setting.tasks, may_leave_out=True)
+        with torch.enable_grad():
+            losses = trace.natural(ask)
+        counted = {task: loss for task, loss in losses.items() if sizes[task] > 0}
+        agreed = ranks.agree(losses, sizes, news=partition.is_news(counted, placement))
+        if not agreed.means:
+            raise ValueError(
+                f"The losses closure was asked for {list(setting.tasks)} and returned "
+                f"{list(losses)}. It may leave out tasks (or give them the batch_size 0) only if "
+                f"it does so all through a step, and not all of them."
+            )
+        losses = placement.taking_part(losses, agreed)
+        if agreed.news:
+            partition.update(losses, ranks, placement)
+        self._mine = list(losses)
+        for task in losses:
+            self.sizes[task] = self.sizes.get(task, 0.0) + sizes[task]
+        for task, loss in agreed.means.items():
+            self._ledger.note([task], "natural loss", loss)
+        self.losses.add(agreed.means, agreed.sizes)
+        return agreed, losses
+
     def _evaluate(
-        self, closure: Losses, trace: Trace, use: str
+        self, closure: Losses, trace: Trace, number: int
     ) -> tuple[TaskGradients, TaskGradients | None]:
         """One micro-batch: the natural pass, the ascent, and the gradients at the points found."""
         setting, scale, ledger = self._setting, self._scale, self._ledger
-        ask = partial(evaluated, closure, tasks=setting.tasks)
-        with torch.enable_grad():
-            losses = trace.natural(lambda: ask(setting.tasks, may_leave_out=True))
-        setting.partition.update(losses)
-        for task, loss in losses.items():
-            ledger.note([task], "natural loss", loss)
-        self.losses.add(losses)
+        agreed, losses = self._natural_pass(closure, trace, self._batch_sizes[number])
+        tasks, use = list(agreed.means), str(number % 2)
         if len(self._closures) == 1 and isinstance(setting.combiner, WeightsFirst):
             self._weigh(setting.combiner)
         perturbation = setting.perturbation
         if perturbation is None or perturbation.rho == 0:
-            gradients = self._task_gradients(use)
-            gradients.collect(losses, scale, ledger, "natural")
+            gradients = self._task_gradients(agreed, use, divides=True)
+            gradients.collect(tasks, losses, scale, ledger, "natural")
+            self._weigh_batch(agreed, gradients)
             return gradients, None
 
         def replay(tasks: Sequence[str]) -> dict[str, Tensor]:
-            return self._replay(trace, closure, tasks, list(losses))
+            return self._replay(trace, closure, tasks, self._mine)
 
-        ascent = Ascent(
-            perturbation,
-            setting.partition,
-            losses,
-            replay,
-            setting.streams,
-            scale,
-            ledger,
-            setting.workspace,
-        )
+        ascent = ascent_of(setting, perturbation, agreed, losses, replay, scale, ledger)
         natural = None
-        if setting.flat_combiner is not None:
-            natural = self._task_gradients(f"natural {use}")
-            natural.collect(losses, scale, ledger, "natural")
-            ascent.from_gradients(natural)
-        elif ascent.by_task and perturbation.alpha > 0 and self.weights is None:
-            # Their mean is at hand once they are made, in the rows that the perturbed ones get.
-            first = self._task_gradients(use)
-            first.collect(losses, scale, ledger, "natural")
-            ascent.from_gradients(first)
+        # Where the natural gradients are made, their mean is at hand; where they are not needed any
+        # more then, they lie in the rows that the perturbed ones get.
+        mean_of_them = ascent.by_task and perturbation.alpha > 0 and self.weights is None
+        if setting.flat_combiner is not None or mean_of_them:
+            kept = setting.flat_combiner is not None
+            first = self._task_gradients(agreed, f"natural {use}" if kept else use)
+            first.collect(tasks, losses, scale, ledger, "natural")
+            shares = agreed.shares
+            if setting.sync_perturbation:
+                first.reduce()
+                shares = dict.fromkeys(tasks, 1.0)
+            ascent.from_gradients(first, shares)
+            natural = first if kept else None
         else:
             ascent.from_losses()
         if isinstance(ascent.estimator, Grouping):
             known = ascent.estimator.state_dict()
             self._bring_back.append(partial(ascent.estimator.load_state_dict, known))
         remembers = isinstance(ascent.estimator, Remembering)
-        gradients = self._task_gradients(use, remembers=remembers)
-        for group in ascent.groups:
+        gradients = self._task_gradients(agreed, use, divides=True, remembers=remembers)
+        for group in ascent.groups(tasks):
             with ascent.displaced(group):
                 with torch.enable_grad():
-                    perturbed = replay(group)
-                for task, loss in perturbed.items():
+                    found = replay([task for task in group if task in losses])
+                means = setting.ranks.means(group, found, agreed.shares)
+                for task, loss in means.items():
                     ledger.note([task], "perturbed loss", loss)
-                self.perturbed.add(perturbed)
+                self.perturbed.add(means, agreed.sizes)
                 # Who is to blame for a sum must be found out here, where it is not finite.
                 in_sum = len(group) > 1 and gradients.rows is None
                 with self._blaming(closure, trace) if in_sum else nullcontext():
-                    gradients.collect(perturbed, scale, ledger, "perturbed")
+                    gradients.collect(group, found, scale, ledger, "perturbed")
+        self._weigh_batch(agreed, gradients, natural)
         return gradients, natural
+
+    def _weigh_batch(self, agreed: Agreement, *made: TaskGradients | None) -> None:
+        """Prepares gradients for a mean over micro-batches."""
+        for gradients in made if len(self._closures) > 1 else ():
+            if gradients is not None:
+                gradients.weigh(agreed.sizes)
 
     def _replay(
         self, trace: Trace, closure: Losses, tasks: Sequence[str], present: Sequence[str]
     ) -> dict[str, Tensor]:
         """The losses of some tasks at the parameters as they are."""
+        if not tasks:
+            return {}
         ask = partial(evaluated, closure, tasks=self._setting.tasks)
         if trace.separable:
             losses = trace.replay(ask, tasks)
@@ -254,18 +287,32 @@ class Step:
         losses = trace.replay(ask, present)
         return {task: losses[task] for task in tasks}
 
-    def _task_gradients(self, use: str, *, remembers: bool = False) -> TaskGradients:
+    def _task_gradients(
+        self, agreed: Agreement, use: str, *, divides: bool = False, remembers: bool = False
+    ) -> TaskGradients:
         setting, weights = self._setting, None
+        columns = None
+        if (
+            divides
+            and not remembers
+            and isinstance(setting.combiner, WeightsOfGramian)
+            and setting.flat_combiner is None
+            and len(self._closures) == 1
+        ):  # nothing but inner products and sums is made of the rows
+            columns = setting.placement.columns(setting.partition.shared)
         if self.weights is not None:
             weights = dict(zip(self.losses.values(), self.weights, strict=True))
         return TaskGradients(
             setting.partition,
+            setting.placement,
             setting.tasks,
+            agreed.shares,
             setting.workspace,
-            use,
+            use if columns is None else "columns",
             weights=weights,
             weighs_own=weights is not None and isinstance(setting.combiner, WeightsOfLosses),
             remembers=remembers,
+            columns=columns,
         )
 
     def _weigh(self, combiner: WeightsFirst, gradients: TaskGradients | None = None) -> Tensor:
@@ -312,9 +359,11 @@ class Step:
     def _prepare(self) -> None:
         """Makes the matrices to combine; what the CPU must know is brought there all at once."""
         gradients, natural, setting = self._gradients, self._natural, self._setting
-        gradients.average()
-        if natural is not None:
-            natural.average()
+        for made in (gradients, natural):
+            if made is not None:
+                made.reduce()
+                if len(self._closures) > 1:
+                    made.average()
         if gradients.rows is not None and setting.partition.shared:
             rows = gradients.rows.select(self._here)
             if natural is None:
@@ -355,11 +404,12 @@ class Step:
 
     def _discover(self) -> None:
         """Finds the partition before micro-batches are evaluated, so that it stays the same."""
-        tasks = self._setting.tasks
+        setting = self._setting
         for closure in self._closures:
-            ask = partial(evaluated, closure, tasks, tasks, may_leave_out=True)
-            with self._setting.tracer.trace() as trace, torch.enable_grad():
-                self._setting.partition.update(trace.rehearse(ask))
+            ask = partial(evaluated, closure, setting.tasks, setting.tasks, may_leave_out=True)
+            with setting.tracer.trace() as trace, torch.enable_grad():
+                losses = trace.rehearse(ask)
+                setting.partition.update(losses, setting.ranks, setting.placement)
 
     @contextmanager
     def _blaming(self, closure: Losses, trace: Trace) -> Iterator[None]:
@@ -368,18 +418,8 @@ class Step:
             yield
             self._ledger.verify()
         except NonFiniteError as error:
-            raise self._culprit(error, closure, trace) from None
 
-    def _culprit(self, error: NonFiniteError, closure: Losses, trace: Trace) -> NonFiniteError:
-        if len(error.tasks) == 1:
-            return error
-        setting = self._setting
-        parameters = [p for p in setting.model.parameters() if p.requires_grad]
-        for task in error.tasks:
-            with torch.enable_grad():
-                loss = self._replay(trace, closure, [task], error.tasks)[task]
-            seed = self._scale.seed(loss)
-            gradients = torch.autograd.grad(loss, parameters, seed, allow_unused=True)
-            if not all(g.isfinite().all() for g in [loss, *gradients] if g is not None):
-                return NonFiniteError([task], error.stage)
-        return error
+            def loss_of(task: str) -> Tensor:
+                return self._replay(trace, closure, [task], self._mine)[task]
+
+            raise culprit(error, self._mine, loss_of, self._setting, self._scale) from None

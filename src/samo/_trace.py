@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ._buffers import Registered, Scratch, devices_of
 from ._graph import Reached
+from ._parts import local
 from ._random import Sources, States
 from ._vector import Vector
 
@@ -42,7 +43,7 @@ class Point:
     """
 
     def __init__(self, parameters: Sequence[Tensor], values: Vector) -> None:
-        self.live = [parameter.data for parameter in parameters]
+        self.live = [local(parameter).data for parameter in parameters]
         self.values = values.copy_(self.live)
 
 

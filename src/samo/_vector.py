@@ -9,29 +9,39 @@ the network's own tensors by ``torch._foreach`` on the views.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from ._parts import local
+
 # Numbers of the K x m matrix that are brought to float64 at a time when its Gramian is made: enough
 # that the matrix product dominates, few enough that the copy stays in cache.
 _GRAMIAN_BLOCK = 1 << 18
+
+Spread = Callable[[Tensor], Tensor]
+"""Sums numbers over the ranks that hold the coordinates of a vector between them."""
 
 
 class Layout:
     """Where each of a list of tensors lies in flat storage.
 
     Args:
-        tensors: The tensors to model the layout on; they are not kept.
+        tensors: The tensors to model the layout on, of which this rank's parts count; they are not
+            kept.
+        spread: Sums numbers over the ranks, where these have the coordinates between them.
     """
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor], spread: Spread | None = None) -> None:
+        self.spread = spread
         self._sizes: dict[tuple[torch.device, torch.dtype], int] = {}
         self._places: list[tuple[int, int, torch.Size, tuple[int, ...]]] = []
         self._signature = _signature(tensors)
-        for tensor in tensors:
+        for tensor in map(local, tensors):
             key = (tensor.device, tensor.dtype)
             offset = self._sizes.setdefault(key, 0)
             self._sizes[key] += tensor.numel()
@@ -43,6 +53,12 @@ class Layout:
     def fits(self, tensors: Sequence[Tensor]) -> bool:
         """Whether the layout of these tensors would be the same."""
         return self._signature == _signature(tensors)
+
+    @cached_property
+    def numels(self) -> list[int]:
+        """The numbers of coordinates of the tensors, over all ranks that hold parts of them."""
+        here = torch.tensor([math.prod(shape) for _, _, shape, _ in self._places])
+        return (here if self.spread is None else self.spread(here)).tolist()
 
     def empty(self) -> Vector:
         """A vector of this layout, uninitialised."""
@@ -65,6 +81,19 @@ class Layout:
     def matrix_over(self, flats: list[Tensor], rows: int) -> Matrix:
         """The matrix of that many rows of this layout that has this storage."""
         return Matrix(self, flats, [self._over([flat[i] for flat in flats]) for i in range(rows)])
+
+    def divided(self, parts: int, spread: Spread) -> Layout:
+        """The layout of an even share of the coordinates, in as many parts."""
+        keys = self._sizes.items()
+        like = [torch.empty((), device=d, dtype=t).expand(-(-n // parts)) for (d, t), n in keys]
+        return Layout(like, spread)
+
+    def padded(self, parts: int) -> Vector:
+        """A vector of this layout, all zero, whose storage can be cut in as many even parts."""
+        keys = self._sizes.items()
+        return self._over(
+            [torch.zeros(-(-n // parts) * parts, device=d, dtype=t) for (d, t), n in keys]
+        )
 
     def over(self, flat: Tensor) -> Vector:
         """A vector of this layout with the values of a row of `Matrix.whole`."""
@@ -139,24 +168,32 @@ class Vector:
         """The Euclidean norm of the whole, in float32 or wider: a 0-d tensor."""
         norms: list[Tensor]
         norms = [torch.linalg.vector_norm(f, dtype=wide(f.dtype)) for f in self.flats]
-        if len(norms) == 1:
-            return norms[0]
+        spread = self.layout.spread
         if not norms:
             return torch.zeros(())
+        if len(norms) == 1 and spread is None:
+            return norms[0]
         dtype = widest(norms)
-        return torch.stack([n.to(norms[0].device, dtype) for n in norms]).square().sum().sqrt()
+        square = torch.stack([n.to(norms[0].device, dtype) for n in norms]).square().sum()
+        return (square if spread is None else spread(square)).sqrt()
 
     def norms(self) -> list[Tensor]:
         """The Euclidean norm of each tensor, in float32 or wider: 0-d tensors."""
+        norms: list[Tensor]
         if self.tensors and all(flat.dtype == wide(flat.dtype) for flat in self.flats):
-            return list(torch._foreach_norm(self.tensors))
-        return [torch.linalg.vector_norm(t, dtype=wide(t.dtype)) for t in self.tensors]
+            norms = list(torch._foreach_norm(self.tensors))
+        else:
+            norms = [torch.linalg.vector_norm(t, dtype=wide(t.dtype)) for t in self.tensors]
+        if self.layout.spread is None or not norms:
+            return norms
+        squares = torch.stack([norm.to(norms[0]) for norm in norms]).square()
+        return list(self.layout.spread(squares).sqrt())
 
     def _present(self, tensors: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
         """Those of the views that there is a tensor for, and these tensors."""
         pairs = zip(self.tensors, tensors, strict=True)
         own = [view for view, tensor in pairs if tensor is not None]
-        return own, [tensor for tensor in tensors if tensor is not None]
+        return own, [local(tensor) for tensor in tensors if tensor is not None]
 
 
 class Matrix:
@@ -202,7 +239,7 @@ class Matrix:
         total = parts[0] if parts else torch.zeros(shape, dtype=dtype)
         for part in parts[1:]:
             total += part.to(total.device)
-        return total
+        return total if self.layout.spread is None else self.layout.spread(total)
 
     def whole(self) -> Tensor:
         """The matrix as one tensor on the first device, in float32 or wider: ``[rows, m]``."""

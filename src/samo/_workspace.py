@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ._vector import Layout, Matrix, Vector
+from ._ranks import Ranks
+from ._vector import Layout, Matrix, Spread, Vector
 
 
 class Workspace:
@@ -18,12 +19,17 @@ class Workspace:
     all no ``.grad``.
 
     Args:
+        spread: Sums numbers over the ranks that hold parts of the tensors.
         gradient_dtype: What matrices are stored in; None for the parameters' dtype.
     """
 
-    def __init__(self, gradient_dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, spread: Spread | None = None, gradient_dtype: torch.dtype | None = None
+    ) -> None:
+        self._spread = spread
         self._gradient_dtype = gradient_dtype
         self._layouts: dict[str, Layout] = {}
+        self._columns: tuple[Layout, Layout] | None = None
         self._vectors: dict[str, Vector] = {}
         self._matrices: dict[str, Matrix] = {}
 
@@ -31,8 +37,14 @@ class Workspace:
         """The layout of some tensors."""
         layout = self._layouts.get(use)
         if layout is None or not layout.fits(tensors):
-            layout = self._layouts[use] = Layout(tensors)
+            layout = self._layouts[use] = Layout(tensors, self._spread)
         return layout
+
+    def columns(self, layout: Layout, ranks: Ranks) -> Layout:
+        """The layout of a rank's columns of a matrix."""
+        if self._columns is None or self._columns[0] is not layout:
+            self._columns = (layout, layout.divided(ranks.size, ranks.total))
+        return self._columns[1]
 
     def vector(self, use: str, layout: Layout) -> Vector:
         """A vector with whatever values it was left with."""

@@ -111,7 +111,8 @@ def _sketch(vector: Vector, signs: Vector) -> Tensor:
     for flat, sign in zip(vector.flats, signs.flats, strict=True):
         signed = F.pad(flat * sign, (0, -flat.numel() % _SKETCH)).view(-1, _SKETCH)
         total += signed.sum(0, dtype=wide(flat.dtype)).cpu()
-    return total
+    spread = vector.layout.spread
+    return total if spread is None else spread(total)
 
 
 def joined(likeness: Tensor, count: int) -> list[list[int]]:

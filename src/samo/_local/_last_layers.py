@@ -53,10 +53,11 @@ class LastLayers(LocalGradient):
     def estimate(self, probe: Probe) -> Vector:
         """Returns ∇l_i at the last tensors, g_0 at the others."""
         mean = probe.mean
-        wanted = self.share * sum(tensor.numel() for tensor in mean.tensors)
+        sizes = mean.layout.numels
+        wanted = self.share * sum(sizes)
         last: list[int] = []
         for i in probe.from_the_loss():
-            if last and sum(mean.tensors[j].numel() for j in last) >= wanted:
+            if last and sum(sizes[j] for j in last) >= wanted:
                 break
             last.append(i)
         others = [None if i in last else tensor for i, tensor in enumerate(mean.tensors)]
