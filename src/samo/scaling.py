@@ -189,11 +189,9 @@ def cost(
 
 def _ascent(tasks: int, shared: int, own: int, *, exact: bool, alpha: float) -> list[Transfer]:
     """What it takes to agree on the directions: of sizes in bytes."""
-    found = []
-    if not exact or alpha > 0:
-        found.append(Transfer("mean gradient", "all_reduce", shared, 1))
-        found.append(Transfer("own directions", "all_reduce", own, 1))
-    if exact:
-        found.append(Transfer("local gradients", "all_reduce", shared, tasks))
-        found.append(Transfer("own directions", "all_reduce", own // tasks, tasks))
-    return found
+    local = Transfer("local gradients", "all_reduce", shared, tasks)
+    if exact and alpha == 0:
+        return [local, Transfer("own directions", "all_reduce", own // tasks, tasks)]
+    mean = Transfer("mean gradient", "all_reduce", shared, 1)
+    directions = [mean, Transfer("own directions", "all_reduce", own, 1)]
+    return [*directions, local] if exact else directions
