@@ -51,20 +51,20 @@ def graphs() -> int:
     return counters["stats"]["unique_graphs"]
 
 
-def compiled(kind: str, net: Net, backend: str) -> Callable[[Tensor], Closure]:
+def compiled(kind: str, net: Net, **options: Any) -> Callable[[Tensor], Closure]:
     """Something of the model, or all, compiled; from a batch to its closure."""
     called: Any = net
     if kind == "model":
-        called = torch.compile(net, backend=backend)
+        called = torch.compile(net, **options)
     elif kind == "in place":
-        net.compile(backend=backend)
+        net.compile(**options)
     elif kind == "part":
-        net.trunk = torch.compile(net.trunk, backend=backend)
+        net.trunk = torch.compile(net.trunk, **options)
 
     def losses(x: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
         return {task: out.sin().square().mean() for task, out in called(x, tasks).items()}
 
-    whole: Any = torch.compile(losses, backend=backend) if kind == "closure" else losses
+    whole: Any = torch.compile(losses, **options) if kind == "closure" else losses
     return lambda x: lambda tasks: whole(x, tasks)
 
 
@@ -88,10 +88,10 @@ def train(
     return seen, {name.replace("_orig_mod.", ""): value for name, value in values.items()}
 
 
-def check(kind: str, preset: str, backend: str, sizes: Sequence[int], settled: int) -> None:
+def check(kind: str, preset: str, sizes: Sequence[int], settled: int, **options: Any) -> None:
     """Compiled and eager agree, and from some step on nothing more is compiled."""
     net, eager = Net(), Net()
-    seen, found = train(net, preset, compiled(kind, net, backend), sizes)
+    seen, found = train(net, preset, compiled(kind, net, **options), sizes)
     assert seen[0] > 0, "nothing was compiled"
     assert seen[settled - 1 :] == seen[-1:] * (len(sizes) - settled + 1), seen
     torch._dynamo.reset()
@@ -109,24 +109,32 @@ def _losses(net: Net, x: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
 )
 def test_nothing_is_compiled_after_the_second_step(preset: str, kind: str) -> None:
     """Perturbed parameters, stand-ins for buffers and hooks make no graph invalid."""
-    check(kind, preset, "eager", [8] * 4, settled=2)
+    check(kind, preset, [8] * 4, settled=2, backend="eager")
 
 
 @pytest.mark.parametrize(("kind", "preset"), [("in place", "erm"), ("part", "fmtl")])
 def test_graphs_with_backward_passes(kind: str, preset: str) -> None:
     """Where forward and backward pass are compiled, a retained graph serves all tasks."""
-    check(kind, preset, "aot_eager", [8] * 4, settled=2)
+    check(kind, preset, [8] * 4, settled=2, backend="aot_eager")
 
 
 @pytest.mark.parametrize("preset", ["erm", "lsam"])
 def test_a_last_batch_of_another_size(preset: str) -> None:
     """It is compiled for any size then, once, and can be differentiated once a task still."""
-    check("part", preset, "aot_eager", [8, 8, 5, 8, 3], settled=3)
+    check("part", preset, [8, 8, 5, 8, 3], settled=3, backend="aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("preset", ["lsam", "samo"])
+def test_inductor(kind: str, preset: str, mode: str) -> None:
+    """The default backend, which generates code."""
+    check(kind, preset, [8] * 4, settled=2, mode=mode)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("preset", ["samo"])
-def test_inductor(kind: str, preset: str) -> None:
-    """The default backend, which generates code."""
-    check(kind, preset, "inductor", [8, 8, 5, 8], settled=3)
+def test_inductor_and_a_last_batch_of_another_size(kind: str) -> None:
+    """What it generates for any size agrees, too."""
+    check(kind, "samo", [8, 8, 5, 8, 3], settled=3)
