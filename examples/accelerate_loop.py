@@ -24,7 +24,7 @@ def main(epochs=15, precision="no", out="runs/accelerate"):
         torch.optim.Adam(net.parameters(), lr=2e-3),
         DataLoader(train, batch_size=64, shuffle=True),
     )
-    engine = samo.SAMO(net, TASKS, aggregator="fairgrad", rho=0.05)
+    engine = samo.SAMO(model, TASKS, aggregator="fairgrad", rho=0.05)
     accelerator.register_for_checkpointing(engine)
 
     for _ in range(epochs):
@@ -42,7 +42,8 @@ def main(epochs=15, precision="no", out="runs/accelerate"):
 
     accelerator.save_state(out)  # the engine included; load_state(out) goes on from there
     found = accuracy(net, test)
-    report("test accuracy", found)
+    if accelerator.is_main_process:
+        report("test accuracy", found)
     return found
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
-from tests.distributed.cases import MATRIX, VARIANTS, Case, alone, run_all
+from tests.distributed.cases import MATRIX, PRESETS, VARIANTS, Case, alone, run_all
 from tests.distributed.processes import all_well, on_ranks
 
 TOLERANCE = 1e-9
@@ -46,6 +47,17 @@ def test_three_ranks():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
-def test_whole_matrix(size):
+@pytest.mark.parametrize("preset", PRESETS)
+def test_whole_matrix(preset, size):
     """Presets x methods x wrappers, uneven last batches and a task missing on one rank."""
-    check(MATRIX + VARIANTS, size)
+    cases = [case for case in MATRIX if case.preset == preset]
+    # Rows divided between the ranks, as those of large models are, and rows that all ranks have.
+    whole = [replace(case, divided_from=1 << 30) for case in cases if case.wrapper != "fsdp"]
+    check(cases + [case for case in whole if case.method in {"mgda", "fairgrad"}], size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
+def test_variants(size):
+    """Further options of presets, estimators and methods."""
+    check(VARIANTS, size)
