@@ -21,6 +21,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx-mathjax-offline",  # formulas without the network
 ]
 exclude_patterns = ["_build", "_generated"]
 suppress_warnings = ["autosectionlabel.*"]  # sections of the same name, on different pages
