@@ -10,7 +10,7 @@ AXE := tests/browser/node_modules/axe-core/axe.min.js
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser check docs test test-slow test-gpu demo bench bench-aggregation bench-estimators bench-spectra format clean
+.PHONY: help setup browser check docs test test-slow test-gpu examples demo bench bench-aggregation bench-estimators bench-spectra format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ test-slow: $(STAMP) ## the tests that take long
 
 test-gpu: $(STAMP) ## the tests that need a CUDA device (skipped where there is none)
 	$(BIN)/python -m pytest -m gpu
+
+examples: $(STAMP) ## every command of the how-to pages, in fresh environments with the extras that they name
+	$(BIN)/python tests/run_pages.py
 
 demo: $(STAMP) ## sharpness-aware training against plain training on real digits
 	$(BIN)/samo compare digits --methods ls,fairgrad --sharpness erm,gsam,samo --rho 0.2 --seeds 3 --epochs 20 --jobs 2 --out runs/demo
