@@ -25,7 +25,7 @@ def main(epochs=15, micro_batches=2, out="runs/fabric.ckpt"):
     loader = fabric.setup_dataloaders(
         DataLoader(train, batch_size=64 // micro_batches, shuffle=True, drop_last=True)
     )
-    engine = samo.SAMO(net, TASKS, aggregator="fairgrad", rho=0.05)
+    engine = samo.SAMO(model, TASKS, aggregator="fairgrad", rho=0.05)
 
     def losses(batch, tasks):
         logits = model(batch["image"], tasks)

@@ -72,8 +72,8 @@ class Engine:
             must be the same on all ranks.
         process_group: The processes that take each step together, all from the same parameters, on
             the union of their batches; the default group where ``torch.distributed`` is
-            initialised. The model may be wrapped in ``DistributedDataParallel`` (give the engine
-            the wrapper) or divided by ``fully_shard``.
+            initialised, before the first step at the latest. The model may be wrapped in
+            ``DistributedDataParallel`` (give the engine the wrapper) or divided by ``fully_shard``.
         sync_perturbation: Whether all ranks perturb along the gradient of the whole batch, as one
             process would; else each perturbs along that of its own batch (m-sharpness: arXiv
             2010.01412, §4.1), which costs less traffic and is no approximation of the other.
@@ -159,6 +159,7 @@ class Engine:
             learnt = {id(p): p for p in self.aggregator.parameters()}
             flat = combiner(copy.deepcopy(self.aggregator, learnt), n_tasks)
         keep_saved_tensors()
+        self._process_group = process_group
         ranks = ranks_of(model, self.tasks, process_group)
         self.sync_perturbation = sync_perturbation
         self._unwrapped = unwrapped(model)
@@ -222,6 +223,7 @@ class Engine:
         """
         scale = Scale(self._factor(grad_scaler))
         device_types = {"cpu", *(device.type for device in devices_of(self.model))}
+        self._join()
         ranks, placement = self._setting.ranks, self._setting.placement
         checked = closures_of(losses)
         sizes = sizes_of(batch_size, len(checked), self.tasks)
@@ -343,6 +345,20 @@ class Engine:
             ranks=self._setting.ranks.size,
             sync_perturbation=self.sync_perturbation,
         )
+
+    def _join(self) -> None:
+        """Takes in the ranks of a default group that was initialised after the engine was made."""
+        setting = self._setting
+        if setting.ranks.size > 1:
+            return
+        ranks = ranks_of(self.model, self.tasks, self._process_group)
+        if ranks.size > 1:
+            sync = self.sync_perturbation
+            placement = placement_of(
+                self.model, ranks, setting.combiner, self.perturbation, sync_perturbation=sync
+            )
+            self._setting = replace(setting, ranks=ranks, placement=placement)
+            self._checked = False
 
     def _check_ranks(self) -> None:
         """Makes sure, before the first step, that all ranks start from the same place."""

@@ -7,8 +7,22 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from tests.distributed.cases import MATRIX, PRESETS, VARIANTS, Case, alone, run_all
+import samo
+from tests.distributed.cases import (
+    MATRIX,
+    PRESETS,
+    TASKS,
+    VARIANTS,
+    Case,
+    alone,
+    batch,
+    losses_of,
+    model,
+    run_all,
+)
 from tests.distributed.processes import all_well, on_ranks
 
 TOLERANCE = 1e-9
@@ -43,6 +57,19 @@ def test_two_ranks():
 def test_three_ranks():
     """Another part."""
     check(MATRIX[1::7], 3)
+
+
+def test_a_group_that_is_initialised_after_the_engine_was_made():
+    """Its ranks are the engine's from the first step on (Lightning makes its modules before)."""
+    net, (x, y) = model(), batch(0, 2)
+    engine = samo.SAMO(net, TASKS, aggregator="fairgrad")
+    dist.init_process_group("fake", rank=1, world_size=4, store=FakeStore())
+    try:
+        result = engine.backward(lambda tasks: losses_of(net, x, y, tasks))
+    finally:
+        dist.destroy_process_group()
+    assert result.ranks == 4
+    assert "ranks=4" in repr(engine)
 
 
 @pytest.mark.slow
