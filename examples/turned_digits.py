@@ -27,10 +27,12 @@ class Net(nn.Module):
 
     def __init__(self, trunk=None, width=128):
         super().__init__()
-        self.trunk = trunk or nn.Sequential(
-            *(nn.Flatten(), nn.Linear(64, width), nn.BatchNorm1d(width), nn.ReLU()),
-            *(nn.Linear(width, width), nn.ReLU()),
-        )
+        if trunk is None:
+            trunk = nn.Sequential(
+                *(nn.Flatten(), nn.Linear(64, width), nn.BatchNorm1d(width), nn.ReLU()),
+                *(nn.Linear(width, width), nn.ReLU()),
+            )
+        self.trunk = trunk
         self.heads = nn.ModuleDict({task: nn.Linear(width, n) for task, n in CLASSES.items()})
 
     def forward(self, images, tasks):
