@@ -16,6 +16,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,8 @@ class Side:
         size = "full" if device.type == "cuda" else "standard"
         self.problem: Problem = build(case, numbers(case, size, None, None), device)
         if mode is not None:
-            self.problem.model.get_submodule("trunk").compile(mode=mode)
+            model: Any = self.problem.model
+            model.trunk = torch.compile(model.trunk, mode=mode)
         heads = self.problem.heads
         tasks = self.problem.tasks
         self.engine = PRESETS[preset](self.problem.model, tasks, aggregator="fairgrad", own=heads)
@@ -103,8 +105,8 @@ def main() -> None:
     lines = [
         f"A step with FairGrad, its trunk compiled (mode {given.mode!r}) or not: ms, medians of "
         f"{given.rounds} rounds; the quotient of the two in a round, its median and quartiles; "
-        f"how many graphs were compiled in the first two steps, and after; the relative distance of the "
-        f"first step's gradients.",
+        f"how many graphs were compiled in the first two steps, and after; the relative distance "
+        f"of the first step's gradients.",
         "",
         f"{platform.machine()}, {os.cpu_count()} cores, {given.threads} thread, {given.device}, "
         f"torch {torch.__version__}.",
