@@ -38,11 +38,26 @@ EXPECTED: dict[str, Callable[[int], tuple[int, int, int, int]]] = {
     "samo-one-sided": lambda k: (1 + k, k, 3 * k, k + 1),
     "samo-rademacher": lambda k: (1 + k, 2 * k, 4 * k, k + 1),
     "samo-exact-gradient": lambda k: (1 + k, 0, 2 * k, 2 * k),
+    "samo-task-groups": lambda k: in_groups(k, 4),
     "samo-last-layers": lambda k: (1 + k, 0, 2 * k, 2 * k + 1),
     "samo-previous-gradient": lambda k: (1 + k, 0, 2 * k, k + 1),
     "samo-random-direction": lambda k: (1 + k, 0, 2 * k, k + 1),
 }
-DRAWN = {"samo": 4, "samo-one-sided": 4, "samo-rademacher": 4, "samo-random-direction": 4}
+# Vectors of the shared parameters' size that are drawn.
+DRAWN: dict[str, Callable[[int], int]] = {
+    "samo": lambda k: k,
+    "samo-one-sided": lambda k: k,
+    "samo-rademacher": lambda k: k,
+    "samo-random-direction": lambda k: k,
+    "samo-task-groups": lambda k: int(k > 4),  # the signs of the sketches
+}
+
+
+def in_groups(k: int, m: int) -> tuple[int, int, int, int]:
+    """A point and a gradient a group, beside the mean; K gradients more to divide the tasks."""
+    if k <= m:
+        return 1 + k, 0, 2 * k, 1 + k + k
+    return 1 + m, 0, 2 * k, 1 + k + m + k
 
 
 def small(case: str, tasks: int | None = None) -> Problem:
@@ -81,10 +96,12 @@ def test_counts(name: str, tasks: int) -> None:
     problem = small("mlp", tasks)
     arithmetic, noise = passes(problem, name)
     assert tuple(arithmetic.counts.values()) == EXPECTED[name](tasks)
-    assert noise == DRAWN.get(name, 0) * tasks * sum(p.numel() for p in problem.shared)
+    drawn = DRAWN[name](tasks) if name in DRAWN else 0
+    assert noise == drawn * sum(p.nbytes for p in problem.shared)
 
 
 def test_every_estimator_is_a_subject() -> None:
+    assert EXPECTED.keys() == SUBJECTS.keys()
     kinds = [kind for kind in vars(samo).values() if isinstance(kind, type)]
     estimators = [k for k in kinds if issubclass(k, samo.LocalGradient) and k.__module__ != "abc"]
     made = set()
@@ -133,7 +150,7 @@ def test_equal_passes_have_equal_keys() -> None:
     assert keys["samo-previous-gradient"] == keys["samo-random-direction"]
     assert keys["samo-exact-gradient"] == keys["fmtl"]
     assert keys["lsam"] != keys["fmtl"]  # as many, in another order
-    assert len(set(keys.values())) == 8
+    assert len(set(keys.values())) == 9
 
 
 def test_the_bare_loop_leaves_no_gradient_and_moves_nothing() -> None:

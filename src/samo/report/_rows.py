@@ -200,7 +200,8 @@ class Summary:
         rows: The arms, single-task baselines first.
         average_last: Over how many last epochs the figures of a run are means; 0 where they are
             those of the epoch that is best on validation data.
-        grid: For each method and preset that has a ρ, the validation score by ρ and seed.
+        grid: For each method and preset that has a ρ, the validation score by ρ and seed, of the
+            seeds that all ρ have.
         differences: What each preset changes, method by method and over all of them.
         baseline: Where the single-task numbers behind Δm were published; ``""`` where they are this
             comparison's own.
