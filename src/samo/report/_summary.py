@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..benchmarks import published_baseline
 from ..metrics import delta_m
@@ -49,18 +50,30 @@ def chosen_by_sweep(out: Path | str) -> tuple[str, ...]:
         A sentence; none where there was no sweep.
     """
     file = Path(out) / "best.json"
-    if not file.exists():
-        return ()
+    return (sweep_words(read_json(file)),) if file.exists() else ()
+
+
+def sweep_words(best: Mapping[str, Any]) -> str:
+    """Words the settings that a sweep chose.
+
+    Args:
+        best: What ``best.json`` holds.
+
+    Returns:
+        A sentence.
+    """
     arms = []
-    for name, best in read_json(file).items():
+    for arm, chosen in best.items():
         params = ", ".join(
-            f"{n.removeprefix('sharpness_options.')} = {v:.3g}"
-            if isinstance(v, float)
-            else f"{n} = {v}"
-            for n, v in best["params"].items()
+            f"{name.removeprefix('sharpness_options.')} = {_short(value)}"
+            for name, value in chosen["params"].items()
         )
-        arms.append(f"{name} ({best['trials']} trials) {params or 'nothing to choose'}")
-    return (f"Chosen on validation data: {'; '.join(arms)}.",)
+        arms.append(f"{arm} ({chosen['trials']} trials) {params or 'nothing to choose'}")
+    return f"Chosen on validation data: {'; '.join(arms)}."
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def summarize(
