@@ -148,8 +148,20 @@ class Row:
     @cached_property
     def step_ms(self) -> float | None:
         """The median time of a step in milliseconds, mean over the seeds."""
-        times = [run["timing"]["step_ms"] for run in self.runs]
+        times = self.timings("step_ms")
         return statistics.mean(times) if times else None
+
+    def timings(self, name: str) -> list[float]:
+        """Selects one of the figures of time and memory.
+
+        Args:
+            name: Which one, such as ``"step_ms"``.
+
+        Returns:
+            The figure of each run that has it.
+        """
+        found = (run["timing"].get(name) for run in self.runs)
+        return [value for value in found if value is not None]
 
 
 @dataclass(frozen=True)
