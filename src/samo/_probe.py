@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ._local._base import Noise
 from ._placement import Fill
+from ._random import rademacher_
 from ._trace import displaced
 from ._vector import Vector, wide
 
@@ -66,14 +67,17 @@ class TaskProbe:
     def gradient(self, tensors: Sequence[int] | None = None) -> Vector:
         ascent = self._ascent
         chosen = range(len(ascent.shared)) if tensors is None else tensors
-        gradient, weight = ascent.fresh().copy_([None] * len(ascent.shared)), 1 / len(self._tasks)
+        gradient, weight = ascent.fresh(), 1 / len(self._tasks)
         if not ascent.rows:
             ascent.differentiate(self._tasks, weight, gradient, chosen, retain=not self._last)
             return gradient
-        for task in self._tasks:
+        for number, task in enumerate(self._tasks):
             row, factor = ascent.rows[task]
             parts = [row[i] if i in chosen else None for i in range(len(row))]
-            gradient.add_(parts, factor * weight)
+            if number == 0:
+                gradient.copy_(parts).mul_(factor * weight)
+            else:
+                gradient.add_(parts, factor * weight)
         return gradient
 
     def from_the_loss(self) -> list[int]:
@@ -88,7 +92,7 @@ class TaskProbe:
 
 _FILL: dict[Noise, Fill] = {
     "gaussian": lambda flat, generator: flat.normal_(generator=generator),
-    "rademacher": lambda flat, generator: flat.bernoulli_(0.5, generator=generator).mul_(2).sub_(1),
+    "rademacher": rademacher_,
 }
 
 

@@ -116,10 +116,6 @@ class Step:
     def aggregate(self) -> None:
         """Makes one gradient of the tasks'."""
         gradients, setting = self._gradients, self._setting
-        if self._scale.factor is not None:  # it may yet overflow, when all is learnt
-            for combiner in (setting.combiner, setting.flat_combiner):
-                if combiner is not None and not isinstance(combiner, WeightsFirst):
-                    self._bring_back.append(combiner.bookmark())
         self._tell()
         if gradients.rows is None:
             assert gradients.total is not None
@@ -343,10 +339,15 @@ class Step:
         """Tells methods of the gradients the losses, and scales own gradients as they say."""
         setting, gradients = self._setting, self._gradients
         for combiner in (setting.combiner, setting.flat_combiner):
-            if combiner is None or isinstance(combiner, WeightsFirst) or not combiner.sees_losses:
+            if combiner is None or isinstance(combiner, WeightsFirst):
                 continue
-            if isinstance(combiner, WeightsOfGramian):  # others' state may be as large as the rows
+            # With a grad scaler the update may yet overflow, when all is learnt. Without, the state
+            # of methods of whole matrices is left alone, which may be as large as the rows.
+            learns = combiner.sees_losses and isinstance(combiner, WeightsOfGramian)
+            if learns or self._scale.factor is not None:
                 self._bring_back.append(combiner.bookmark())
+            if not combiner.sees_losses:
+                continue
             factors, of_method = combiner.tell(self._natural_losses(), self._here)
             if combiner is setting.flat_combiner or factors is None:
                 continue

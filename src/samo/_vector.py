@@ -205,12 +205,13 @@ class Matrix:
         rows: The rows as vectors.
     """
 
-    __slots__ = ("flats", "layout", "rows")
+    __slots__ = ("_blocks", "flats", "layout", "rows")
 
     def __init__(self, layout: Layout, flats: list[Tensor], rows: list[Vector]) -> None:
         self.layout = layout
         self.flats = flats
         self.rows = rows
+        self._blocks: dict[torch.device, Tensor] = {}
 
     def select(self, rows: Sequence[int]) -> Matrix:
         """The matrix of some of the rows: itself where they are all, else a copy."""
@@ -232,14 +233,22 @@ class Matrix:
         for flat in self.flats:
             part = torch.zeros(shape, dtype=dtype, device=flat.device)
             for columns in flat.split(max(1, _GRAMIAN_BLOCK // max(1, len(flat))), dim=1):
-                wide_columns = columns.to(dtype)
+                wide_columns = columns if flat.dtype == dtype else self._widened(columns)
                 part.addmm_(wide_columns, wide_columns.T)
-                del wide_columns  # before the next are made
             parts.append(part)
         total = parts[0] if parts else torch.zeros(shape, dtype=dtype)
         for part in parts[1:]:
             total += part.to(total.device)
         return total if self.layout.spread is None else self.layout.spread(total)
+
+    def _widened(self, columns: Tensor) -> Tensor:
+        """Some columns in float64, in storage that is kept: the system clears what it hands out."""
+        block = self._blocks.get(columns.device)
+        if block is None or len(block) < columns.numel():
+            self._blocks.pop(columns.device, None)
+            block = torch.empty(columns.numel(), dtype=torch.float64, device=columns.device)
+            self._blocks[columns.device] = block
+        return block[: columns.numel()].view(columns.shape).copy_(columns)
 
     def whole(self) -> Tensor:
         """The matrix as one tensor on the first device, in float32 or wider: ``[rows, m]``."""

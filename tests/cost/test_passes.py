@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -43,14 +44,19 @@ EXPECTED: dict[str, Callable[[int], tuple[int, int, int, int]]] = {
     "samo-previous-gradient": lambda k: (1 + k, 0, 2 * k, k + 1),
     "samo-random-direction": lambda k: (1 + k, 0, 2 * k, k + 1),
 }
-# Vectors of the shared parameters' size that are drawn.
-DRAWN: dict[str, Callable[[int], int]] = {
-    "samo": lambda k: k,
-    "samo-one-sided": lambda k: k,
-    "samo-rademacher": lambda k: k,
-    "samo-random-direction": lambda k: k,
-    "samo-task-groups": lambda k: int(k > 4),  # the signs of the sketches
+# Bytes that are drawn, of K tasks and m shared parameters.
+DRAWN: dict[str, Callable[[int, int], int]] = {
+    "samo": lambda k, m: 4 * k * m,
+    "samo-one-sided": lambda k, m: 4 * k * m,
+    "samo-rademacher": lambda k, m: k * signs(m),
+    "samo-random-direction": lambda k, m: 4 * k * m,
+    "samo-task-groups": lambda k, m: signs(m) if k > 4 else 0,  # of the sketches
 }
+
+
+def signs(m: int) -> int:
+    """A bit each, in words."""
+    return 8 * math.ceil(m / 64)
 
 
 def in_groups(k: int, m: int) -> tuple[int, int, int, int]:
@@ -96,8 +102,8 @@ def test_counts(name: str, tasks: int) -> None:
     problem = small("mlp", tasks)
     arithmetic, noise = passes(problem, name)
     assert tuple(arithmetic.counts.values()) == EXPECTED[name](tasks)
-    drawn = DRAWN[name](tasks) if name in DRAWN else 0
-    assert noise == drawn * sum(p.nbytes for p in problem.shared)
+    drawn = DRAWN.get(name, lambda _k, _m: 0)
+    assert noise == drawn(tasks, sum(p.numel() for p in problem.shared))
 
 
 def test_every_estimator_is_a_subject() -> None:

@@ -1,0 +1,111 @@
+"""Would it pay to evaluate several tasks' perturbed copies in one batched pass (torch.func)?
+
+    python benchmarks/batched.py [--tasks 11] [--batches 8,32,128]
+
+SPSA evaluates 2K perturbed copies of a model. Here that is done for the perceptron of
+``samo bench`` in three ways: one after the other, as the engine does; all 2K in one pass by
+``torch.func.vmap`` over stacked parameters, in which every copy evaluates every head (a closure
+cannot be asked for another task in each copy); and, as the bound of any such way, the trunk alone
+written by hand with batched matrix products.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import vmap
+from torch.nn.utils.stateless import _reparametrize_module
+
+from samo.cost._cases import build, numbers
+from samo.training._files import write_atomically
+
+OUT = Path(__file__).parent / "results" / "batched.md"
+LEAST = 0.1  # seconds that are timed at a time
+
+
+def ways(tasks: int, batch: int, device: torch.device) -> dict[str, Callable[[], object]]:
+    """The three ways."""
+    problem = build("mlp", numbers("mlp", "standard", tasks, batch), device)
+    model, losses, names = problem.model, problem.losses(), problem.tasks
+    shared = {id(parameter) for parameter in problem.shared}
+    stacked = {
+        name: p.detach().expand(2 * tasks, *p.shape) + 0.01 * torch.randn(2 * tasks, *p.shape)
+        for name, p in model.named_parameters()
+        if id(p) in shared
+    }
+    layers = list(stacked.values())
+
+    def one(parameters: dict[str, Tensor]) -> Tensor:
+        with _reparametrize_module(model, parameters):
+            return torch.stack(list(losses(names).values()))
+
+    def by_hand() -> Tensor:
+        h = problem.inputs.expand(2 * tasks, *problem.inputs.shape)
+        for weight, bias in zip(layers[::2], layers[1::2], strict=True):
+            h = F.relu(torch.baddbmm(bias.unsqueeze(1), h, weight.mT))
+        return h
+
+    return {
+        "one by one": lambda: [losses([name]) for name in names for _ in range(2)],
+        "vmap": lambda: vmap(one)(stacked),
+        "by hand": by_hand,
+    }
+
+
+@torch.no_grad()
+def milliseconds(way: Callable[[], object], steps: int) -> float:
+    """The time of one."""
+    start = time.perf_counter()
+    for _ in range(steps):
+        way()
+    return 1e3 * (time.perf_counter() - start) / steps
+
+
+def main() -> None:
+    """Measures, and writes the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--tasks", type=int, default=11)
+    parser.add_argument("--batches", default="8,32,128")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=OUT)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    lines = [
+        f"2K = {2 * given.tasks} evaluations of the perceptron's copies without a graph: ms, "
+        f"medians of {given.rounds} rounds, and times those one by one (median of the rounds).",
+        "",
+        f"{platform.machine()}, {os.cpu_count()} cores, {given.threads} thread, "
+        f"torch {torch.__version__}.",
+        "",
+        "| batch | one by one | vmap, all heads | trunk alone, by hand |",
+        "| ---: | ---: | ---: | ---: |",
+    ]
+    for batch in map(int, given.batches.split(",")):
+        torch.manual_seed(0)
+        found = ways(given.tasks, batch, torch.device("cpu"))
+        steps = {n: max(1, round(1e3 * LEAST / milliseconds(w, 3))) for n, w in found.items()}
+        times = np.array(
+            [[milliseconds(w, steps[n]) for n, w in found.items()] for _ in range(given.rounds)]
+        )
+        one, other, hand = np.median(times, axis=0)
+        by_vmap, by_hand = np.median(times[:, 1:] / times[:, :1], axis=0)
+        cells = [f"{one:.2f}", f"{other:.2f} ({by_vmap:.2f} ×)", f"{hand:.2f} ({by_hand:.2f} ×)"]
+        lines.append(f"| {batch} | " + " | ".join(cells) + " |")
+        print(lines[-1], flush=True)
+    text = "\n".join(lines) + "\n"
+    write: Callable[[Path], int] = lambda path: path.write_text(text, "utf-8")  # noqa: E731
+    write_atomically(given.out, write)
+
+
+if __name__ == "__main__":
+    main()
