@@ -75,7 +75,9 @@ bench-estimators: $(STAMP) ## how good the estimators are, and what they cost; D
 	$(BIN)/python benchmarks/estimators.py quality --case digits
 	$(BIN)/python benchmarks/estimators.py quality --case multifashion --data $(DATA)
 	$(BIN)/python benchmarks/estimators.py quality --case questions --data $(DATA)
-	$(BIN)/python benchmarks/estimators_accuracy.py --data $(DATA) --runs runs/estimators
+	$(BIN)/python benchmarks/estimators.py cost --case multifashion --data $(DATA)
+	$(BIN)/python benchmarks/overlaid.py --data $(DATA) --runs runs/multifashion --jobs 2
+	$(BIN)/python benchmarks/estimators_accuracy.py --runs runs/multifashion
 
 bench-spectra: $(STAMP) ## spectra of digits along training, ERM against GSAM
 	$(BIN)/python benchmarks/spectra.py

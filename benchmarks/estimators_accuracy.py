@@ -1,12 +1,10 @@
 """What the estimators are worth: test accuracy on real images, against what a step costs.
 
-    python benchmarks/estimators_accuracy.py --data DIR --runs DIR [--seeds 5] [--jobs 2]
-    python benchmarks/estimators_accuracy.py --data DIR --runs DIR --report-only
+    python benchmarks/estimators_accuracy.py --runs runs/multifashion
 
-A comparison on `multifashion`, as ``samo compare`` makes it and in its directory format: it can be
-interrupted, and runs that are in the directory already are not made again. Then one table (accuracy
-at the ρ that validation data chose, differences paired by seed, cost) and one plot of accuracy
-against cost. The data directory is the one with ``fashion_mnist/`` in it.
+Of the runs that ``overlaid.py`` has trained, and of the costs that ``estimators.py cost`` has
+measured, one table (accuracy at the ρ that validation data chose, differences paired by seed, cost)
+and one plot of accuracy against cost.
 """
 
 from __future__ import annotations
@@ -16,67 +14,31 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from estimators import ARMS, OUT, cost, write_text  # type: ignore[import-not-found]
+from estimators import OUT, write_text  # type: ignore[import-not-found]
 
 from samo.report import Row, Spread, read, summarize
+from samo.report._difference_tables import worded
+from samo.report._differences import by_seed
 from samo.report.style import house_style, look, panels
-from samo.training import compare, plan
 from samo.training._files import read_json, write_atomically
-from samo.training._workers import Event
 
-COMPARED = ("erm", "gsam", "lsam", "fmtl", "samo", "random", "previous", "last-layers")
-
-
-def train(arguments: argparse.Namespace) -> None:
-    """Trains what is not trained yet."""
-    sizes = {"pairs": 3000, "validation_pairs": 3000, "test_pairs": 10000}
-    cells = plan(
-        "multifashion",
-        arguments.methods.split(","),
-        arguments.sharpness.split(","),
-        [float(rho) for rho in arguments.rho.split(",")],
-        arguments.seeds,
-        epochs=arguments.epochs,
-        batch_size=64,
-        lr=1e-3,
-        benchmark_options={
-            "network": "lenet",
-            **sizes,
-            **_sizes(arguments),
-            "data": str(arguments.data),
-        },
-    )
-
-    def tell(event: Event) -> None:
-        if event.ended:
-            print(event.cell.path, flush=True)
-
-    failures = compare(cells, arguments.runs, jobs=arguments.jobs, watch=tell)
-    if failures:
-        raise SystemExit(f"failed: {failures}")
+Arms = Mapping[tuple[str, str], Row]
+Costs = Mapping[str, Mapping[str, float]]
+AGAINST = ("erm", "gsam", "random")
 
 
-def _sizes(arguments: argparse.Namespace) -> dict[str, int]:
-    """Smaller data, for a trial."""
-    if arguments.pairs is None:
-        return {}
-    return {"pairs": arguments.pairs, "validation_pairs": 100, "test_pairs": 100}
-
-
-def report(runs: Path, out: Path, data: Path) -> None:
+def report(runs: Path, out: Path) -> None:
     """One table and one plot: accuracy, paired differences, and the cost of a step."""
-    rows = [row for row in summarize(read(runs)).rows if row.method != "stl" and row.average]
-    by_arm = {(row.method, row.sharpness): row for row in rows}
+    rows = [row for row in summarize(read(runs)).rows if row.method != "stl"]
+    if any(row.unfinished for row in rows):
+        raise SystemExit(f"{runs} is not finished: run benchmarks/overlaid.py to its end.")
+    arms = {(row.method, row.sharpness): row for row in rows}
     methods = list(dict.fromkeys(row.method for row in rows))
     presets = list(dict.fromkeys(row.sharpness for row in rows))
-    file = out / "cost-multifashion.json"
-    if not file.exists():
-        cost("multifashion", data, 30, [p for p in presets if p in ARMS], out)
-    costs: dict[str, dict[str, float]] = {
-        method: {arm: statistics.median(values) for arm, values in found.items()}
-        for method, found in read_json(file).items()
+    costs = {
+        method: {arm: statistics.median(ratios) for arm, ratios in found.items()}
+        for method, found in read_json(out / "cost-multifashion.json").items()
     }
-    against = ("erm", "gsam", "random")
     lines = [
         "Test accuracy on `multifashion` (3,000 pairs, LeNet), %, mean of both corners; ρ chosen "
         "on validation data. Differences are of the same method and seed: mean and 95 % confidence "
@@ -84,67 +46,47 @@ def report(runs: Path, out: Path, data: Path) -> None:
         "seed are averaged first).",
         "",
         "| method | sharpness | ρ | accuracy | seeds | "
-        + " | ".join(f"against {a}" for a in against)
+        + " | ".join(f"against {other}" for other in AGAINST)
         + " | step / erm |",
-        "| --- " * (6 + len(against)) + "|",
+        "| --- " * (6 + len(AGAINST)) + "|",
     ]
-    for method in [*methods, "all"]:
+    for label, chosen in [*((method, [method]) for method in methods), ("all", methods)]:
         for preset in presets:
-            chosen = methods if method == "all" else [method]
-            arms = [by_arm[m, preset] for m in chosen if (m, preset) in by_arm]
-            if len(arms) < len(chosen):
-                continue
-            differences = [_difference(by_arm, chosen, preset, other) for other in against]
-            average = statistics.fmean(v for arm in arms for v in _values(arm).values())
-            rho = ", ".join(f"{arm.rho:g}" for arm in arms if arm.rho is not None) or "–"
-            ratio = statistics.fmean(costs.get(m, {}).get(preset, float("nan")) for m in chosen)
-            seeds = min(len(arm.runs) for arm in arms)
-            cells = [f"{average:.2f}", str(seeds), *differences, f"{ratio:.2f}"]
-            lines.append("| " + " | ".join([method, preset, rho, *cells]) + " |")
-    out.mkdir(parents=True, exist_ok=True)
+            cells = [label, preset, *_cells(arms, costs, chosen, preset)]
+            lines.append(f"| {' | '.join(cells)} |")
     write_text(out / "accuracy.md", lines)
-    _plot(by_arm, methods, presets, costs, out / "accuracy.png")
+    _plot(arms, methods, presets, costs, out / "accuracy.png")
 
 
-def _values(row: Row) -> dict[int, float]:
+def _cells(arms: Arms, costs: Costs, methods: Sequence[str], preset: str) -> list[str]:
+    rows = [arms[method, preset] for method in methods]
+    pairs = {other: [(arms[m, preset], arms[m, other]) for m in methods] for other in AGAINST}
+    return [
+        ", ".join(f"{row.rho:g}" for row in rows if row.rho is not None) or "–",
+        f"{statistics.fmean(_average(row).mean for row in rows):.2f}",
+        str(min(len(row.runs) for row in rows)),
+        *("–" if o == preset else worded(by_seed(pairs[o], "average")) for o in AGAINST),
+        f"{statistics.fmean(costs[method][preset] for method in methods):.2f}",
+    ]
+
+
+def _average(row: Row) -> Spread:
     assert row.average is not None
-    seeds = [run["config"]["seed"] for run in row.runs]
-    return dict(zip(seeds, row.average.values, strict=True))
-
-
-def _difference(
-    by_arm: Mapping[tuple[str, str], Row], methods: Sequence[str], preset: str, other: str
-) -> str:
-    pairs = [(by_arm.get((m, preset)), by_arm.get((m, other))) for m in methods]
-    values = [(_values(one), _values(two)) for one, two in pairs if one and two]
-    if preset == other or len(values) < len(methods):
-        return "–"
-    seeds = sorted(set.intersection(*(set(v) for pair in values for v in pair)))
-    if not seeds:
-        return "–"
-    spread = Spread(tuple(statistics.fmean(a[s] - b[s] for a, b in values) for s in seeds))
-    return f"{spread.mean:+.2f}" + ("" if spread.interval is None else f" ± {spread.interval:.2f}")
+    return row.average
 
 
 def _plot(
-    by_arm: Mapping[tuple[str, str], Row],
-    methods: Sequence[str],
-    presets: Sequence[str],
-    costs: Mapping[str, Mapping[str, float]],
-    file: Path,
+    arms: Arms, methods: Sequence[str], presets: Sequence[str], costs: Costs, file: Path
 ) -> None:
     with house_style():
         figure, axes = panels(1, len(methods), sharey=True, height=2.8)
         for axis, method in zip(axes[0], methods, strict=True):
             for preset in presets:
-                row, style = by_arm.get((method, preset)), look(preset)
-                ratio = costs.get(method, {}).get(preset)
-                if row is None or row.average is None or ratio is None:
-                    continue
+                average, style = _average(arms[method, preset]), look(preset)
                 axis.errorbar(
-                    ratio,
-                    row.average.mean,
-                    yerr=row.average.interval or 0.0,
+                    costs[method][preset],
+                    average.mean,
+                    yerr=average.interval or 0.0,
                     color=style.colour,
                     marker=style.marker,
                     linestyle="none",
@@ -162,21 +104,10 @@ def _plot(
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--methods", default="ls,fairgrad")
-    parser.add_argument("--sharpness", default=",".join(COMPARED))
-    parser.add_argument("--rho", default="0.05,0.1,0.2")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--pairs", type=int, help="fewer training pairs, for a trial")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--report-only", action="store_true")
+    parser.add_argument("--runs", type=Path, default=Path("runs/multifashion"))
+    parser.add_argument("--out", type=Path, default=OUT, help="where the costs are")
     given = parser.parse_args()
-    if not given.report_only:
-        train(given)
-    report(given.runs, given.out, given.data)
+    report(given.runs, given.out)
 
 
 if __name__ == "__main__":

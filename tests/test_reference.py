@@ -85,8 +85,11 @@ def noise(sizes: dict[str, int], drawn: set[str], kind: str) -> Iterator[Tensor]
         z = torch.empty(sum(sizes[n] for n in sizes if n in drawn), dtype=torch.float64)
         if kind == "gaussian":
             z.normal_(generator=generator)
-        else:
-            z = z.bernoulli_(0.5, generator=generator) * 2 - 1
+        else:  # a bit each, of words of 64
+            words = torch.empty(-(-len(z) // 64), dtype=torch.int64)
+            words.random_(-(2**63), None, generator=generator)
+            bits = [word >> place & 1 for word in words.tolist() for place in range(64)]
+            z = torch.tensor(bits[: len(z)], dtype=torch.float64) * 2 - 1
         parts = iter(z.split([sizes[n] for n in sizes if n in drawn]))
         yield torch.cat([next(parts) if n in drawn else z.new_zeros(sizes[n]) for n in sizes])
 

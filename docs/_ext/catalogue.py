@@ -12,6 +12,7 @@ import typer
 from samo import aggregation, benchmarks
 from samo._citation import source
 from samo.cli._app import app as commands
+from samo.cli._list import assigned, state
 from samo.training import PRESETS
 
 _NEEDS = {
@@ -41,13 +42,12 @@ def methods() -> str:
         for name, method in found.items():
             if method.needs != need:
                 continue
-            state = "trained" if method.trained else "kept" if method.stateful else "–"
-            options = ", ".join(f"`{k}={_value(v)}`" for k, v in method.defaults.items())
+            options = ", ".join(f"`{option}`" for option in assigned(method.defaults))
             about = method.title + (" (sees the losses too)" if method.sees_losses else "")
             if method.note:
                 about += f". {method.note}"
             cited = "; ".join(map(_cited, method.references))
-            rows.append((f"`{name}`", about, options or "–", state, cited or "–"))
+            rows.append((f"`{name}`", about, options or "–", state(method), cited or "–"))
         parts.append(f"## {_NEEDS.get(need, need)}\n")
         parts.append(_table(("name", "what it is", "defaults", "state", "source"), rows))
     return "\n".join(parts)
@@ -118,10 +118,6 @@ def _default(parameter: Any) -> str:
         return "required"
     value = parameter.default
     return "–" if value is False or value in (None, [], ()) else f"`{value}`"
-
-
-def _value(value: object) -> str:
-    return value.__name__.strip("_") if inspect.isfunction(value) else str(value)
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

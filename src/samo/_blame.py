@@ -42,8 +42,9 @@ def culprit(
         gradients = setting.placement.differentiate(
             [loss], parameters, [scale.seed(loss)], retain=False
         )
-        # Judged by all who hold a part of it, since they go on together.
-        judged = Layout([loss], layout.spread).copy_of([loss.detach()]).norm()
-        if not (judged.isfinite() and layout.copy_of(gradients).norm().isfinite()):
+        # Judged by all who hold a part of it, since they go on together. Times zero, it is zero or
+        # not a number; the norm may overflow where no element does.
+        value = Layout([loss], layout.spread).copy_of([loss.detach()])
+        if any(v.mul_(0.0).norm().isnan() for v in (value, layout.copy_of(gradients))):
             return NonFiniteError([task], error.stage)
     return error

@@ -339,8 +339,8 @@ class Engine:
         return StepResult(
             step.losses.values(),
             None if overflowed else step.perturbed.values() or None,
-            None if overflowed else step.weights,
-            None if overflowed else step.gramian,
+            None if overflowed else step.aggregation.weights,
+            None if overflowed else step.aggregation.gramian,
             overflowed=overflowed,
             ranks=self._setting.ranks.size,
             sync_perturbation=self.sync_perturbation,

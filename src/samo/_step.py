@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from ._aggregation import Aggregation
 from ._ascent import ascent_of
-from ._autocast import undisturbed
 from ._blame import culprit
 from ._closure import Losses, evaluated
 from ._errors import NonFiniteError
@@ -23,29 +22,8 @@ from ._ranks import Agreement
 from ._result import Means
 from ._setting import Setting
 from ._trace import Trace
-from ._vector import Layout, Matrix, Vector, wide, widest
-from .aggregation._combine import (
-    Combiner,
-    WeightsFirst,
-    WeightsOfGramian,
-    WeightsOfLosses,
-    WholeMatrix,
-)
-
-
-@dataclass
-class Part:
-    """A sum that the update is made of.
-
-    Attributes:
-        combiner: What combines the rows.
-        rows: Gradients of the present tasks.
-        gramian: Their inner products, on the CPU in the end; None where they are not needed.
-    """
-
-    combiner: Combiner
-    rows: Matrix
-    gramian: Tensor | None = None
+from ._vector import Layout, Vector
+from .aggregation._combine import WeightsOfGramian, WeightsOfLosses
 
 
 class Step:
@@ -60,8 +38,7 @@ class Step:
     Attributes:
         losses: The natural losses.
         perturbed: The losses at the perturbed points.
-        weights: The tasks' weights, where there are any.
-        gramian: The Gramian, where one was made.
+        aggregation: What makes one gradient of them all, with the weights and the Gramian.
         sizes: The sizes of this rank's batch by task.
     """
 
@@ -79,17 +56,14 @@ class Step:
         self._ledger = Ledger()
         self.losses = Means(setting.tasks)
         self.perturbed = Means(setting.tasks)
-        self.weights: Tensor | None = None
-        self.gramian: Tensor | None = None
+        self.aggregation = Aggregation(setting, scale, self._ledger, self.losses)
         self.sizes: dict[str, float] = {}
         self._mine: list[str] = []
-        self._method_gradients: list[Tensor | None] = []
         streams = setting.streams
         self._bring_back: list[Callable[[], None]]
         self._bring_back = [partial(streams.load_state_dict, streams.state_dict())]
         self._gradients: TaskGradients
         self._natural: TaskGradients | None = None
-        self._parts: list[Part] = []
         self._update: Vector
 
     def gather(self) -> None:
@@ -106,7 +80,7 @@ class Step:
                         natural.merge(self._natural)
                 self._gradients, self._natural = gradients, natural
                 if number == len(self._closures) - 1:
-                    self._prepare()
+                    self._finish()
 
     @property
     def gradients(self) -> TaskGradients:
@@ -115,41 +89,22 @@ class Step:
 
     def aggregate(self) -> None:
         """Makes one gradient of the tasks'."""
-        gradients, setting = self._gradients, self._setting
-        self._tell()
-        if gradients.rows is None:
-            assert gradients.total is not None
-            self._update = gradients.total
-        elif not setting.partition.shared:
-            self._update = Layout([]).empty()
-            if isinstance(setting.combiner, WeightsFirst):
-                self._weigh(setting.combiner, gradients)
-        else:
-            combined = [self._combine(part) for part in self._parts]
-            self._update, self.weights = combined[0]
-            for update, weights in combined[1:]:
-                self._update.add_(update.tensors)
-                if self.weights is not None and weights is not None:
-                    self.weights = torch.stack([self.weights, weights])
-            self._update = gradients.whole(self._update)
-            self.gramian = self._parts[0].gramian
-        if self.weights is not None:
-            self._ledger.note(gradients.present, "weight", self.weights.sum())
-        self._ledger.verify()
+        self._update = self.aggregation.update(self._gradients)
 
     def amplify(self) -> None:
         """Multiplies what is to be written by the factor of a grad scaler, if there is one."""
         if self._scale.factor is None:
             return
-        learnt = [Layout([g]).copy_of([g]) for g in self._method_gradients if g is not None]
+        of_method = self.aggregation.method_gradients
+        learnt = [Layout([g]).copy_of([g]) for g in of_method if g is not None]
         for vector in (self._update, *self._gradients.own.values(), *learnt):
             for flat in self._scale.apply_(vector).flats:
                 # Zero, or not a number; a norm may overflow where no element does.
                 self._ledger.note(self._gradients.present, "scaled gradient", flat.mul(0).sum())
         self._ledger.verify()
         scaled = iter(learnt)
-        self._method_gradients = [
-            None if g is None else next(scaled).tensors[0] for g in self._method_gradients
+        self.aggregation.method_gradients = [
+            None if g is None else next(scaled).tensors[0] for g in of_method
         ]
 
     def write(self) -> None:
@@ -160,11 +115,10 @@ class Step:
         parameters = [parameter for part, _ in parts for parameter in part]
         found = [tensor for _, vector in parts for tensor in vector.tensors]
         accumulate(parameters, found, [id(p) in gradients.reached for p in parameters])
-        if self._method_gradients:
+        if of_method := self.aggregation.method_gradients:
             learnt = self._setting.combiner.parameters
-            pairs = zip(learnt, self._method_gradients, strict=True)
-            found = [p if g is None else g for p, g in pairs]
-            accumulate(learnt, found, [g is not None for g in self._method_gradients])
+            found = [p if g is None else g for p, g in zip(learnt, of_method, strict=True)]
+            accumulate(learnt, found, [g is not None for g in of_method])
         if self._setting.perturbation is not None:
             local = self._setting.perturbation.local
             if isinstance(local, Remembering):
@@ -175,7 +129,7 @@ class Step:
 
     def forget(self) -> None:
         """Brings what has learnt in the step, and the random numbers, back to its start."""
-        for bring_back in reversed(self._bring_back):
+        for bring_back in reversed([*self._bring_back, *self.aggregation.bring_back]):
             bring_back()
 
     def _natural_pass(
@@ -213,8 +167,8 @@ class Step:
         setting, scale, ledger = self._setting, self._scale, self._ledger
         agreed, losses = self._natural_pass(closure, trace, self._batch_sizes[number])
         tasks, use = list(agreed.means), str(number % 2)
-        if len(self._closures) == 1 and isinstance(setting.combiner, WeightsFirst):
-            self._weigh(setting.combiner)
+        if len(self._closures) == 1:
+            self.aggregation.weigh()
         perturbation = setting.perturbation
         if perturbation is None or perturbation.rho == 0:
             gradients = self._task_gradients(agreed, use, divides=True)
@@ -229,7 +183,9 @@ class Step:
         natural = None
         # Where the natural gradients are made, their mean is at hand; where they are not needed any
         # more then, they lie in the rows that the perturbed ones get.
-        mean_of_them = ascent.by_task and perturbation.alpha > 0 and self.weights is None
+        mean_of_them = (
+            ascent.by_task and perturbation.alpha > 0 and self.aggregation.weights is None
+        )
         if setting.flat_combiner is not None or mean_of_them:
             kept = setting.flat_combiner is not None
             first = self._task_gradients(agreed, f"natural {use}" if kept else use)
@@ -296,8 +252,8 @@ class Step:
             and len(self._closures) == 1
         ):  # nothing but inner products and sums is made of the rows
             columns = setting.placement.columns(setting.partition.shared)
-        if self.weights is not None:
-            weights = dict(zip(self.losses.values(), self.weights, strict=True))
+        if self.aggregation.weights is not None:
+            weights = dict(zip(self.losses.values(), self.aggregation.weights, strict=True))
         return TaskGradients(
             setting.partition,
             setting.placement,
@@ -311,97 +267,14 @@ class Step:
             columns=columns,
         )
 
-    def _weigh(self, combiner: WeightsFirst, gradients: TaskGradients | None = None) -> Tensor:
-        """The weights of a method that needs the losses at most, applied to own gradients made."""
-        if combiner.sized:
-            self._ledger.verify()  # a loss that is not finite must not get into the method's state
-        means, losses = list(self.losses.values()), self._natural_losses()
-        if isinstance(combiner, WeightsOfLosses):
-            self._bring_back.append(combiner.bookmark())
-        with undisturbed(self._setting.streams, [losses]):
-            self.weights, self._method_gradients = combiner.weights(
-                losses, [self._setting.tasks.index(task) for task in means]
-            )
-        self._ledger.note(means, "weight", self.weights.sum())
-        if gradients is not None and isinstance(combiner, WeightsOfLosses):
-            for task, weight in zip(means, self.weights, strict=True):
-                if task in gradients.own:
-                    gradients.own[task].mul_(weight)
-        return self.weights
-
-    def _natural_losses(self) -> Tensor:
-        """The natural losses of the present tasks, in float32 or wider."""
-        means = list(self.losses.values().values())
-        dtype = wide(widest(means))
-        return torch.stack([loss.to(dtype) for loss in means])
-
-    def _tell(self) -> None:
-        """Tells methods of the gradients the losses, and scales own gradients as they say."""
-        setting, gradients = self._setting, self._gradients
-        for combiner in (setting.combiner, setting.flat_combiner):
-            if combiner is None or isinstance(combiner, WeightsFirst):
-                continue
-            # With a grad scaler the update may yet overflow, when all is learnt. Without, the state
-            # of methods of whole matrices is left alone, which may be as large as the rows.
-            learns = combiner.sees_losses and isinstance(combiner, WeightsOfGramian)
-            if learns or self._scale.factor is not None:
-                self._bring_back.append(combiner.bookmark())
-            if not combiner.sees_losses:
-                continue
-            factors, of_method = combiner.tell(self._natural_losses(), self._here)
-            if combiner is setting.flat_combiner or factors is None:
-                continue
-            self._method_gradients = of_method
-            self._ledger.note(gradients.present, "weight", factors.sum())
-            for task, factor in zip(gradients.present, factors, strict=True):
-                if task in gradients.own:
-                    gradients.own[task].mul_(factor)
-
-    def _prepare(self) -> None:
-        """Makes the matrices to combine; what the CPU must know is brought there all at once."""
-        gradients, natural, setting = self._gradients, self._natural, self._setting
-        for made in (gradients, natural):
+    def _finish(self) -> None:
+        """Sums over the ranks, averages over the micro-batches, and prepares the aggregation."""
+        for made in (self._gradients, self._natural):
             if made is not None:
                 made.reduce()
                 if len(self._closures) > 1:
                     made.average()
-        if gradients.rows is not None and setting.partition.shared:
-            rows = gradients.rows.select(self._here)
-            if natural is None:
-                self._parts = [Part(setting.combiner, rows)]
-            else:
-                assert natural.rows is not None
-                assert setting.flat_combiner is not None
-                of_losses = natural.rows.select(self._here)
-                flat = rows.sub_(of_losses)
-                self._parts = [
-                    Part(setting.combiner, of_losses),
-                    Part(setting.flat_combiner, flat),
-                ]
-        compared = [part for part in self._parts if not isinstance(part.combiner, WeightsFirst)]
-        gramians = self._ledger.bring([part.rows.gramian() for part in compared])
-        for part, gramian in zip(compared, gramians, strict=True):
-            part.gramian = gramian
-
-    def _combine(self, part: Part) -> tuple[Vector, Tensor | None]:
-        combiner, rows = part.combiner, part.rows
-        if isinstance(combiner, WeightsFirst):
-            weights = self._weigh(combiner, self._gradients)
-            return rows.combine(weights), weights
-        if isinstance(combiner, WeightsOfGramian):
-            assert part.gramian is not None
-            with undisturbed(self._setting.streams, []):
-                weights = combiner.weights(part.gramian, self._here)
-            return rows.combine(weights), weights
-        assert isinstance(combiner, WholeMatrix)
-        with undisturbed(self._setting.streams, rows.flats):
-            combined, of_matrix = combiner.combine(rows.whole(), self._here)
-        return rows.layout.over(combined), of_matrix
-
-    @property
-    def _here(self) -> list[int]:
-        """The numbers of the present tasks."""
-        return [self._setting.tasks.index(task) for task in self._gradients.present]
+        self.aggregation.prepare(self._gradients, self._natural)
 
     def _discover(self) -> None:
         """Finds the partition before micro-batches are evaluated, so that it stays the same."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samo import SPSA, ExactGradient, Perturbation, PreviousGradient, RandomDirection
+from samo import SPSA, ExactGradient, LastLayers, Perturbation, PreviousGradient, RandomDirection
 from samo.analysis import AnalysisError, estimator_quality, gradient_cosines, sharpness
 from tests import reference
 from tests.problems import TASKS, X, losses, problem
@@ -187,6 +187,22 @@ def test_estimators_of_quadratics() -> None:
         there = model.gradient(task, model.x.detach() + 0.3 * g / g.norm())
         before.append((cosine(mean, g) + 2 * cosine(there, g)) / 3)
     near(found.direction["previous"].mean, before)
+
+
+def test_last_layers_are_exact_and_the_mean_before_them() -> None:
+    trunk = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh()).double()
+    model = Heads(trunk).double()
+    x = torch.linspace(-1, 1, 12).double().view(3, 4)
+    found = estimator_quality(
+        model, lambda x, tasks: model.losses(tasks, x), [x], TASKS, {"last": LastLayers()}
+    )
+    exact = []
+    for loss in model.losses(TASKS, x).values():
+        parts = torch.autograd.grad(loss, list(trunk.parameters()), retain_graph=True)
+        exact.append(torch.cat([part.flatten() for part in parts]))
+    mean, first = torch.stack(exact).mean(0), 4 * 6 + 6  # of the 72 parameters, the second has 42
+    estimates = [torch.cat([mean[:first], gradient[first:]]) for gradient in exact]
+    near(found.direction["last"].mean, list(map(cosine, estimates, exact)))
 
 
 def test_one_sample_keeps_the_sign_alone() -> None:

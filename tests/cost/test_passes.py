@@ -39,16 +39,31 @@ EXPECTED: dict[str, Callable[[int], tuple[int, int, int, int]]] = {
     "samo-one-sided": lambda k: (1 + k, k, 3 * k, k + 1),
     "samo-rademacher": lambda k: (1 + k, 2 * k, 4 * k, k + 1),
     "samo-exact-gradient": lambda k: (1 + k, 0, 2 * k, 2 * k),
+    "samo-task-groups": lambda k: in_groups(k, 4),
     "samo-last-layers": lambda k: (1 + k, 0, 2 * k, 2 * k + 1),
     "samo-previous-gradient": lambda k: (1 + k, 0, 2 * k, k + 1),
     "samo-random-direction": lambda k: (1 + k, 0, 2 * k, k + 1),
 }
-DRAWN: dict[str, Callable[[int], int]] = {  # bytes a task, of m shared parameters
-    "samo": lambda m: 4 * m,
-    "samo-one-sided": lambda m: 4 * m,
-    "samo-rademacher": lambda m: 8 * math.ceil(m / 64),  # a bit each, in words
-    "samo-random-direction": lambda m: 4 * m,
+# Bytes that are drawn, of K tasks and m shared parameters.
+DRAWN: dict[str, Callable[[int, int], int]] = {
+    "samo": lambda k, m: 4 * k * m,
+    "samo-one-sided": lambda k, m: 4 * k * m,
+    "samo-rademacher": lambda k, m: k * signs(m),
+    "samo-random-direction": lambda k, m: 4 * k * m,
+    "samo-task-groups": lambda k, m: signs(m) if k > 4 else 0,  # of the sketches
 }
+
+
+def signs(m: int) -> int:
+    """A bit each, in words."""
+    return 8 * math.ceil(m / 64)
+
+
+def in_groups(k: int, m: int) -> tuple[int, int, int, int]:
+    """A point and a gradient a group, beside the mean; K gradients more to divide the tasks."""
+    if k <= m:
+        return 1 + k, 0, 2 * k, 1 + k + k
+    return 1 + m, 0, 2 * k, 1 + k + m + k
 
 
 def small(case: str, tasks: int | None = None) -> Problem:
@@ -87,11 +102,12 @@ def test_counts(name: str, tasks: int) -> None:
     problem = small("mlp", tasks)
     arithmetic, noise = passes(problem, name)
     assert tuple(arithmetic.counts.values()) == EXPECTED[name](tasks)
-    drawn = DRAWN.get(name, lambda _: 0)
-    assert noise == tasks * drawn(sum(p.numel() for p in problem.shared))
+    drawn = DRAWN.get(name, lambda _k, _m: 0)
+    assert noise == drawn(tasks, sum(p.numel() for p in problem.shared))
 
 
 def test_every_estimator_is_a_subject() -> None:
+    assert EXPECTED.keys() == SUBJECTS.keys()
     kinds = [kind for kind in vars(samo).values() if isinstance(kind, type)]
     estimators = [k for k in kinds if issubclass(k, samo.LocalGradient) and k.__module__ != "abc"]
     made = set()
@@ -140,7 +156,7 @@ def test_equal_passes_have_equal_keys() -> None:
     assert keys["samo-previous-gradient"] == keys["samo-random-direction"]
     assert keys["samo-exact-gradient"] == keys["fmtl"]
     assert keys["lsam"] != keys["fmtl"]  # as many, in another order
-    assert len(set(keys.values())) == 8
+    assert len(set(keys.values())) == 9
 
 
 def test_the_bare_loop_leaves_no_gradient_and_moves_nothing() -> None:

@@ -37,6 +37,23 @@ def test_rho_is_chosen_by_the_mean_over_the_seeds() -> None:
     assert row(summarize(entries), "ls", "gsam").rho == 0.1
 
 
+def test_rho_is_chosen_by_the_seeds_that_were_planned_at_every_rho() -> None:
+    """More seeds at one ρ, good, bad or failed, change what is reported, not the choice."""
+    scores = {0.05: (70.0, 80.0), 0.1: (76.0, 76.0), 0.2: (60.0, 91.0)}
+    both = [
+        entry("ls", "gsam", r, i, score=s) for r, of in scores.items() for i, s in enumerate(of)
+    ]
+    for extra in (0.05, 0.1, 0.2):
+        more = [entry("ls", "gsam", extra, 2, score=0.0), entry("ls", "gsam", extra, 3, score=99.0)]
+        summary = summarize([*both, *more, failed("ls", "gsam", extra, 4)])
+        found = row(summary, "ls", "gsam")
+        assert found.rho == 0.1
+        assert len(found.runs) == (4 if extra == 0.1 else 2)
+        assert {rho: s.values for rho, s in summary.grid["ls", "gsam"].items()} == scores
+    apart = [entry("ls", "gsam", 0.05, 0, score=70.0), entry("ls", "gsam", 0.1, 1, score=71.0)]
+    assert row(summarize(apart), "ls", "gsam").rho == 0.1
+
+
 def test_rho_is_chosen_for_each_method_and_preset_by_itself() -> None:
     best = {("ls", "gsam"): 0.1, ("ls", "samo"): 0.05, ("mgda", "gsam"): 0.05}
     entries = [

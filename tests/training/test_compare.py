@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from filelock import FileLock
 
 from samo.training import Cell, Event, RunError, compare, configured, plan, train
+from samo.training._plan import baselines
 
 TOY = "tests.toy:Toy"
 FAULTS = {"error": 41, "death": 42}
@@ -54,6 +56,14 @@ def test_the_plan_has_each_combination_once() -> None:
             rho = "" if c.rho is None else f"/rho-{c.rho:g}"
             assert cell.path == f"{c.method}/{c.sharpness}{rho}/seed-{c.seed}"
             assert c.tasks is None
+
+
+def test_tasks_of_any_names_have_paths_of_their_own() -> None:
+    tasks = ["a_b", "a b", "a/b", "a%20b", "../a", "größe.1+2-x"]
+    paths = [cell.path for cell in baselines({"benchmark": TOY}, tasks, seed=0)]
+    assert len(set(paths)) == len(tasks)
+    assert all(re.fullmatch(r"stl/[^/\s]+/seed-0", path) for path in paths)
+    assert [paths[0], paths[-1]] == ["stl/a_b/seed-0", "stl/größe.1+2-x/seed-0"]
 
 
 def test_the_grid_is_the_benchmark_s_where_none_is_given_and_the_same_for_all() -> None:

@@ -121,18 +121,7 @@ def estimator_quality(
         >>> [round(value, 4) for value in found.direction["exact"].mean]
         [1.0, 1.0]
     """
-    if not estimators:
-        raise AnalysisError("estimators is empty; give for instance {'spsa': samo.SPSA()}.")
-    for name, estimator in estimators.items():
-        if isinstance(estimator, Grouping):
-            raise AnalysisError(
-                f"estimators[{name!r}] must estimate each task by itself; found {estimator!r}, "
-                f"which perturbs several tasks together."
-            )
-    if not 0 <= alpha < 1:
-        raise AnalysisError(f"alpha must be in [0, 1): with 1 there is no estimate; found {alpha}.")
-    if not rho > 0:
-        raise AnalysisError(f"rho must be > 0; found {rho}.")
+    _check(estimators, alpha, rho)
     comparison = _Comparison(copy.deepcopy(dict(estimators)), alpha)
     perturbation = Perturbation(rho, alpha=0.0, local=comparison)
     with undisturbed(model) as alone:
@@ -160,6 +149,21 @@ def estimator_quality(
         epsilon={name: _agreement(epsilons[name], data.tasks) for name in estimators},
         batches=data.n_batches,
     )
+
+
+def _check(estimators: Mapping[str, LocalGradient], alpha: float, rho: float) -> None:
+    if not estimators:
+        raise AnalysisError("estimators is empty; give for instance {'spsa': samo.SPSA()}.")
+    for name, estimator in estimators.items():
+        if isinstance(estimator, Grouping):
+            raise AnalysisError(
+                f"estimators[{name!r}] must estimate each task by itself; found {estimator!r}, "
+                f"which perturbs several tasks together."
+            )
+    if not 0 <= alpha < 1:
+        raise AnalysisError(f"alpha must be in [0, 1): with 1 there is no estimate; found {alpha}.")
+    if not rho > 0:
+        raise AnalysisError(f"rho must be > 0; found {rho}.")
 
 
 Found = defaultdict[str, list[float]]

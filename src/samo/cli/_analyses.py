@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .. import SPSA, ExactGradient, LocalGradient, Perturbation, PreviousGradient, RandomDirection
+from .. import (
+    SPSA,
+    ExactGradient,
+    LastLayers,
+    LocalGradient,
+    Perturbation,
+    PreviousGradient,
+    RandomDirection,
+)
 from ..training import RunError, Trained
 from ..training._evaluate import to_device
 from ..training._files import read_json, write_json
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
 ESTIMATORS: Mapping[str, Callable[[], LocalGradient]] = {
     "SPSA": SPSA,
     "SPSA, 8 samples": lambda: SPSA(samples=8),
+    "last layers": LastLayers,
     "previous gradient": PreviousGradient,
     "random direction": RandomDirection,
 }

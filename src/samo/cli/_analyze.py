@@ -22,8 +22,7 @@ from ._show import View
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..analysis._results import Result
-
+_SELDOM = ("landscape", "features")  # only if named
 Loaded = dict[str, Any]
 """Results by the names of their files."""
 
@@ -101,7 +100,7 @@ def analyze_(
         landscape=landscape,
         features=features,
     )
-    wanted = [n for n, yes in named.items() if yes] or list(ANALYSES)[:4]
+    wanted = [n for n, yes in named.items() if yes] or [n for n in ANALYSES if n not in _SELDOM]
     request = Request(split.value, batches, rho, module, seed, device or "cpu")
     console, errors = Console(), Console(stderr=True)
     with told(errors):
@@ -156,19 +155,11 @@ def _one(
 
 def _load(directory: Path) -> Loaded:
     """All results of a run, those of earlier calls as well."""
-    from .. import analysis
+    from ..analysis._kinds import KINDS
 
-    kinds: list[type[Result]] = [
-        analysis.Spectrum,
-        analysis.Cosines,
-        analysis.Sharpness,
-        analysis.EstimatorQuality,
-        analysis.Landscape,
-        analysis.Features,
-    ]
     return {
         file.stem: kind.load(file)
-        for kind in kinds
+        for kind in KINDS
         for file in sorted(directory.glob(f"{kind.kind}*.json"))
     }
 

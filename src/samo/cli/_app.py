@@ -14,15 +14,19 @@ from ..training import PRESETS, compare, configured, plan, train
 from ._analyze import analyze_
 from ._arguments import (
     AverageLast,
+    Baselines,
     BatchSize,
     BenchmarkName,
     Clip,
     Data,
     Device,
     Epochs,
+    Jobs,
     Lr,
+    Methods,
     OptimizerChoice,
     OptionPairs,
+    Presets,
     Published,
     ScheduleChoice,
     WeightDecay,
@@ -150,19 +154,15 @@ def train_(
 def compare_(
     benchmark: BenchmarkName,
     out: Annotated[Path, typer.Option(help="The comparison's directory.")],
-    methods: Annotated[str, typer.Option(help="Aggregation methods, with commas.")] = "ls",
-    sharpness: Annotated[
-        str, typer.Option(help=f"Presets, with commas: {', '.join(PRESETS)}.")
-    ] = "erm,gsam,samo",
+    methods: Methods = "ls",
+    sharpness: Presets = "erm,gsam,samo",
     rho: Annotated[
         str | None,
         typer.Option(help="The radii to choose from on validation data, with commas."),
     ] = None,
     seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
-    jobs: Annotated[int, typer.Option(min=1, help="How many processes, a core each.")] = 1,
-    stl: Annotated[
-        bool, typer.Option(help="Train single-task baselines, against which Δm is measured.")
-    ] = True,
+    jobs: Jobs = 1,
+    stl: Baselines = True,
     published: Published = False,
     epochs: Epochs = None,
     batch_size: BatchSize = None,

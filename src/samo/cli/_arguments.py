@@ -12,7 +12,7 @@ from rich.console import Console
 
 from .. import NonFiniteError
 from ..benchmarks import DataError
-from ..training import SCHEDULES, RunError
+from ..training import PRESETS, SCHEDULES, RunError
 
 BenchmarkName = Annotated[
     str, typer.Argument(help="A benchmark (see `samo list`), or your own as module:Class.")
@@ -20,6 +20,12 @@ BenchmarkName = Annotated[
 Data = Annotated[
     Path | None,
     typer.Option(help="Where the benchmark's files lie. They may be moved between two calls."),
+]
+Methods = Annotated[str, typer.Option(help="Aggregation methods, with commas.")]
+Presets = Annotated[str, typer.Option(help=f"Presets, with commas: {', '.join(PRESETS)}.")]
+Jobs = Annotated[int, typer.Option(min=1, help="How many processes, a core each.")]
+Baselines = Annotated[
+    bool, typer.Option(help="Train single-task baselines, against which Δm is measured.")
 ]
 OptionPairs = Annotated[list[str], typer.Option(metavar="NAME=VALUE", help="May be repeated.")]
 Epochs = Annotated[int | None, typer.Option(help="Times through the training data.")]

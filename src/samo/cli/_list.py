@@ -62,7 +62,7 @@ def _methods(*, short: bool) -> Table:
         method = aggregation.describe(name)
         row = [name, method.title]
         if not short:
-            row += [_needs(method), _state(method), _defaults(method.defaults)]
+            row += [_needs(method), state(method), _defaults(method.defaults)]
             row.append("; ".join(map(source, method.references)) or "–")
         table.add_row(*row)
     return table
@@ -91,15 +91,20 @@ def _needs(method: Method) -> str:
     return f"{method.needs}, losses" if method.sees_losses else method.needs
 
 
-def _state(method: Method) -> str:
+def state(method: Method) -> str:
+    """Words whether a method knows something from step to step."""
     if method.trained:
         return "trained"
     return "kept" if method.stateful else "–"
 
 
+def assigned(options: Mapping[str, Any]) -> list[str]:
+    """Words options, such as ``alpha=2``; a function is called by its name."""
+    return [
+        f"{name}={value.__name__.strip('_') if inspect.isfunction(value) else value}"
+        for name, value in options.items()
+    ]
+
+
 def _defaults(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={_value(value)}" for name, value in options.items()) or "–"
-
-
-def _value(value: object) -> str:
-    return value.__name__.strip("_") if inspect.isfunction(value) else str(value)
+    return ", ".join(assigned(options)) or "–"

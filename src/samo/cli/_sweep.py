@@ -10,25 +10,21 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
-from ..training import (
-    PRESETS,
-    SweepPlan,
-    SweepResult,
-    compare,
-    finals,
-    plan_sweep,
-    sweep,
-)
+from ..training import SweepPlan, SweepResult, compare, finals, plan_sweep, sweep
 from ._arguments import (
     AverageLast,
+    Baselines,
     BatchSize,
     BenchmarkName,
     Clip,
     Data,
     Device,
     Epochs,
+    Jobs,
+    Methods,
     OptimizerChoice,
     OptionPairs,
+    Presets,
     Published,
     ScheduleChoice,
     WeightDecay,
@@ -45,10 +41,8 @@ Values = Annotated[str | None, typer.Option(metavar="RANGE", help="a..b or a,b,c
 def sweep_(
     benchmark: BenchmarkName,
     out: Annotated[Path, typer.Option(help="The sweep's directory.")],
-    methods: Annotated[str, typer.Option(help="Aggregation methods, with commas.")] = "ls",
-    sharpness: Annotated[
-        str, typer.Option(help=f"Presets, with commas: {', '.join(PRESETS)}.")
-    ] = "erm,gsam,samo",
+    methods: Methods = "ls",
+    sharpness: Presets = "erm,gsam,samo",
     rho: Values = None,
     alpha: Values = None,
     lr: Values = None,
@@ -61,15 +55,13 @@ def sweep_(
     trials: Annotated[int, typer.Option(help="Settings to try, for each method and preset.")] = 30,
     trial_seeds: Annotated[int, typer.Option(help="Seeds that a trial's score is over.")] = 1,
     seeds: Annotated[int, typer.Option(help="Seeds to compare the best settings over.")] = 3,
-    jobs: Annotated[int, typer.Option(min=1, help="How many processes, a core each.")] = 1,
+    jobs: Jobs = 1,
     storage: Annotated[
         str | None,
         typer.Option(help="A file or an RDB URL to share the trials by. Default: in --out."),
     ] = None,
     search_seed: Annotated[int, typer.Option(min=0, help="The seed of the search.")] = 0,
-    stl: Annotated[
-        bool, typer.Option(help="Train single-task baselines, against which Δm is measured.")
-    ] = True,
+    stl: Baselines = True,
     published: Published = False,
     epochs: Epochs = None,
     batch_size: BatchSize = None,

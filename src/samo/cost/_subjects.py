@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,10 +16,10 @@ from torchjd.aggregation import Aggregator
 from torchjd.autojac import jac_to_grad, mtl_backward
 from torchjd.scalarization import Scalarizer
 
-from .. import _local, aggregation
+from .. import aggregation
 from .._closure import Losses
 from .._engine import Engine
-from .._local import SPSA, LocalGradient
+from .._local import ESTIMATORS, SPSA, LocalGradient
 from .._presets import ERM, FMTL, GSAM, LSAM, SAMO
 from .._step import Step
 from ..benchmarks._names import unknown
@@ -83,9 +82,8 @@ def _estimators() -> Iterator[tuple[str, str, Callable[[], LocalGradient]]]:
     one_sided = partial(SPSA, antithetic=False)
     yield "samo-one-sided", "SAMO: SPSA, at one side of θ only", one_sided
     yield "samo-rademacher", "SAMO: SPSA along signs", partial(SPSA, noise="rademacher")
-    for kind in vars(_local).values():
-        concrete = inspect.isclass(kind) and issubclass(kind, LocalGradient)
-        if concrete and not inspect.isabstract(kind) and kind is not SPSA:
+    for kind in ESTIMATORS:
+        if kind is not SPSA:
             words = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
             yield f"samo-{words}", f"SAMO: {kind.__name__}", kind
 

@@ -37,7 +37,7 @@ def difference_lines(summary: Summary) -> list[list[str]]:
     lines = [["sharpness", "methods", "seeds", *heads, *["Δm (%) ↓"] * with_delta_m]]
     for d in shown:
         values = [d.average] * with_average + [d.delta_m] * with_delta_m
-        lines.append([d.sharpness, ", ".join(d.methods), _seeds(d), *map(_text, values)])
+        lines.append([d.sharpness, ", ".join(d.methods), _seeds(d), *map(worded, values)])
     return lines
 
 
@@ -104,7 +104,8 @@ def _seeds(difference: Difference) -> str:
     return str(len(spread.values)) if spread else "0"
 
 
-def _text(spread: Spread | None) -> str:
+def worded(spread: Spread | None) -> str:
+    """Words a difference, such as ``+1.31 ± 3.23``."""
     if spread is None:
         return "–"
     # A true minus sign lines up with the plus.

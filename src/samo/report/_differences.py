@@ -38,13 +38,22 @@ def _difference(pairs: Sequence[tuple[Row, Row]]) -> Difference:
     return Difference(
         sharpness=pairs[0][0].sharpness,
         methods=tuple(row.method for row, _ in pairs),
-        average=_by_seed(pairs, "average"),
-        delta_m=_by_seed(pairs, "delta_m"),
+        average=by_seed(pairs, "average"),
+        delta_m=by_seed(pairs, "delta_m"),
     )
 
 
-def _by_seed(pairs: Sequence[tuple[Row, Row]], figure: Figure) -> Spread | None:
-    """The differences by seed, means over the pairs; of the seeds that all of them have."""
+def by_seed(pairs: Sequence[tuple[Row, Row]], figure: Figure) -> Spread | None:
+    """Pairs arms by seed.
+
+    Args:
+        pairs: An arm and what it is held against, one pair or more.
+        figure: The figure to take the differences of.
+
+    Returns:
+        The differences by seed, means over the pairs; of the seeds that all of them have, and None
+        if there is none.
+    """
     values = [(_values(row, figure), _values(plain, figure)) for row, plain in pairs]
     seeds = sorted(set.intersection(*(set(v) for pair in values for v in pair)))
     if not seeds:

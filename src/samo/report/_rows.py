@@ -148,8 +148,20 @@ class Row:
     @cached_property
     def step_ms(self) -> float | None:
         """The median time of a step in milliseconds, mean over the seeds."""
-        times = [run["timing"]["step_ms"] for run in self.runs]
+        times = self.timings("step_ms")
         return statistics.mean(times) if times else None
+
+    def timings(self, name: str) -> list[float]:
+        """Selects one of the figures of time and memory.
+
+        Args:
+            name: Which one, such as ``"step_ms"``.
+
+        Returns:
+            The figure of each run that has it.
+        """
+        found = (run["timing"].get(name) for run in self.runs)
+        return [value for value in found if value is not None]
 
 
 @dataclass(frozen=True)
@@ -200,7 +212,8 @@ class Summary:
         rows: The arms, single-task baselines first.
         average_last: Over how many last epochs the figures of a run are means; 0 where they are
             those of the epoch that is best on validation data.
-        grid: For each method and preset that has a ρ, the validation score by ρ and seed.
+        grid: For each method and preset that has a ρ, the validation score by ρ and seed, of the
+            seeds that all ρ have.
         differences: What each preset changes, method by method and over all of them.
         baseline: Where the single-task numbers behind Δm were published; ``""`` where they are this
             comparison's own.

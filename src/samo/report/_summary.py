@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..benchmarks import published_baseline
 from ..metrics import delta_m
@@ -49,18 +50,30 @@ def chosen_by_sweep(out: Path | str) -> tuple[str, ...]:
         A sentence; none where there was no sweep.
     """
     file = Path(out) / "best.json"
-    if not file.exists():
-        return ()
+    return (sweep_words(read_json(file)),) if file.exists() else ()
+
+
+def sweep_words(best: Mapping[str, Any]) -> str:
+    """Words the settings that a sweep chose.
+
+    Args:
+        best: What ``best.json`` holds.
+
+    Returns:
+        A sentence.
+    """
     arms = []
-    for name, best in read_json(file).items():
+    for arm, chosen in best.items():
         params = ", ".join(
-            f"{n.removeprefix('sharpness_options.')} = {v:.3g}"
-            if isinstance(v, float)
-            else f"{n} = {v}"
-            for n, v in best["params"].items()
+            f"{name.removeprefix('sharpness_options.')} = {_short(value)}"
+            for name, value in chosen["params"].items()
         )
-        arms.append(f"{name} ({best['trials']} trials) {params or 'nothing to choose'}")
-    return (f"Chosen on validation data: {'; '.join(arms)}.",)
+        arms.append(f"{arm} ({chosen['trials']} trials) {params or 'nothing to choose'}")
+    return f"Chosen on validation data: {'; '.join(arms)}."
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def summarize(
@@ -69,9 +82,10 @@ def summarize(
     """Sums a comparison up.
 
     For each method and preset, ρ is chosen by the mean over the seeds of the score on *validation*
-    data; a ρ at which a run is missing only if there is none where all are there. The test scores
-    of other ρ are not looked at. Where there are no single-task baselines, Δm is against published
-    ones, if there are some, over the metrics that were published.
+    data: over the seeds that were planned at every ρ, so that more seeds at one of them change
+    nothing. A ρ at which one of these runs is missing is chosen only if there is none where all are
+    there. The test scores of other ρ are not looked at. Where there are no single-task baselines,
+    Δm is against published ones, if there are some, over the metrics that were published.
 
     Args:
         entries: The runs.
@@ -101,7 +115,9 @@ def summarize(
         columns=columns,
         rows=tuple(rows),
         average_last=entries[0].config.get("average_last", 0),
-        grid={arm: _scores(by_rho) for arm, by_rho in arms.items() if None not in by_rho},
+        grid={
+            arm: _scores(_compared(by_rho)) for arm, by_rho in arms.items() if None not in by_rho
+        },
         differences=differences(rows),
         baseline=source,
         remarks=tuple(remarks),
@@ -132,6 +148,13 @@ def _columns(entries: Sequence[Entry]) -> tuple[Column, ...]:
     return tuple(columns.values())
 
 
+def _compared(by_rho: Mapping[float | None, Sequence[Entry]]) -> dict[float | None, list[Entry]]:
+    """The runs of the seeds that were planned at every ρ; all runs where there is no such seed."""
+    planned = [{entry.config["seed"] for entry in runs} for runs in by_rho.values()]
+    seeds = set.intersection(*planned) or set.union(*planned)
+    return {rho: [e for e in runs if e.config["seed"] in seeds] for rho, runs in by_rho.items()}
+
+
 def _scores(by_rho: Mapping[float | None, Sequence[Entry]]) -> dict[float, Spread]:
     """The validation scores of an arm, by ρ and seed."""
     finished = {rho: [e.results for e in runs if e.results] for rho, runs in by_rho.items()}
@@ -151,8 +174,9 @@ def chosen(by_rho: Mapping[float | None, Sequence[Entry]]) -> float | None:
     Returns:
         The ρ; None for an arm that has none, or of which no run is finished.
     """
-    scores = _scores(by_rho)
-    complete = {r: s for r, s in scores.items() if all(e.results for e in by_rho[r])}
+    compared = _compared(by_rho)
+    scores = _scores(compared)
+    complete = {r: s for r, s in scores.items() if all(e.results for e in compared[r])}
     candidates = complete or scores
     return min(candidates, key=lambda rho: (-candidates[rho].mean, rho), default=None)
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from .. import aggregation, benchmarks
 from ._config import RunConfig, configured
@@ -113,4 +114,5 @@ def baselines(common: Mapping[str, Any], tasks: Sequence[str], seed: int) -> lis
 
 
 def _file_name(task: str) -> str:
-    return re.sub(r"[^\w.+-]", "_", task)
+    """The task's name, with what may not stand in a path as in a URL: no two have the same."""
+    return re.sub(r"[^\w.+-]", lambda found: quote(found[0], safe=""), task)

@@ -19,6 +19,7 @@ from ...analysis import (
     Sharpness,
     Spectrum,
 )
+from ...analysis._kinds import KINDS
 from ...analysis._results import FORMAT, Result
 from .._analysis_plots import cosines, estimators, sharpness, spectrum
 from .._feature_plots import features
@@ -32,14 +33,6 @@ from ._svg import inline
 _MOST = 12  # panels of a kind
 _ABREAST = 4
 R = TypeVar("R", bound=Result)
-KINDS: tuple[type[Result], ...] = (
-    Spectrum,
-    Cosines,
-    Sharpness,
-    EstimatorQuality,
-    Landscape,
-    Features,
-)
 
 
 @dataclass(frozen=True)

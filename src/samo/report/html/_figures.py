@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -25,8 +26,8 @@ def course(summary: Summary) -> Figure | None:
     A row a method, a line a preset, means over the seeds. *Conflicts*: the share of the task pairs
     whose gradients have a negative inner product, mean over the steps. *Sharpness*: the perturbed
     minus the natural loss, mean over steps and tasks. *Balance*: the smallest norm of a task's
-    gradient over the largest. *Weight*: the share of a task in the sum of
-    the absolute weights; only of methods that weight tasks.
+    gradient over the largest. *Weight*: the share of a task in the sum of the absolute weights;
+    only of methods that weight tasks.
 
     Args:
         summary: The comparison.
@@ -76,13 +77,18 @@ def _quantities(logged: set[str]) -> list[tuple[str, Value]]:
     return found
 
 
+def _by_task(steps: Steps, what: str) -> dict[str, float]:
+    start = f"{what}/"
+    return {n.removeprefix(start): value for n, value in steps.items() if n.startswith(start)}
+
+
 def _mean_sharpness(steps: Steps) -> float | None:
-    values = [value for name, value in steps.items() if name.startswith("sharpness/")]
+    values = _by_task(steps, "sharpness").values()
     return sum(values) / len(values) if values else None
 
 
 def _balance(steps: Steps) -> float | None:
-    norms = [value for name, value in steps.items() if name.startswith("gradient_norm/")]
+    norms = _by_task(steps, "gradient_norm").values()
     return min(norms) / max(norms) if norms and max(norms) > 0 else None
 
 
@@ -95,7 +101,7 @@ def _share(task: str, steps: Steps) -> float | None:
 
 
 def _shares(steps: Steps) -> dict[str, float]:
-    weights = {n.removeprefix("weight/"): v for n, v in steps.items() if n.startswith("weight/")}
+    weights = _by_task(steps, "weight")
     total = sum(map(abs, weights.values()))
     return {task: weight / total for task, weight in weights.items()} if total else {}
 
@@ -181,30 +187,22 @@ def intervals(summary: Summary) -> Figure | None:
         up = summary.columns[0].higher_is_better
         titles["average"] = f"average {summary.columns[0].label}"
         better["average"] = "better →" if up else "← better"
-    presets = list(dict.fromkeys(d.sharpness for d in summary.differences))
+    counts = Counter(d.sharpness for d in summary.differences)
+    starts = np.cumsum([0, *(count + 1 for count in counts.values())])
     with house_style():
-        figure, axes = panels(1, len(shown), sharey=True, height=0.5 + 0.14 * _lines(summary))
+        figure, axes = panels(1, len(shown), sharey=True, height=0.5 + 0.14 * starts[-1])
         for axis, name in zip(axes[0], shown, strict=True):
             _forest(axis, summary, name)
             axis.set_title(titles[name])
             axis.set_xlabel(better[name])
-        starts = np.cumsum([0, *(_count(summary, preset) + 1 for preset in presets)])
         middles = (starts[:-1] + starts[1:] - 2) / 2
-        axes[0, 0].set_yticks(middles, presets)
+        axes[0, 0].set_yticks(middles, list(counts))
         axes[0, 0].invert_yaxis()
     return figure
 
 
 def _spreads(summary: Summary, name: str) -> list[Spread]:
     return [spread for d in summary.differences if (spread := getattr(d, name)) is not None]
-
-
-def _count(summary: Summary, preset: str) -> int:
-    return sum(d.sharpness == preset for d in summary.differences)
-
-
-def _lines(summary: Summary) -> int:
-    return len(summary.differences) + len({d.sharpness for d in summary.differences})
 
 
 def _forest(axis: Axes, summary: Summary, name: str) -> None:
@@ -245,7 +243,7 @@ def cost(summary: Summary) -> Figure | None:
     Returns:
         The figure; None if no run is finished.
     """
-    names = [n for n in ("step_ms", "peak_memory_mb") if any(_costs(r, n) for r in summary.rows)]
+    names = [n for n in ("step_ms", "peak_memory_mb") if any(r.timings(n) for r in summary.rows)]
     if not _methods(summary) or not names:
         return None
     labels = {"step_ms": "time of a step (ms)", "peak_memory_mb": "peak memory (MB)"}
@@ -258,16 +256,12 @@ def cost(summary: Summary) -> Figure | None:
     return figure
 
 
-def _costs(row: Row, name: str) -> list[float]:
-    return [run["timing"][name] for run in row.runs if run["timing"].get(name) is not None]
-
-
 def _bars(axis: Axes, summary: Summary, name: str) -> None:
     methods, presets = _methods(summary), _presets(summary)
     width = 0.84 / len(presets)
     for i, method in enumerate(methods):
         for row in _arms(summary, method):
-            if values := _costs(row, name):
+            if values := row.timings(name):
                 j = presets.index(row.sharpness)
                 x = i + width * (j - (len(presets) - 1) / 2)
                 style = _bar_style(row.sharpness, j)

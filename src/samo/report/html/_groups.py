@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._rows import Entry, Summary
-from .._summary import summarize
+from .._summary import summarize, sweep_words
 from ._foreign import UnusableError, parse, plain, read_text
 from ._scan import Findings, FoundRun, State
 
@@ -160,16 +160,7 @@ def _by_sweep(found: Findings, directory: str) -> list[str]:
     if not file.exists():
         return []
     try:
-        best = parse(read_text(file, found.root))
-        arms = []
-        for arm, chosen in best.items():
-            params = ", ".join(f"{name} = {_short(v)}" for name, v in chosen["params"].items())
-            arms.append(f"{arm} ({chosen['trials']} trials) {params or 'nothing to choose'}")
+        return [plain(sweep_words(parse(read_text(file, found.root))), 2000)]
     except (UnusableError, LookupError, TypeError, AttributeError) as error:
         found.left_out(file, f"it is not what a sweep writes: {error}")
         return []
-    return [plain(f"Chosen on validation data: {'; '.join(arms)}.", 2000)]
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -79,12 +79,8 @@ def _best(values: Sequence[float | None], up: bool | None) -> float | None:
 
 def _counts(group: Group, row: Row) -> Cell:
     """How many runs of an arm are finished."""
-    arm = [
-        run
-        for run in group.runs
-        if (run.baseline if row.method == "stl" else not run.baseline)
-        and (row.method == "stl" or _arm(run.config) == (row.method, row.sharpness))
-    ]
+    stl, wanted = row.method == "stl", (row.method, row.sharpness)
+    arm = [r for r in group.runs if r.baseline == stl and (stl or _arm(r.config) == wanted)]
     states = Counter(run.state for run in arm)
     done = states["finished"]
     text = f"{done}/{len(arm)}"
@@ -106,9 +102,9 @@ def change_table(summary: Summary, prefix: str) -> Table:
         The table.
     """
     heads, *lines = difference_lines(summary)
+    shown = [name for name in _FIGURES if any(getattr(d, name) for d in summary.differences)]
     rows = []
     for line, d in zip(lines, summary.differences, strict=True):
-        shown = [n for n in _FIGURES if any(getattr(other, n) for other in summary.differences)]
         spreads: list[Spread | None] = [getattr(d, name) for name in shown]
         tail = [_change(text, s) for text, s in zip(line[3:], spreads, strict=True)]
         rows.append([Cell(line[0]), _methods(d, line[1]), Cell(line[2], int(line[2])), *tail])
@@ -168,5 +164,5 @@ def cost_table(summary: Summary, prefix: str) -> Table:
 
 
 def _cost(row: Row, name: str, of: Callable[[list[float]], float]) -> float | None:
-    values = [run["timing"][name] for run in row.runs if run["timing"].get(name) is not None]
+    values = row.timings(name)
     return of(values) if values else None

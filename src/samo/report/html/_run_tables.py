@@ -47,7 +47,8 @@ def run_table(runs: Sequence[FoundRun], environments: Sequence[str]) -> Table:
     letters = lettered(environments)
     heads = ["run", "state", "done", *differing, "validation score", "step (ms)", "run (s)"]
     heads += ["memory (MB)", "environment", *(["options"] if options else [])]
-    heads += ["error"] if any(run.error for run in runs) else []
+    failed = any(run.error for run in runs)
+    heads += ["error"] if failed else []
     rows = []
     for run, config, about in zip(runs, configs, environments, strict=True):
         timing = run.results["timing"] if run.results else _so_far(run)
@@ -63,7 +64,7 @@ def run_table(runs: Sequence[FoundRun], environments: Sequence[str]) -> Table:
                 number(timing.get("peak_memory_mb"), ".0f"),
                 Cell(letters.get(about, NONE)),
                 *([_options(config, options)] if options else []),
-                *([Cell(run.error or NONE, mark="wide")] if heads[-1] == "error" else []),
+                *([Cell(run.error or NONE, mark="wide")] if failed else []),
             ]
         )
     said = ["Of runs that are not finished: their best validation score so far."]

@@ -193,10 +193,9 @@ def _alone(directory: Path, found: Findings) -> FoundRun | None:
         try:
             if (directory / file).exists():
                 content = parse(read_text(directory / file, found.root))
-                config = content if key is None else content[key]
-                tasks = validated(Config, config).tasks
-                alone = tasks is not None and len(tasks) == 1
-                return _run(directory, validated(Config, config).model_dump(), alone, found)
+                config = validated(Config, content if key is None else content[key])
+                alone = config.tasks is not None and len(config.tasks) == 1
+                return _run(directory, config.model_dump(), alone, found)
         except (UnusableError, LookupError, TypeError) as error:
             reasons.append(f"{file}: {error}")
     found.left_out(directory, "; ".join(reasons) or "it has no configuration")
