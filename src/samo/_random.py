@@ -164,7 +164,7 @@ class Streams:
         """What must be the same on all ranks, in words."""
         digest = hashlib.sha256()
         for name, state in sorted(self.state_dict()["states"].items()):
-            digest.update(name.encode() + state.cpu().numpy().tobytes())
+            digest.update(name.encode() + bytes(state.tolist()))
         return {"seed": str(self._seed), "random state": digest.hexdigest()[:8]}
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._errors import NonFiniteError, RankError
 from ._ranks import Agreement, Ranks
@@ -29,7 +30,7 @@ class _Place(Enum):
     BUFFERS = 7
 
 
-_Failure = tuple[str, str, tuple[str, ...], str]
+_Failure = tuple[str, str, Sequence[str], str]
 """The class and message of an error; the tasks and the stage, where it is a NonFiniteError."""
 
 # Names of torch 2.11 and later; the ones before them do the same.
@@ -231,10 +232,15 @@ class Together(Ranks):
         return message[len(head) : len(head) + len(values)]
 
     def _everyone(self, mine: Any) -> list[Any]:
-        everyone: list[Any] = [None] * self.size
+        """What each rank has to say, as JSON: torch's exchange of objects needs numpy."""
+        text = torch.tensor([*json.dumps(mine).encode()], dtype=torch.uint8, device=self._device)
+        longest = torch.tensor([len(text)], device=self._device)
         with self._reaching():
-            dist.all_gather_object(everyone, mine, group=self._group)
-        return everyone
+            dist.all_reduce(longest, dist.ReduceOp.MAX, self._group)
+            padded = nn.functional.pad(text, (0, int(longest) - len(text)), value=ord(" "))
+            whole = padded.new_empty(self.size * len(padded))
+            _all_gather(whole, padded, group=self._group)
+        return [json.loads(bytes(its)) for its in whole.view(self.size, -1).tolist()]
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
@@ -278,7 +284,7 @@ def _settle(failures: Sequence[_Failure | None], mine: Exception | None) -> None
     if all(stage for *_, stage in found.values()):
         # Where the gradient of a sum is at fault, not every rank can tell whose it is.
         _, _, tasks, stage = min(found.values(), key=lambda failure: len(failure[2]))
-        if isinstance(mine, NonFiniteError) and (mine.tasks, mine.stage) == (tasks, stage):
+        if isinstance(mine, NonFiniteError) and (mine.tasks, mine.stage) == (tuple(tasks), stage):
             return
         raise NonFiniteError(tasks, stage)
     if mine is None or isinstance(mine, NonFiniteError):

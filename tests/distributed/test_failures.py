@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 
@@ -43,8 +44,19 @@ def _step(engine: samo.Engine, net: torch.nn.Module, rank: int, at: int, fault: 
     return "well"
 
 
+def without_numpy() -> None:
+    """In this process, numpy is not there any more: samo does not require it."""
+
+    def refused(tensor: Tensor) -> None:
+        raise RuntimeError("Numpy is not available")
+
+    sys.modules["numpy"] = None  # type: ignore[assignment]
+    torch.Tensor.numpy = refused  # type: ignore[assignment, method-assign]
+
+
 def faults(rank: int, size: int) -> dict[str, str]:
     """Every evaluation of a step in turn fails; then a step succeeds."""
+    without_numpy()
     found = {}
     for preset, method in [("SAMO", "fairgrad"), ("GSAM", "ls"), ("FMTL", "uw"), ("ERM", "famo")]:
         for fault in ("error", "nan"):
@@ -107,6 +119,7 @@ def test_a_rank_that_does_not_answer():
 
 def disagreements(rank: int, size: int) -> list[str]:
     """Engines that are not the same on both ranks."""
+    without_numpy()
     said = []
 
     def attempt(**options: object) -> None:
