@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from estimators import write_text  # type: ignore[import-not-found]
 from torch import Tensor
 from torch.func import vmap
 from torch.nn.utils.stateless import _reparametrize_module
 
 from samo.cost._cases import build, numbers
-from samo.training._files import write_atomically
 
 OUT = Path(__file__).parent / "results" / "batched.md"
 LEAST = 0.1  # seconds that are timed at a time
@@ -101,10 +101,7 @@ def main() -> None:
         by_vmap, by_hand = np.median(times[:, 1:] / times[:, :1], axis=0)
         cells = [f"{one:.2f}", f"{other:.2f} ({by_vmap:.2f} ×)", f"{hand:.2f} ({by_hand:.2f} ×)"]
         lines.append(f"| {batch} | " + " | ".join(cells) + " |")
-        print(lines[-1], flush=True)
-    text = "\n".join(lines) + "\n"
-    write: Callable[[Path], int] = lambda path: path.write_text(text, "utf-8")  # noqa: E731
-    write_atomically(given.out, write)
+    write_text(given.out, lines)
 
 
 if __name__ == "__main__":

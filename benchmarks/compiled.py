@@ -14,18 +14,17 @@ import argparse
 import os
 import platform
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from estimators import write_text  # type: ignore[import-not-found]
 from torch import Tensor
 from torch._dynamo.utils import counters
 
 import samo
 from samo.cost._cases import Problem, build, numbers
-from samo.training._files import write_atomically
 
 OUT = Path(__file__).parent / "results" / "compiled.md"
 PRESETS = {"erm": samo.ERM, "gsam": samo.GSAM, "samo": samo.SAMO}
@@ -115,12 +114,8 @@ def main() -> None:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for case in given.cases.split(","):
-        for preset in PRESETS:
-            lines.append(row(case, preset, given.rounds, given.device, given.mode))
-            print(lines[-1], flush=True)
-    text = "\n".join(lines) + "\n"
-    write: Callable[[Path], int] = lambda path: path.write_text(text, "utf-8")  # noqa: E731
-    write_atomically(given.out, write)
+        lines += [row(case, preset, given.rounds, given.device, given.mode) for preset in PRESETS]
+    write_text(given.out, lines)
 
 
 if __name__ == "__main__":
