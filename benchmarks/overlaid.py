@@ -11,6 +11,7 @@ An interrupted call goes on. What a step of each costs beside: ``estimators_accu
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from samo.report import read, summarize, write
@@ -41,16 +42,23 @@ def main() -> None:
         batch_size=64,
         lr=1e-3,
     )
-    _train([cell for cell in cells if cell.config.seed < CHOOSING], asked.runs, asked.jobs)
-    chosen = {(row.method, row.sharpness): row.rho for row in summarize(read(asked.runs)).rows}
-    _train([c for c in cells if c.config.rho in {None, chosen[_arm(c)]}], asked.runs, asked.jobs)
+    for figure in in_two_stages(cells, GRID, asked.runs, RESULTS, asked.jobs):
+        print(figure)
+
+
+def in_two_stages(
+    cells: list[Cell], grid: Sequence[float], runs: Path, results: Path, jobs: int
+) -> list[Path]:
+    """Trains every ρ on the first seeds and the best of them on the others; writes the results."""
+    _train([cell for cell in cells if cell.config.seed < CHOOSING], runs, jobs)
+    chosen = {(row.method, row.sharpness): row.rho for row in summarize(read(runs)).rows}
+    _train([c for c in cells if c.config.rho in {None, chosen[_arm(c)]}], runs, jobs)
     remark = (
-        f"ρ out of {list(GRID)} by the validation score of seeds 0 to {CHOOSING - 1}; the other "
+        f"ρ out of {list(grid)} by the validation score of seeds 0 to {CHOOSING - 1}; the other "
         f"seeds are trained at that ρ alone."
     )
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    for figure in write(summarize(read(asked.runs), remarks=(remark,)), RESULTS):
-        print(figure)
+    results.mkdir(parents=True, exist_ok=True)
+    return write(summarize(read(runs), remarks=(remark,)), results)
 
 
 def _train(cells: list[Cell], runs: Path, jobs: int) -> None:

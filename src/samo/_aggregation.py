@@ -30,12 +30,21 @@ class Part:
     Attributes:
         combiner: What combines the rows.
         rows: Gradients of the present tasks.
+        stage: What they are called in an error.
         gramian: Their inner products, on the CPU in the end; None where they are not needed.
     """
 
     combiner: Combiner
     rows: Matrix
+    stage: str
     gramian: Tensor | None = None
+
+    @property
+    def sizes(self) -> Sequence[Tensor]:
+        """A number for each row that is finite where the row is: its norm, or the square of it."""
+        if self.gramian is None:
+            return [row.norm() for row in self.rows.rows]
+        return list(self.gramian.diagonal())
 
 
 class Aggregation:
@@ -100,20 +109,23 @@ class Aggregation:
         if gradients.rows is not None and setting.partition.shared:
             rows = gradients.rows.select(here)
             if natural is None:
-                self._parts = [Part(setting.combiner, rows)]
+                self._parts = [Part(setting.combiner, rows, gradients.stage)]
             else:
                 assert natural.rows is not None
                 assert setting.flat_combiner is not None
                 of_losses = natural.rows.select(here)
                 flat = rows.sub_(of_losses)
                 self._parts = [
-                    Part(setting.combiner, of_losses),
-                    Part(setting.flat_combiner, flat),
+                    Part(setting.combiner, of_losses, natural.stage),
+                    Part(setting.flat_combiner, flat, gradients.stage),
                 ]
         compared = [part for part in self._parts if not isinstance(part.combiner, WeightsFirst)]
         gramians = self._ledger.bring([part.rows.gramian() for part in compared])
         for part, gramian in zip(compared, gramians, strict=True):
             part.gramian = gramian
+        for part in self._parts:
+            for task, size in zip(gradients.present, part.sizes, strict=True):
+                self._ledger.note([task], part.stage, size)
 
     def update(self, gradients: TaskGradients) -> Vector:
         """Makes one gradient of the tasks'.

@@ -74,10 +74,14 @@ class Ascent:
         self.ledger = ledger
         self._workspace = workspace
         self.shared, self._masks = self._select(partition.shared)
-        self.point = self._point_of("", self.shared)
-        self._own = {task: self._select(partition.own[task]) for task in self._tasks}
-        self._own_points = {task: self._point_of(task, own) for task, (own, _) in self._own.items()}
-        self._etas: dict[str, Vector] = {}
+        self.point = self._point_of("shared", self.shared)
+        self._own = {task: self._select(own) for task, own in partition.own.items()}
+        counts = [len(own) for own, _ in self._own.values()]
+        at = self._point_of("own", [p for own, _ in self._own.values() for p in own])
+        etas = workspace.vector("etas", at.values.layout)
+        self._own_points = dict(zip(self._own, at.sections(counts), strict=True))
+        self._etas = dict(zip(self._own, etas.layout.sections(etas, counts), strict=True))
+        self._found: set[str] = set()  # the tasks whose η is known
         self.mean: Vector | None = None
         self.rows: dict[str, tuple[list[Tensor], float]] = {}
         self.estimator: LocalGradient | None = perturbation.estimator if self.shared else None
@@ -126,7 +130,8 @@ class Ascent:
             if task in natural.own:
                 parts = zip(self.partition.own[task], natural.own[task].tensors, strict=True)
                 own = {id(parameter): part for parameter, part in parts}
-                self._set_eta(task, [own[id(parameter)] for parameter in self._own[task][0]])
+                self._etas[task].copy_([own[id(parameter)] for parameter in self._own[task][0]])
+                self._finish_eta(task)
         self._set_mean(mean)
 
     def from_losses(self) -> None:
@@ -169,12 +174,12 @@ class Ascent:
 
         Tasks that do not ascend here (another rank's alone) are left out.
         """
-        group = [task for task in group if task in self._own]
+        group = [task for task in group if task in self.agreed.means]
         if not group:
             yield
             return
         epsilon = self._epsilon(group)
-        own = [(self._own_points[t], self._etas[t]) for t in group if t in self._etas]
+        own = [(self._own_points[t], self._etas[t]) for t in group if t in self._found]
         with displaced([(self.point, epsilon), *own]):
             yield
         if self.estimator is not None:
@@ -222,7 +227,7 @@ class Ascent:
             retain: Whether the natural graph is to be used again.
         """
         here = [task for task in tasks if task in self.losses]
-        own = {task: self._own[task][0] for task in tasks if task not in self._etas}
+        own = {task: self._own[task][0] for task in tasks if task not in self._found}
         shares = self.agreed.shares
         gradients = gradients_of(
             [self.losses[task] for task in here],
@@ -235,35 +240,29 @@ class Ascent:
         at = len(chosen)
         found = dict(zip(chosen, gradients[:at], strict=True))
         shared.copy_([found.get(i) for i in range(len(self.shared))])
-        parts: dict[str, Vector] = {}
         for task, parameters in own.items():
             end = at + len(parameters)
-            parts[task] = self._eta(task).copy_(gradients[at:end])
+            self._etas[task].copy_(gradients[at:end])
             at = end
-        small = [flat for part in parts.values() for flat in part.flats]
+        small = [flat for task in own for flat in self._etas[task].flats]
         self.placement.reduce_(shared.flats, small)
         self._scale.undo_(shared)
-        for task, part in parts.items():
-            self._set_eta(task, part.tensors)
+        for task in own:
+            self._finish_eta(task)
 
-    def _eta(self, task: str) -> Vector:
-        """Where the task's η is made."""
-        return self._workspace.vector(f"eta of {task}", self._own_points[task].values.layout)
-
-    def _set_eta(self, task: str, gradients: Sequence[Tensor | None]) -> None:
-        """η_i from a positive multiple of ∇_φi l_i."""
+    def _finish_eta(self, task: str) -> None:
+        """η_i from a positive multiple of ∇_φi l_i, in its place."""
         parameters, masks = self._own[task]
         if not parameters:
             return
-        eta = self._eta(task)
-        eta.copy_(gradients).hadamard_(masks)
+        eta = self._etas[task].hadamard_(masks)
         norm = self._perturbation.to_radius_(eta, self._own_points[task].values)
         self.ledger.note([task], "natural gradient", norm)
-        self._etas[task] = eta
+        self._found.add(task)
 
     def _point_of(self, whose: str, parameters: Sequence[Parameter]) -> Point:
-        layout = self._workspace.layout(f"point of {whose}", parameters)
-        return Point(parameters, self._workspace.vector(f"values of {whose}", layout))
+        layout = self._workspace.layout(f"{whose}, perturbed", parameters)
+        return Point.of(parameters, self._workspace.vector(f"values of {whose}", layout))
 
     def _direction(self, use: str) -> Vector:
         return self._workspace.vector(use, self.point.values.layout)

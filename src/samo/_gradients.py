@@ -54,6 +54,10 @@ class TaskGradients:
         shares: This rank's part of each present task's samples.
         workspace: The storage.
         use: Which of the workspace's matrices to use.
+        scale: The factor on the losses.
+        ledger: Where to enter what must be finite.
+        stage: What the gradients are called in an error: "natural gradient", say. The rows of a
+            matrix are entered by whoever makes something of them.
         weights: The weights of the present tasks if they are known already, by task.
         weighs_own: Whether the weights apply to the tasks' own parameters as well.
         remembers: Whether each task's gradient is to be kept by itself as well.
@@ -69,6 +73,9 @@ class TaskGradients:
         shares: Mapping[str, float],
         workspace: Workspace,
         use: str,
+        scale: Scale,
+        ledger: Ledger,
+        stage: str,
         *,
         weights: Mapping[str, Tensor] | None = None,
         weighs_own: bool = False,
@@ -77,27 +84,28 @@ class TaskGradients:
     ) -> None:
         self._partition, self._placement = partition, placement
         self._shares, self._columns = shares, columns
+        self._scale, self._ledger, self.stage = scale, ledger, stage
         self._shared, self._own = partition.shared, partition.own
         self._index = {task: i for i, task in enumerate(tasks)}
         self._weights = weights or {}
         self._weighs_own = weighs_own
         self._remembers = remembers
         self._layout = workspace.layout("shared", self._shared)
-        self._own_layouts = {
-            task: workspace.layout(f"own of {task}", own) for task, own in self._own.items()
-        }
+        every = workspace.layout("own", [p for own in self._own.values() for p in own]).zeros()
+        counts = [len(own) for own in self._own.values()]
+        self._parts = dict(zip(self._own, every.layout.sections(every, counts), strict=True))
         self.rows: Matrix | None = None
         self.total: Vector | None = None
         if weights is None:
             kept = self._layout if columns is None else workspace.columns(self._layout, columns)
             self.rows = workspace.matrix(use, kept, len(tasks))
         else:
-            self.total = self._layout.zeros()
+            self.total = self._layout.empty()
         self.own: dict[str, Vector] = {}
         self.remembered: dict[str, Vector] = {}
         self.reached: set[int] = set()
         self.sizes: dict[str, float] = {}
-        self._reduced = False
+        self._begun = self._reduced = False
 
     @property
     def present(self) -> list[str]:
@@ -109,22 +117,12 @@ class TaskGradients:
         assert self.rows is not None
         return self.rows.rows[self._index[task]]
 
-    def collect(
-        self,
-        tasks: Sequence[str],
-        losses: Mapping[str, Tensor],
-        scale: Scale,
-        ledger: Ledger,
-        at: str,
-    ) -> None:
+    def collect(self, tasks: Sequence[str], losses: Mapping[str, Tensor]) -> None:
         """Adds the gradients of some tasks' losses, times this rank's shares.
 
         Args:
             tasks: The tasks.
             losses: This rank's losses of them, with their graphs, which are used up.
-            scale: The factor on the losses.
-            ledger: Where to enter what must be finite.
-            at: What the losses are called in an error: "natural" or "perturbed".
         """
         together = self._weighs_own and not self._remembers
         groups = [list(tasks)] if together else [[task] for task in tasks]
@@ -134,14 +132,15 @@ class TaskGradients:
             weights = [(self._weights[t] if together else 1.0) * self._shares[t] for t in here]
             shared, own = self._backward(
                 [losses[task] for task in here],
-                [scale.seed(losses[t], weight) for t, weight in zip(here, weights, strict=True)],
+                [self._scale.seed(losses[t], w) for t, w in zip(here, weights, strict=True)],
                 group,
                 retain=last not in here,
             )
             for task in group:
                 self.sizes[task] = 1.0
-                self._add_own(task, own[task], scale, ledger, at, weighed=together)
-            self._add_shared(group, shared, scale, ledger, at, weighed=together)
+                self._add_own(task, own[task], weighed=together)
+            if self._shared:
+                self._add_shared(group, shared, weighed=together)
 
     def merge(self, earlier: TaskGradients) -> None:
         """Adds the gradients of the micro-batches before.
@@ -160,7 +159,7 @@ class TaskGradients:
             else:
                 self.row(task).copy_(shared)
             if self._own[task]:
-                mine = self.own.setdefault(task, self._own_layouts[task].zeros())
+                mine = self.own.setdefault(task, self._parts[task])
                 mine.add_([found.get(id(parameter)) for parameter in self._own[task]])
             if task in earlier.remembered:
                 self.remembered.setdefault(task, self._layout.zeros()).add_(shared)
@@ -215,80 +214,59 @@ class TaskGradients:
     def _backward(
         self, losses: list[Tensor], seeds: list[Tensor], group: list[str], *, retain: bool
     ) -> tuple[list[Tensor | None], dict[str, list[Tensor | None]]]:
-        own = {task: self._own[task] for task in group}
+        parameters = [*self._shared, *(p for task in group for p in self._own[task])]
         gradients = gradients_of(
             losses,
-            [*self._shared, *(p for ps in own.values() for p in ps)],
+            parameters,
             seeds,
             retain=retain,
             partition=self._partition,
             placement=self._placement,
         )
+        pairs = zip(parameters, gradients, strict=True)
+        self.reached.update(id(p) for p, gradient in pairs if gradient is not None)
         at = len(self._shared)
         shared, parts = gradients[:at], {}
-        for task, parameters in own.items():
-            parts[task] = gradients[at : at + len(parameters)]
-            at += len(parameters)
+        for task in group:
+            end = at + len(self._own[task])
+            parts[task] = gradients[at:end]
+            at = end
         return shared, parts
 
-    def _add_own(
-        self,
-        task: str,
-        gradients: list[Tensor | None],
-        scale: Scale,
-        ledger: Ledger,
-        at: str,
-        *,
-        weighed: bool,
-    ) -> None:
-        parameters = self._own[task]
-        if not parameters:
+    def _add_own(self, task: str, gradients: list[Tensor | None], *, weighed: bool) -> None:
+        if not gradients:
             return
-        vector = scale.undo_(self._own_layouts[task].copy_of(gradients))
-        ledger.note([task], f"{at} gradient", vector.norm())
+        vector = self._scale.undo_(self._parts[task].copy_(gradients))
+        self._ledger.note([task], self.stage, vector.norm())
         if self._weighs_own and not weighed:
             vector.mul_(self._weights[task])
         self.own[task] = vector
-        self.reached |= _ids(parameters, gradients)
 
     def _add_shared(
-        self,
-        group: list[str],
-        gradients: list[Tensor | None],
-        scale: Scale,
-        ledger: Ledger,
-        at: str,
-        *,
-        weighed: bool,
+        self, group: list[str], gradients: list[Tensor | None], *, weighed: bool
     ) -> None:
-        parameters = self._shared
-        self.reached |= _ids(parameters, gradients)
-        if not parameters:
-            return
         if self._remembers:
-            self.remembered[group[0]] = scale.undo_(self._layout.copy_of(gradients))
+            self.remembered[group[0]] = self._scale.undo_(self._layout.copy_of(gradients))
         if self.rows is not None:
-            self._add_row(group, gradients, scale, ledger, at)
+            self._add_row(group[0], gradients)
             return
         assert self.total is not None
         alpha: Tensor | float = 1.0 if weighed else self._weights[group[0]]
-        if scale.factor is not None:
-            alpha = alpha / scale.factor
-        self.total.add_(gradients, alpha)
-        ledger.note(group, f"{at} gradient", self.total.norm())
+        if self._scale.factor is not None:
+            alpha = alpha / self._scale.factor
+        if self._begun:
+            self.total.add_(gradients, alpha)
+        else:
+            self.total.copy_(gradients)
+            if isinstance(alpha, Tensor):
+                self.total.mul_(alpha)
+        self._begun = True
+        self._ledger.note(group, self.stage, self.total.norm())
 
-    def _add_row(
-        self,
-        group: list[str],
-        gradients: list[Tensor | None],
-        scale: Scale,
-        ledger: Ledger,
-        at: str,
-    ) -> None:
-        row = self.row(group[0])
+    def _add_row(self, task: str, gradients: list[Tensor | None]) -> None:
+        row = self.row(task)
         vector = row if self._columns is None else self._layout.padded(self._columns.size)
-        scale.undo_(vector.copy_(gradients))
-        ledger.note(group, f"{at} gradient", vector.norm())
+        self._scale.undo_(vector.copy_(gradients))
         if self._columns is not None:
             for part, flat in zip(row.flats, vector.flats, strict=True):
                 part.copy_(self._columns.scatter(flat))
@@ -359,7 +337,3 @@ def accumulate(
             terms.append(gradient)
     if sums:
         torch._foreach_add_(sums, terms)
-
-
-def _ids(parameters: Sequence[Parameter], gradients: Sequence[Tensor | None]) -> set[int]:
-    return {id(p) for p, g in zip(parameters, gradients, strict=True) if g is not None}

@@ -109,7 +109,8 @@ class Replicated(Placement):
 
     def start(self) -> None:
         """Gives all ranks the buffers of rank 0, unless a wrapper was told not to."""
-        if all(wrapper.broadcast_buffers for wrapper in self._wrappers):
+        wanted = all(wrapper.broadcast_buffers for wrapper in self._wrappers)
+        if wanted and self._ranks.size > 1:
             self._ranks.broadcast_(list(self._model.buffers()))
 
     def settle(self) -> None:

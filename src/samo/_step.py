@@ -171,8 +171,8 @@ class Step:
             self.aggregation.weigh()
         perturbation = setting.perturbation
         if perturbation is None or perturbation.rho == 0:
-            gradients = self._task_gradients(agreed, use, divides=True)
-            gradients.collect(tasks, losses, scale, ledger, "natural")
+            gradients = self._task_gradients(agreed, use, "natural", divides=True)
+            gradients.collect(tasks, losses)
             self._weigh_batch(agreed, gradients)
             return gradients, None
 
@@ -188,8 +188,8 @@ class Step:
         )
         if setting.flat_combiner is not None or mean_of_them:
             kept = setting.flat_combiner is not None
-            first = self._task_gradients(agreed, f"natural {use}" if kept else use)
-            first.collect(tasks, losses, scale, ledger, "natural")
+            first = self._task_gradients(agreed, f"natural {use}" if kept else use, "natural")
+            first.collect(tasks, losses)
             shares = agreed.shares
             if setting.sync_perturbation:
                 first.reduce()
@@ -202,7 +202,9 @@ class Step:
             known = ascent.estimator.state_dict()
             self._bring_back.append(partial(ascent.estimator.load_state_dict, known))
         remembers = isinstance(ascent.estimator, Remembering)
-        gradients = self._task_gradients(agreed, use, divides=True, remembers=remembers)
+        gradients = self._task_gradients(
+            agreed, use, "perturbed", divides=True, remembers=remembers
+        )
         for group in ascent.groups(tasks):
             with ascent.displaced(group):
                 with torch.enable_grad():
@@ -214,7 +216,7 @@ class Step:
                 # Who is to blame for a sum must be found out here, where it is not finite.
                 in_sum = len(group) > 1 and gradients.rows is None
                 with self._blaming(closure, trace) if in_sum else nullcontext():
-                    gradients.collect(group, found, scale, ledger, "perturbed")
+                    gradients.collect(group, found)
         self._weigh_batch(agreed, gradients, natural)
         return gradients, natural
 
@@ -240,7 +242,13 @@ class Step:
         return {task: losses[task] for task in tasks}
 
     def _task_gradients(
-        self, agreed: Agreement, use: str, *, divides: bool = False, remembers: bool = False
+        self,
+        agreed: Agreement,
+        use: str,
+        at: str,
+        *,
+        divides: bool = False,
+        remembers: bool = False,
     ) -> TaskGradients:
         setting, weights = self._setting, None
         columns = None
@@ -261,6 +269,9 @@ class Step:
             agreed.shares,
             setting.workspace,
             use if columns is None else "columns",
+            self._scale,
+            self._ledger,
+            f"{at} gradient",
             weights=weights,
             weighs_own=weights is not None and isinstance(setting.combiner, WeightsOfLosses),
             remembers=remembers,

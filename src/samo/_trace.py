@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import TypeVar
 
 import torch
@@ -31,20 +33,32 @@ Numbers = dict[nn.Module, list[int]]
 """The numbers of some calls of some modules, in order."""
 
 
+@dataclass(frozen=True)
 class Point:
     """Some parameters, with a copy of their values to come back to.
 
     The values are written behind autograd's back (through ``.data``): a graph that was recorded at
     the point stays usable, since its saved parameters are back, bit for bit, before it is run.
 
-    Args:
-        parameters: The parameters.
-        values: A vector of their layout, for the copy.
+    Attributes:
+        live: What is written to.
+        values: The copy.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], values: Vector) -> None:
-        self.live = [local(parameter).data for parameter in parameters]
-        self.values = values.copy_(self.live)
+    live: list[Tensor]
+    values: Vector
+
+    @classmethod
+    def of(cls, parameters: Sequence[Tensor], values: Vector) -> Point:
+        """The point where some parameters are, with a vector of their layout for the copy."""
+        live = [local(parameter).data for parameter in parameters]
+        return cls(live, values.copy_(live))
+
+    def sections(self, counts: Sequence[int]) -> list[Point]:
+        """The points of so many of the parameters at a time."""
+        ends = list(accumulate(counts, initial=0))
+        live = [self.live[start:end] for start, end in pairwise(ends)]
+        return list(map(Point, live, self.values.layout.sections(self.values, counts)))
 
 
 @contextmanager

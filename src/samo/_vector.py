@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Self
 
 import torch
@@ -41,6 +42,7 @@ class Layout:
         self._sizes: dict[tuple[torch.device, torch.dtype], int] = {}
         self._places: list[tuple[int, int, torch.Size, tuple[int, ...]]] = []
         self._signature = _signature(tensors)
+        self._sections: tuple[tuple[int, ...], list[Layout]] = ((), [])
         for tensor in map(local, tensors):
             key = (tensor.device, tensor.dtype)
             offset = self._sizes.setdefault(key, 0)
@@ -81,6 +83,30 @@ class Layout:
     def matrix_over(self, flats: list[Tensor], rows: int) -> Matrix:
         """The matrix of that many rows of this layout that has this storage."""
         return Matrix(self, flats, [self._over([flat[i] for flat in flats]) for i in range(rows)])
+
+    def sections(self, vector: Vector, counts: Sequence[int]) -> list[Vector]:
+        """Vectors of so many of a vector's tensors at a time, in its storage.
+
+        Args:
+            vector: A vector of this layout.
+            counts: How many tensors each has: all of the vector's together.
+
+        Returns:
+            The vectors.
+        """
+        ends = list(accumulate(counts, initial=0))
+        parts = [vector.tensors[start:end] for start, end in pairwise(ends)]
+        if self._sections[0] != tuple(counts):
+            self._sections = tuple(counts), [Layout(part, self.spread) for part in parts]
+        flats = dict(zip(self._sizes, vector.flats, strict=True))
+        starts, found = dict.fromkeys(flats, 0), []
+        for part, layout in zip(parts, self._sections[1], strict=True):
+            own = []
+            for key, size in layout._sizes.items():
+                own.append(flats[key].narrow(0, starts[key], size))
+                starts[key] += size
+            found.append(Vector(layout, own, part))
+        return found
 
     def divided(self, parts: int, spread: Spread) -> Layout:
         """The layout of an even share of the coordinates, in as many parts."""

@@ -132,7 +132,7 @@ def landscape(
     sums = {task: torch.zeros(points, points, dtype=torch.float64) for task in data.tasks}
     n_all, n_done = points * points * data.n_batches, 0
     layout = Layout(live)
-    kept = displaced([(Point(live, layout.empty()), layout.zeros())])
+    kept = displaced([(Point.of(live, layout.empty()), layout.zeros())])
     with undisturbed(model), torch.no_grad(), kept:
         for part in data:
             seen: list[dict[str, Tensor]] = []
