@@ -668,7 +668,7 @@ def test_a_gradient_that_is_not_finite_is_named(preset, where, aggregator, name)
     """Though the loss is finite; and also where only the gradient of a sum of losses was made."""
     model = problem("plain").model
     made = PRESETS[preset](model, TASKS, aggregator=aggregator)
-    closure = Faulty(model, where, lambda p: (p * 0).sum().sqrt(), name)
+    closure = Faulty(model, where, _root_of_zero, name)
     # Where the gradient itself is what is ascended along, it is found there.
     stage = rf"({where} gradient|ascent direction)" if where == "natural" else f"{where} gradient"
     message = rf"The {stage} of task 'b' is not finite"
@@ -676,6 +676,25 @@ def test_a_gradient_that_is_not_finite_is_named(preset, where, aggregator, name)
     assert error.tasks == ("b",)
     assert re.fullmatch(stage, error.stage)
     works(model, made)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("aggregator", ["ls", "mgda", "graddrop"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_gradient_of_a_micro_batch_that_is_not_finite_is_named(preset, aggregator, number):
+    model = problem("plain").model
+    made = PRESETS[preset](model, TASKS, aggregator=aggregator)
+    faulty = Faulty(model, "natural" if preset == "ERM" else "perturbed", _root_of_zero)
+    closures: list[Any] = [partial(losses, model), partial(losses, model)]
+    closures[number] = faulty
+    error = refused(model, made, closures, samo.NonFiniteError, "gradient of task 'b' is not ")
+    assert error.tasks == ("b",)
+    works(model, made)
+
+
+def _root_of_zero(parameter):
+    """Zero, with a gradient that is not a number."""
+    return (parameter * 0).sum().sqrt()
 
 
 @pytest.mark.parametrize("preset", ["ERM", "GSAM"])

@@ -41,6 +41,10 @@ class QuadraticProbe:
     def _loss(self, away):
         return away @ self.hessian @ away / 2
 
+    @property
+    def mean_norms(self):
+        return self.mean.norms()
+
     def draw(self, noise):
         z = self.layout.empty()
         z.flats[0].normal_(generator=self.generator)

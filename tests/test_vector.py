@@ -123,6 +123,25 @@ def _offsets(tensor):
     return (steps + tensor.storage_offset()).flatten()
 
 
+@given(counts=st.lists(st.integers(0, 3), max_size=6))
+def test_sections(counts):
+    """Some of the tensors at a time: their own numbers, which are the whole's."""
+    tensors = [*lists()["dtypes"], *lists()["formats"], *lists()["many"], *lists()["one"]]
+    tensors = [tensors[i % len(tensors)] for i in range(sum(counts))]
+    vector = Layout(tensors).copy_of(tensors)
+    for _ in range(2):  # made, and found again
+        sections, left = vector.layout.sections(vector, counts), list(vector.tensors)
+        for count, section in zip(counts, sections, strict=True):
+            mine, left = left[:count], left[count:]
+            equal(section, mine)
+            expected = long(mine).norm()
+            torch.testing.assert_close(section.norm().double(), expected, rtol=1e-2, atol=0)
+            section.mul_(2.0)
+            assert sum(flat.numel() for flat in section.flats) == sum(t.numel() for t in mine)
+    assert not left
+    equal(vector, [t * 4 for t in tensors])
+
+
 @pytest.mark.parametrize("name", LISTS)
 def test_matrix(name):
     """Rows, the Gramian, weighted sums, the whole."""

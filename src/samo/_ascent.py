@@ -82,7 +82,7 @@ class Ascent:
         self._own_points = dict(zip(self._own, at.sections(counts), strict=True))
         self._etas = dict(zip(self._own, etas.layout.sections(etas, counts), strict=True))
         self._found: set[str] = set()  # the tasks whose η is known
-        self.mean: Vector | None = None
+        self._mean: Vector | None = None
         self.rows: dict[str, tuple[list[Tensor], float]] = {}
         self.estimator: LocalGradient | None = perturbation.estimator if self.shared else None
 
@@ -178,34 +178,49 @@ class Ascent:
         if not group:
             yield
             return
-        epsilon = self._epsilon(group)
+        direction, factor = self._epsilon(group)
         own = [(self._own_points[t], self._etas[t]) for t in group if t in self._found]
-        with displaced([(self.point, epsilon), *own]):
+        with displaced([(self.point, direction)], factor), displaced(own):
             yield
         if self.estimator is not None:
-            self._workspace.give("direction", epsilon)
+            self._workspace.give("direction", direction)
 
     def fresh(self) -> Vector:
         """A vector of the perturbed shared parameters that nobody else uses."""
         return self._workspace.take("direction", self.point.values.layout)
 
-    def _epsilon(self, group: Sequence[str]) -> Vector:
+    def _epsilon(self, group: Sequence[str]) -> tuple[Vector, float]:
+        """A direction, and what ε is a multiple of it by."""
         if self.estimator is None:
-            assert self.mean is not None
             direction = self.mean
         else:
             probe = TaskProbe(self, group, last=list(group) == self._groups[-1])
             direction = self.estimator.estimate(probe)
             alpha = self._perturbation.alpha
             if alpha > 0:
-                assert self.mean is not None
                 direction.lerp_(self.mean, alpha)
-        norm = self._perturbation.to_radius_(self.masked(direction), self.point.values)
+        values = self.point.values
+        norm, factor = self._perturbation.to_radius_(self.masked(direction), values)
         self.ledger.note(group, "ascent direction", norm)
-        return direction
+        return direction, factor
+
+    @property
+    def mean(self) -> Vector:
+        """g_0, the gradient of the mean loss."""
+        if self._mean is None:
+            raise RuntimeError(
+                "There is no mean gradient to ask for: with alpha=0, none is made for an exact "
+                "estimator whose uses_mean is False."
+            )
+        return self._mean
+
+    @cached_property
+    def mean_norms(self) -> list[Tensor]:
+        """The norms of its tensors."""
+        return self.mean.norms()
 
     def _set_mean(self, mean: Vector) -> None:
-        self.mean = self.masked(mean)
+        self._mean = self.masked(mean)
         self.ledger.note(self._tasks, "natural gradient", mean.norm())
 
     def differentiate(
@@ -256,7 +271,8 @@ class Ascent:
         if not parameters:
             return
         eta = self._etas[task].hadamard_(masks)
-        norm = self._perturbation.to_radius_(eta, self._own_points[task].values)
+        norm, factor = self._perturbation.to_radius_(eta, self._own_points[task].values)
+        eta.mul_(factor)
         self.ledger.note([task], "natural gradient", norm)
         self._found.add(task)
 

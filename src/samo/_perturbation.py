@@ -110,20 +110,24 @@ class Perturbation:
             parameters.append(parameter)
         return parameters, masks
 
-    def to_radius_(self, direction: Vector, point: Vector) -> Tensor:
-        """Turns an ascent direction into a perturbation of radius ρ, in place.
+    def to_radius_(self, direction: Vector, point: Vector) -> tuple[Tensor, float]:
+        """Turns an ascent direction into a perturbation of radius ρ, but for a factor.
 
         Args:
-            direction: u_i, or the gradient with respect to the own parameters.
+            direction: u_i, or the gradient with respect to the own parameters; changed in place.
             point: The parameters' values (the adaptive form scales by them).
 
         Returns:
-            The norm that was divided by.
+            The norm that is divided by, and the factor: it is left to who adds the perturbation to
+            the parameters anyway, and 1 where the norm is on a device that is not waited for.
         """
         if self.adaptive:
             direction.hadamard_(point.tensors)
         norm = direction.norm()
-        direction.mul_(ratio(self.rho, norm))
         if self.adaptive:
             direction.hadamard_(point.tensors)
-        return norm
+        factor = ratio(self.rho, norm)
+        if isinstance(factor, Tensor):
+            direction.mul_(factor)
+            return norm, 1.0
+        return norm, factor

@@ -40,12 +40,11 @@ class TaskProbe:
 
     @property
     def mean(self) -> Vector:
-        if self._ascent.mean is None:
-            raise RuntimeError(
-                "There is no mean gradient to ask for: with alpha=0, none is made for an exact "
-                "estimator whose uses_mean is False."
-            )
         return self._ascent.mean
+
+    @property
+    def mean_norms(self) -> list[Tensor]:
+        return self._ascent.mean_norms
 
     def draw(self, noise: Noise) -> Vector:
         ascent, vector = self._ascent, self._ascent.fresh()
@@ -58,8 +57,9 @@ class TaskProbe:
         losses: dict[str, Tensor] = {}
         if here:
             with displaced([(ascent.point, direction)], step), torch.no_grad():
-                # A loss may be a parameter.
-                losses = {task: _wide(loss) for task, loss in ascent.evaluate(here).items()}
+                # Copies, since a loss may be a parameter.
+                found = ascent.evaluate(here)
+                losses = {task: loss.detach().clone() for task, loss in found.items()}
         loss = self._mean_of(ascent.ranks.means(self._tasks, losses, ascent.agreed.shares))
         ascent.ledger.note(self._tasks, "loss at a probing point", loss)
         return loss
@@ -84,9 +84,10 @@ class TaskProbe:
         return self._ascent.from_the_loss
 
     def _mean_of(self, losses: Mapping[str, Tensor]) -> Tensor:
-        total = _wide(losses[self.task])
+        first = losses[self.task]
+        total = first.to(wide(first.dtype))
         for task in self._tasks[1:]:
-            total = total + losses[task].detach().to(total)
+            total = total + losses[task].to(total)
         return total / len(self._tasks) if len(self._tasks) > 1 else total
 
 
@@ -94,7 +95,3 @@ _FILL: dict[Noise, Fill] = {
     "gaussian": lambda flat, generator: flat.normal_(generator=generator),
     "rademacher": rademacher_,
 }
-
-
-def _wide(loss: Tensor) -> Tensor:
-    return loss.detach().to(wide(loss.dtype), copy=True)  # a loss may be a parameter

@@ -37,6 +37,10 @@ class Probe(Protocol):
     def mean(self) -> Vector:
         """g_0, the gradient of the mean loss; not to be changed, nor kept beyond the step."""
 
+    @property
+    def mean_norms(self) -> list[Tensor]:
+        """The Euclidean norms of g_0's tensors, in float32 or wider: 0-d tensors."""
+
     def draw(self, noise: Noise) -> Vector:
         """A fresh random vector, from the engine's own generator."""
 
@@ -109,12 +113,15 @@ class Grouping(Stateful):
         """
 
 
-def normalized(estimate: Vector, mean: Vector, normalization: Normalization) -> Vector:
+def normalized(
+    direction: Vector, factor: Tensor | float, probe: Probe, normalization: Normalization
+) -> Vector:
     """Rescales an estimate to the size of g_0, in place.
 
     Args:
-        estimate: ĝ_i.
-        mean: g_0.
+        direction: A direction.
+        factor: What ĝ_i is a multiple of it by; its sign is all that counts, but for ``"none"``.
+        probe: What knows the size of g_0.
         normalization: ``"layerwise"``: on each parameter tensor d to ‖g_0^d‖ (SAMO, Eq. 4);
             ``"global"``: as a whole to ‖g_0‖; ``"none"``: not at all.
 
@@ -122,12 +129,13 @@ def normalized(estimate: Vector, mean: Vector, normalization: Normalization) -> 
         The estimate. A tensor where either is zero gets zero.
     """
     if normalization == "none":
-        return estimate
+        return direction.mul_(factor)
+    sign = _sign(factor)
     if normalization == "global":
-        return estimate.mul_(ratio(mean.norm(), estimate.norm()))
-    if estimate.tensors:
-        torch._foreach_mul_(estimate.tensors, _ratios(mean.norms(), estimate.norms()))
-    return estimate
+        return direction.mul_(ratio(probe.mean.norm(), direction.norm()) * sign)
+    if direction.tensors:
+        torch._foreach_mul_(direction.tensors, _ratios(probe.mean_norms, direction.norms(), sign))
+    return direction
 
 
 def ratio(numerator: Tensor | float, denominator: Tensor) -> Tensor | float:
@@ -141,12 +149,22 @@ def ratio(numerator: Tensor | float, denominator: Tensor) -> Tensor | float:
     return torch.where(denominator > tiny, numerator / denominator, 0.0)
 
 
-def _ratios(numerators: list[Tensor], denominators: list[Tensor]) -> list[Any]:
-    """The quotients of two lists of 0-d tensors, all at once where a device is not waited for."""
+def _ratios(
+    numerators: list[Tensor], denominators: list[Tensor], sign: Tensor | float
+) -> list[Any]:
+    """Signed quotients of two lists of 0-d tensors, all at once if a device is not waited for."""
     kinds = {(tensor.device, tensor.dtype) for tensor in (*numerators, *denominators)}
     if len(kinds) == 1 and denominators[0].device.type != "cpu":
-        return [*ratio(torch.stack(numerators), torch.stack(denominators))]  # type: ignore[misc]
-    return [ratio(a, b) for a, b in zip(numerators, denominators, strict=True)]
+        quotients: Any = ratio(torch.stack(numerators), torch.stack(denominators))
+        return [*(quotients * sign)]
+    return [ratio(a, b) * sign for a, b in zip(numerators, denominators, strict=True)]
+
+
+def _sign(number: Tensor | float) -> Tensor | float:
+    if not isinstance(number, Tensor):
+        return float((number > 0) - (number < 0))
+    sign = number.sign()
+    return sign.item() if number.device.type == "cpu" else sign
 
 
 def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:

@@ -34,4 +34,4 @@ class RandomDirection(LocalGradient):
 
     def estimate(self, probe: Probe) -> Vector:
         """Returns z, normalised."""
-        return normalized(probe.draw(self.noise), probe.mean, self.normalization)
+        return normalized(probe.draw(self.noise), 1.0, probe, self.normalization)

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
+from torch import Tensor
+
 from samo._vector import Vector
 
 from ._base import LocalGradient, Noise, Normalization, Probe, check_choice, normalized
@@ -64,18 +66,19 @@ class SPSA(LocalGradient):
 
     def estimate(self, probe: Probe) -> Vector:
         """Returns the mean over the samples, normalised."""
-        estimate = self._sample(probe)
-        for _ in range(self.samples - 1):
-            estimate.add_(self._sample(probe).tensors)
+        estimate, factor = self._sample(probe)
         if self.samples > 1:
-            estimate.mul_(1 / self.samples)
-        return normalized(estimate, probe.mean, self.normalization)
+            estimate.mul_(factor)
+            for _ in range(self.samples - 1):
+                z, slope = self._sample(probe)
+                estimate.add_(z.tensors, slope)
+            factor = 1 / self.samples
+        return normalized(estimate, factor, probe, self.normalization)
 
-    def _sample(self, probe: Probe) -> Vector:
+    def _sample(self, probe: Probe) -> tuple[Vector, Tensor | float]:
+        """A direction, and the derivative of the loss along it."""
         z = probe.draw(self.noise)
         ahead = probe.loss_at(z, self.mu)
         if self.antithetic:
-            slope = (ahead - probe.loss_at(z, -self.mu)) / (2 * self.mu)
-        else:
-            slope = (ahead - probe.loss) / self.mu
-        return z.mul_(slope)
+            return z, (ahead - probe.loss_at(z, -self.mu)) / (2 * self.mu)
+        return z, (ahead - probe.loss) / self.mu
