@@ -191,6 +191,8 @@ def test_weights_first_methods_keep_no_matrix(name, preset):
     make, options = PRESETS[preset]
     model, tasks = wide_model(8)
     m = sum(p.numel() for p in model.trunk.parameters())
+    own = sum(p.numel() for p in model.heads.parameters())
+    assert own < 8 * m
     x, passes = torch.randn(3, 4), []
     method: Any = agg.Mean()
     if name in WEIGHTS_FIRST:
@@ -206,7 +208,7 @@ def test_weights_first_methods_keep_no_matrix(name, preset):
     engine = make(model, tasks, aggregator=method, **options)
     with Largest() as largest:
         result = engine.backward(losses)
-    assert largest.numel <= m
+    assert largest.numel <= max(m, own)  # the tasks' own gradients lie in one vector
     assert result.gramian is None
     assert result.weights is not None
     if preset == "erm":
