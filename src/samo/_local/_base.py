@@ -130,7 +130,13 @@ def normalized(
     """
     if normalization == "none":
         return direction.mul_(factor)
-    sign = _sign(factor)
+    if isinstance(factor, Tensor):
+        if factor.device.type == "cpu":
+            factor = factor.item()
+        else:  # which is not waited for
+            direction.mul_(factor.sign())
+            factor = 1.0
+    sign = float((factor > 0) - (factor < 0))
     if normalization == "global":
         return direction.mul_(ratio(probe.mean.norm(), direction.norm()) * sign)
     if direction.tensors:
@@ -149,22 +155,12 @@ def ratio(numerator: Tensor | float, denominator: Tensor) -> Tensor | float:
     return torch.where(denominator > tiny, numerator / denominator, 0.0)
 
 
-def _ratios(
-    numerators: list[Tensor], denominators: list[Tensor], sign: Tensor | float
-) -> list[Any]:
-    """Signed quotients of two lists of 0-d tensors, all at once if a device is not waited for."""
+def _ratios(numerators: list[Tensor], denominators: list[Tensor], factor: float) -> list[Any]:
+    """Quotients of 0-d tensors times a factor, all at once if a device is not waited for."""
     kinds = {(tensor.device, tensor.dtype) for tensor in (*numerators, *denominators)}
     if len(kinds) == 1 and denominators[0].device.type != "cpu":
-        quotients: Any = ratio(torch.stack(numerators), torch.stack(denominators))
-        return [*(quotients * sign)]
-    return [ratio(a, b) * sign for a, b in zip(numerators, denominators, strict=True)]
-
-
-def _sign(number: Tensor | float) -> Tensor | float:
-    if not isinstance(number, Tensor):
-        return float((number > 0) - (number < 0))
-    sign = number.sign()
-    return sign.item() if number.device.type == "cpu" else sign
+        return [*(ratio(torch.stack(numerators), torch.stack(denominators)) * factor)]  # type: ignore[misc]
+    return [ratio(a, b) * factor for a, b in zip(numerators, denominators, strict=True)]
 
 
 def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:

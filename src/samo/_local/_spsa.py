@@ -71,7 +71,7 @@ class SPSA(LocalGradient):
             estimate.mul_(factor)
             for _ in range(self.samples - 1):
                 z, slope = self._sample(probe)
-                estimate.add_(z.tensors, slope)
+                estimate.add_(z.mul_(slope).tensors)
             factor = 1 / self.samples
         return normalized(estimate, factor, probe, self.normalization)
 

@@ -24,7 +24,7 @@ class BenchView(View):
     """
 
     def __init__(self, console: Console) -> None:
-        super().__init__(console)
+        super().__init__(console, by_itself=False)  # nothing runs beside what is timed
         self._case = ""
         self._bar = self._bars.add_task("measurements", total=1, note="")
 
@@ -36,6 +36,7 @@ class BenchView(View):
         """
         self._case = case
         self._bars.reset(self._bar, description=case, total=1, note="getting ready")
+        self._bars.refresh()
 
     def watch(self, done: int, total: int) -> None:
         """Takes notice of how far the case is.
@@ -44,7 +45,7 @@ class BenchView(View):
             done: How many of its measurements are done.
             total: Of how many.
         """
-        self._bars.update(self._bar, completed=done, total=total, note="")
+        self._bars.update(self._bar, completed=done, total=total, note="", refresh=True)
         if done == total:
             self._line(f"{self._case}: {total} measurements done")
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from ..training import Event, Progress, reported
 
 
-def _bars(console: Console) -> Bars:
+def _bars(console: Console, *, by_itself: bool) -> Bars:
     return Bars(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -28,6 +28,7 @@ def _bars(console: Console) -> Bars:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
+        auto_refresh=by_itself,
         disable=not console.is_terminal,
     )
 
@@ -42,11 +43,16 @@ def _percentages(record: dict[str, Any]) -> str:
 
 
 class View:
-    """Bars that are there within a block."""
+    """Bars that are there within a block.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: Where to.
+        by_itself: Whether a thread draws them anew ten times a second.
+    """
+
+    def __init__(self, console: Console, *, by_itself: bool = True) -> None:
         self._console = console
-        self._bars = _bars(console)
+        self._bars = _bars(console, by_itself=by_itself)
 
     def __enter__(self) -> Self:
         self._bars.start()
