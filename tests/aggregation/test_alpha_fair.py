@@ -217,6 +217,34 @@ def test_a_small_change_from_cancelling_is_not_lost() -> None:
     )
 
 
+def dependent(seed: int) -> Tensor:
+    """The Gramian of many gradients in float32, of few dimensions and in conflict.
+
+    Rounding gives eigenvalues to it that are larger than is usual.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tasks, rank = 20 + 20 * (seed % 2), 2 + seed % 7
+    basis = torch.randn(rank, (300, 3000, 30_000)[seed % 3], generator=generator)
+    basis *= torch.logspace(0, -(seed % 5), rank)[:, None]
+    parts = torch.randn(tasks, rank, generator=generator)
+    parts[tasks // 2 :] = 0.1 * parts[tasks // 2 :] - parts[: tasks // 2]
+    rows = (parts @ basis).double()
+    return rows @ rows.T
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+@pytest.mark.parametrize("seed", [13, 22, 29, 64, 77, 103, 113, 119, 149, 151, 169, 232])
+def test_rounding_of_dependent_gradients(seed: int, alpha: float) -> None:
+    """No task's loss is to grow, to first order, beyond what rounding leaves undecided."""
+    gramian = dependent(seed)
+    weights = weigh(gramian, alpha)
+    assert weights.isfinite().all()
+    assert (weights >= 0).all()
+    norms = gramian.diagonal().sqrt()
+    improvement = gramian @ weights / norms
+    assert (improvement >= -1e-12 * (norms * weights).sum()).all()
+
+
 def test_no_solution_is_no_weights() -> None:
     with pytest.raises(ConvergenceError, match=r"alpha=2\.0 are not found in 500 iterations"):
         weigh(torch.tensor([[1.0, -3.0], [-3.0, 1.0]]), 2.0)

@@ -127,8 +127,9 @@ def _newton(cosines: Array, log_t: Array, alpha: float, noise: float) -> tuple[A
     if _equal(z, image, xp.exp((target - xp.log(z)) / alpha), size):
         return z, z < 0
     # Where combinations of gradients nearly cancel, rounding may be larger than it usually is.
-    for larger in _UNLUCKY:
-        out = _cancelling(cosines, u < resolved**0.5 * size, larger * noise)
+    suspects = u < resolved**0.5 * size
+    for larger in _UNLUCKY if suspects.any() else ():
+        out = _cancelling(cosines, suspects, larger * noise)
         if out.any():
             return z, out
     raise ConvergenceError(
