@@ -78,6 +78,7 @@ bench-estimators: $(STAMP) ## how good the estimators are, and what they cost; D
 	$(BIN)/python benchmarks/estimators.py cost --case multifashion --data $(DATA)
 	$(BIN)/python benchmarks/overlaid.py --data $(DATA) --runs runs/multifashion --jobs 2
 	$(BIN)/python benchmarks/estimators_accuracy.py --runs runs/multifashion
+	$(BIN)/python benchmarks/questions.py --runs runs/questions --jobs 2
 
 bench-spectra: $(STAMP) ## spectra of digits along training, ERM against GSAM
 	$(BIN)/python benchmarks/spectra.py
