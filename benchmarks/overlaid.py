@@ -11,7 +11,6 @@ An interrupted call goes on. What a step of each costs beside: ``estimators_accu
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from samo.report import read, summarize, write
@@ -42,19 +41,18 @@ def main() -> None:
         batch_size=64,
         lr=1e-3,
     )
-    for figure in in_two_stages(cells, GRID, asked.runs, RESULTS, asked.jobs):
+    for figure in in_two_stages(cells, asked.runs, RESULTS, asked.jobs):
         print(figure)
 
 
-def in_two_stages(
-    cells: list[Cell], grid: Sequence[float], runs: Path, results: Path, jobs: int
-) -> list[Path]:
+def in_two_stages(cells: list[Cell], runs: Path, results: Path, jobs: int) -> list[Path]:
     """Trains every ρ on the first seeds and the best of them on the others; writes the results."""
     _train([cell for cell in cells if cell.config.seed < CHOOSING], runs, jobs)
     chosen = {(row.method, row.sharpness): row.rho for row in summarize(read(runs)).rows}
     _train([c for c in cells if c.config.rho in {None, chosen[_arm(c)]}], runs, jobs)
+    grid = sorted({cell.config.rho for cell in cells if cell.config.rho is not None})
     remark = (
-        f"ρ out of {list(grid)} by the validation score of seeds 0 to {CHOOSING - 1}; the other "
+        f"ρ out of {grid} by the validation score of seeds 0 to {CHOOSING - 1}; the other "
         f"seeds are trained at that ρ alone."
     )
     results.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,6 @@ FairGrad, with the presets and the control, five seeds, in the two stages of ``o
 from __future__ import annotations
 
 import argparse
-import csv
 from itertools import combinations
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 from overlaid import in_two_stages  # type: ignore[import-not-found]
 
 from samo.benchmarks.digits import Digits
+from samo.report._difference_tables import write_lines
 from samo.training import plan
 
 RESULTS = Path(__file__).parent / "results" / "questions"
@@ -35,18 +35,18 @@ def table(file: Path) -> list[str]:
         for corner in digits.tasks
     }
     questions = [f"{c} in {''.join(map(str, five))}" for c in fives for five in fives[c]]
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["part", *(f"pixel {i}" for i in range(digits.canvas**2)), *questions])
-        for part in ("train", "validation", "test"):
-            for x, *labels in digits.batches(part, digits.tasks, 1):
-                answers = [
-                    "yes" if label.item() in five else "no"
-                    for corner, label in zip(digits.tasks, labels, strict=True)
-                    for five in fives[corner]
-                ]
-                pixels = [f"{value:.4f}" for value in x.flatten().tolist()]
-                writer.writerow([part, *pixels, *answers])
+    lines: list[list[object]] = [
+        ["part", *(f"pixel {i}" for i in range(digits.canvas**2)), *questions]
+    ]
+    for part in ("train", "validation", "test"):
+        for x, *labels in digits.batches(part, digits.tasks, 1):
+            answers = [
+                "yes" if label.item() in five else "no"
+                for corner, label in zip(digits.tasks, labels, strict=True)
+                for five in fives[corner]
+            ]
+            lines.append([part, *(f"{value:.4f}" for value in x.flatten().tolist()), *answers])
+    write_lines(file, lines)
     return questions
 
 
@@ -77,7 +77,7 @@ def main() -> None:
         batch_size=128,
         lr=3e-3,
     )
-    for figure in in_two_stages(cells, GRID, asked.runs, RESULTS, asked.jobs):
+    for figure in in_two_stages(cells, asked.runs, RESULTS, asked.jobs):
         print(figure)
 
 

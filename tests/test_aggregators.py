@@ -181,7 +181,8 @@ class Largest(TorchDispatchMode):
 def wide_model(n_tasks):
     torch.manual_seed(0)
     tasks = [f"t{i}" for i in range(n_tasks)]
-    return Heads(nn.Linear(4, 700), width=700, tasks=tasks), tasks
+    # More shared than own parameters, all tasks' together.
+    return Heads(nn.Linear(32, 700), width=700, tasks=tasks), tasks
 
 
 @pytest.mark.parametrize("preset", ["erm", "gsam", "samo"])
@@ -191,9 +192,7 @@ def test_weights_first_methods_keep_no_matrix(name, preset):
     make, options = PRESETS[preset]
     model, tasks = wide_model(8)
     m = sum(p.numel() for p in model.trunk.parameters())
-    own = sum(p.numel() for p in model.heads.parameters())
-    assert own < 8 * m
-    x, passes = torch.randn(3, 4), []
+    x, passes = torch.randn(3, 32), []
     method: Any = agg.Mean()
     if name in WEIGHTS_FIRST:
         settings = {"weights": torch.rand(8)} if name == "constant" else {}
@@ -208,7 +207,7 @@ def test_weights_first_methods_keep_no_matrix(name, preset):
     engine = make(model, tasks, aggregator=method, **options)
     with Largest() as largest:
         result = engine.backward(losses)
-    assert largest.numel <= max(m, own)  # the tasks' own gradients lie in one vector
+    assert largest.numel <= m
     assert result.gramian is None
     assert result.weights is not None
     if preset == "erm":
@@ -223,7 +222,7 @@ def test_a_matrix_is_kept_where_it_is_needed():
     m = sum(p.numel() for p in model.trunk.parameters())
     with Largest() as largest:
         samo.ERM(model, tasks, aggregator="mgda").backward(
-            partial(model.losses, x=torch.randn(3, 4))
+            partial(model.losses, x=torch.randn(3, 32))
         )
     assert largest.numel >= 8 * m
 

@@ -22,7 +22,7 @@ from ._random import Streams
 from ._ranks import Agreement, Alone, Ranks
 from ._setting import Setting
 from ._trace import Point, displaced
-from ._vector import Vector
+from ._vector import Vector, cut
 from ._workspace import Workspace
 
 # Farther from a loss than any parameter that it reaches.
@@ -252,13 +252,11 @@ class Ascent:
             partition=self.partition,
             placement=self.placement,
         )
-        at = len(chosen)
-        found = dict(zip(chosen, gradients[:at], strict=True))
+        of_shared, *of_own = cut(gradients, [len(chosen), *map(len, own.values())])
+        found = dict(zip(chosen, of_shared, strict=True))
         shared.copy_([found.get(i) for i in range(len(self.shared))])
-        for task, parameters in own.items():
-            end = at + len(parameters)
-            self._etas[task].copy_(gradients[at:end])
-            at = end
+        for task, part in zip(own, of_own, strict=True):
+            self._etas[task].copy_(part)
         small = [flat for task in own for flat in self._etas[task].flats]
         self.placement.reduce_(shared.flats, small)
         self._scale.undo_(shared)

@@ -13,7 +13,7 @@ from ._partition import Partition
 from ._parts import assembled, local
 from ._placement import Placement
 from ._ranks import Ranks
-from ._vector import Matrix, Vector
+from ._vector import Matrix, Vector, cut
 from ._workspace import Workspace
 
 
@@ -99,13 +99,11 @@ class TaskGradients:
         if weights is None:
             kept = self._layout if columns is None else workspace.columns(self._layout, columns)
             self.rows = workspace.matrix(use, kept, len(tasks))
-        else:
-            self.total = self._layout.empty()
         self.own: dict[str, Vector] = {}
         self.remembered: dict[str, Vector] = {}
         self.reached: set[int] = set()
         self.sizes: dict[str, float] = {}
-        self._begun = self._reduced = False
+        self._reduced = False
 
     @property
     def present(self) -> list[str]:
@@ -139,8 +137,7 @@ class TaskGradients:
             for task in group:
                 self.sizes[task] = 1.0
                 self._add_own(task, own[task], weighed=together)
-            if self._shared:
-                self._add_shared(group, shared, weighed=together)
+            self._add_shared(group, shared, weighed=together)
 
     def merge(self, earlier: TaskGradients) -> None:
         """Adds the gradients of the micro-batches before.
@@ -225,13 +222,9 @@ class TaskGradients:
         )
         pairs = zip(parameters, gradients, strict=True)
         self.reached.update(id(p) for p, gradient in pairs if gradient is not None)
-        at = len(self._shared)
-        shared, parts = gradients[:at], {}
-        for task in group:
-            end = at + len(self._own[task])
-            parts[task] = gradients[at:end]
-            at = end
-        return shared, parts
+        counts = [len(self._shared), *(len(self._own[task]) for task in group)]
+        shared, *own = cut(gradients, counts)
+        return shared, dict(zip(group, own, strict=True))
 
     def _add_own(self, task: str, gradients: list[Tensor | None], *, weighed: bool) -> None:
         if not gradients:
@@ -250,17 +243,15 @@ class TaskGradients:
         if self.rows is not None:
             self._add_row(group[0], gradients)
             return
-        assert self.total is not None
         alpha: Tensor | float = 1.0 if weighed else self._weights[group[0]]
         if self._scale.factor is not None:
             alpha = alpha / self._scale.factor
-        if self._begun:
+        if self.total is not None:
             self.total.add_(gradients, alpha)
         else:
-            self.total.copy_(gradients)
+            self.total = self._layout.copy_of(gradients)
             if isinstance(alpha, Tensor):
                 self.total.mul_(alpha)
-        self._begun = True
         self._ledger.note(group, self.stage, self.total.norm())
 
     def _add_row(self, task: str, gradients: list[Tensor | None]) -> None:

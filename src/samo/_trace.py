@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from typing import TypeVar
 
 import torch
@@ -23,7 +22,7 @@ from ._buffers import Registered, Scratch, devices_of
 from ._graph import Reached
 from ._parts import local
 from ._random import Sources, States
-from ._vector import Vector
+from ._vector import Vector, cut
 
 T = TypeVar("T")
 
@@ -56,9 +55,8 @@ class Point:
 
     def sections(self, counts: Sequence[int]) -> list[Point]:
         """The points of so many of the parameters at a time."""
-        ends = list(accumulate(counts, initial=0))
-        live = [self.live[start:end] for start, end in pairwise(ends)]
-        return list(map(Point, live, self.values.layout.sections(self.values, counts)))
+        values = self.values.layout.sections(self.values, counts)
+        return list(map(Point, cut(self.live, counts), values))
 
 
 @contextmanager

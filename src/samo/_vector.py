@@ -10,10 +10,10 @@ the network's own tensors by ``torch._foreach`` on the views.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from ._parts import local
 # Numbers of the K x m matrix that are brought to float64 at a time when its Gramian is made: enough
 # that the matrix product dominates, few enough that the copy stays in cache.
 _GRAMIAN_BLOCK = 1 << 18
+
+T = TypeVar("T")
 
 Spread = Callable[[Tensor], Tensor]
 """Sums numbers over the ranks that hold the coordinates of a vector between them."""
@@ -94,8 +96,7 @@ class Layout:
         Returns:
             The vectors.
         """
-        ends = list(accumulate(counts, initial=0))
-        parts = [vector.tensors[start:end] for start, end in pairwise(ends)]
+        parts = cut(vector.tensors, counts)
         if self._sections[0] != tuple(counts):
             self._sections = tuple(counts), [Layout(part, self.spread) for part in parts]
         flats = dict(zip(self._sizes, vector.flats, strict=True))
@@ -297,6 +298,11 @@ class Matrix:
 
 def _signature(tensors: Sequence[Tensor]) -> list[tuple[object, ...]]:
     return [(t.device, t.dtype, t.shape, t.stride()) for t in tensors]
+
+
+def cut(items: list[T], counts: Iterable[int]) -> list[list[T]]:
+    """So many of the items at a time, in their order."""
+    return [items[start:end] for start, end in pairwise(accumulate(counts, initial=0))]
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
