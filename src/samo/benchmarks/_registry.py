@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ._benchmark import Benchmark
-from ._names import unknown
+from .._names import unknown
 from .celeba import CelebA
 from .dense import Cityscapes, NYUv2
 from .digits import Digits, DigitsDomains

@@ -22,7 +22,7 @@ from .._engine import Engine
 from .._local import ESTIMATORS, SPSA, LocalGradient
 from .._presets import ERM, FMTL, GSAM, LSAM, SAMO
 from .._step import Step
-from ..benchmarks._names import unknown
+from .._names import unknown
 from ..training import RunError
 from ._cases import Problem
 from ._meter import Meter

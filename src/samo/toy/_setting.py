@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import aggregation
-from ..benchmarks._names import unknown
+from .._names import unknown
 from ..training import PRESETS, RunError
 from ..training._sharpness import complete, perturbation
 from ._problem import Problem

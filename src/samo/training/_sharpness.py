@@ -17,7 +17,7 @@ from .. import (
     TaskGroups,
 )
 from .._presets import along_own_gradient, along_the_mean
-from ..benchmarks._names import unknown
+from .._names import unknown
 
 _COMMON = {"adaptive": False, "decompose": False}
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from .._benchmark import Benchmark, Metric, Split
-from .._names import unknown
+from ..._names import unknown
 from ..networks import SegNet, SegNetMTAN
 from ._batches import DenseBatches
 from ._layout import DEPTH, IMAGE, NORMALS, SEGMENTATION, VOID, Examples

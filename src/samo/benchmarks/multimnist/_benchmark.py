@@ -15,7 +15,7 @@ from .._benchmark import Benchmark, Defaults, Split
 from .._classification import accuracy
 from .._errors import DataError
 from .._folders import data_folder, not_there
-from .._names import unknown
+from ..._names import unknown
 from ..networks import LeNet, ResNet18
 from ._idx import CLASSES, LAYOUT, read_labelled
 from ._pairs import Base, divided, paired

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._names import unknown
+from ..._names import unknown
 from ._columns import Column, Floats, Integers, Numbers, identifies
 from ._table import Table, standardised
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from .._names import unknown
+from ..._names import unknown
 from ._columns import Column, Integers, Numbers, Texts, identifies
 from ._table import Table
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .._names import unknown
+from ..._names import unknown
 from ._columns import Column, Floats, Integers, Numbers, Texts
 from ._file import read
 
