@@ -182,12 +182,7 @@ def cost(
         messages += sum(transfer.count for transfer in ascent if transfer.what != "own directions")
     if isinstance(estimator, SPSA) and sync_perturbation:
         messages += sizes.tasks * estimator.samples * (2 if estimator.antithetic else 1)
-    if (
-        needs == "gramian"
-        and sizes.shared >= divided_from
-        and not decomposed
-        and not remembers
-    ):
+    if needs == "gramian" and sizes.shared >= divided_from and not decomposed and not remembers:
         gradients, memory = _divided(sizes, ranks)
         messages += sizes.tasks + 3
     else:

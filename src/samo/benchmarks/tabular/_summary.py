@@ -1,4 +1,4 @@
-"""What was found in a file, in a few lines."""
+"""Summarises the columns of a file."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ._columns import Numbers
 from ._inputs import Inputs
 from ._labels import Labels
 from ._split import Rows
-from ._table import Table
+from ._table import TableFile
 
 _SHOWN = 6
 
 
-def summary(table: Table, tasks: Sequence[Labels], inputs: Inputs, rows: Rows) -> str:
-    """Says which types were found or declared, and what becomes of each column.
+def summary(table: TableFile, tasks: Sequence[Labels], inputs: Inputs, rows: Rows) -> str:
+    """Formats the detected or declared types, and the use of each column.
 
     Args:
         table: The file.
