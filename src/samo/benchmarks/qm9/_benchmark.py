@@ -93,7 +93,7 @@ class QM9(Benchmark):
                 f"must be in {_FEWEST}..{len(found)}; found {molecules}."
             )
         columns = [list(TARGETS).index(task) for task in self.tasks]
-        parts = _split(len(found), used, seed)
+        parts = split_molecules(len(found), used, seed)
         values = found.targets[:, columns]
         mean, std = values[parts["train"]].mean(0), values[parts["train"]].std(0)
         for task, spread in zip(self.tasks, std.tolist(), strict=True):
@@ -142,7 +142,7 @@ class QM9(Benchmark):
         return F.mse_loss(prediction, target)
 
 
-def _split(n: int, used: int, seed: int) -> dict[Split, Tensor]:
+def split_molecules(n: int, used: int, seed: int) -> dict[Split, Tensor]:
     """Returns the indices of the molecules of each split, for `used` out of n molecules."""
     held_out = max(1, round(_HELD_OUT * used))
     order = torch.randperm(n, generator=Generator().manual_seed(seed))[:used]

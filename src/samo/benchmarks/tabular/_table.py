@@ -129,8 +129,8 @@ class TableFile:
         if is_.is_date(kind) or is_.is_timestamp(kind):
             return _days(pc.cast(array, pa.timestamp("us", getattr(kind, "tz", None)), safe=False))
         raise ValueError(
-            f"{self.path}: column {name!r} has type {kind}; numbers, strings, dates and Booleans are "
-            f"supported. Leave it out: ignore={json.dumps([name])}."
+            f"{self.path}: column {name!r} has type {kind}; numbers, strings, dates and Booleans "
+            f"are supported. Leave it out: ignore={json.dumps([name])}."
         )
 
     def _from_texts(self, name: str, array: Any) -> Column:
