@@ -20,7 +20,7 @@ import torch
 
 import samo
 from samo.benchmarks import create
-from samo.benchmarks.scenes._write import Order, write_scenes
+from samo.benchmarks.scenes import SceneSet, write_scenes
 
 IMAGES, BATCH, REPEATS = 12, 2, 5
 
@@ -29,7 +29,7 @@ def main() -> None:
     """Measures, and prints a line for each."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
-        write_scenes(Order("nyuv2", IMAGES, 1, 0, 288, 384), directory)
+        write_scenes(SceneSet("nyuv2", IMAGES, 1, 0, 288, 384), directory)
         _measure(Path(directory))
 
 

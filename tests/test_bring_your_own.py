@@ -68,7 +68,7 @@ def test_a_table_beside_the_user(
 @pytest.mark.parametrize(
     ("source", "address", "message"),
     [
-        ("", "mine.py:Mine", "must be named by its module: 'mine:Mine' in the directory where"),
+        ("", "mine.py:Mine", "must be named by its module: 'mine:Mine' in the directory of"),
         ("", "mine", "unknown benchmark 'mine'"),
         ("", "mine:Mine", "module 'mine' has no attribute 'Mine'"),
         ("", "other:Mine", "No module named 'other'. Modules are imported from the current dir"),

@@ -253,11 +253,11 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "no images": (
         _replaced(IMAGES, lambda _: idx(np.zeros((0, 28, 28), np.uint8))),
-        f"{IMAGES} holds no images",
+        f"{IMAGES} contains no images",
     ),
     "numbers that disagree": (
         _replaced(LABELS, lambda _: idx(np.zeros(59, np.uint8))),
-        f"train-images-idx3-ubyte holds 60 images, but {{root}}/{LABELS} holds 59 labels",
+        f"train-images-idx3-ubyte contains 60 images, but {{root}}/{LABELS} contains 59 labels",
     ),
     "a label out of range": (
         _replaced(LABELS, lambda c: c[:10] + b"\x0a" + c[11:]),
@@ -273,7 +273,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "too few": (
         _few,
-        "fashion_mnist: 2 training images are too few to divide",
+        "fashion_mnist: 2 training images are too few to split",
     ),
 }
 

@@ -13,9 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 from samo.benchmarks import Cityscapes, DataError, NYUv2, Scenes, create
-from samo.benchmarks.scenes import _write
+from samo.benchmarks.scenes import SceneSet, _write, write_scenes
 from samo.benchmarks.scenes._layouts import arrays, rendered
-from samo.benchmarks.scenes._write import Order, write_scenes
 from samo.cli._app import app
 from samo.training import RunError, configured, train, trained
 from samo.training._run import Run
@@ -23,7 +22,7 @@ from samo.training._run import Run
 SIZE = (32, 64)
 
 
-def order(**changes: Any) -> Order:
+def order(**changes: Any) -> SceneSet:
     values: dict[str, Any] = {
         "layout": "nyuv2",
         "train": 3,
@@ -32,7 +31,7 @@ def order(**changes: Any) -> Order:
         "height": 32,
         "width": 64,
     }
-    return Order(**(values | changes))
+    return SceneSet(**(values | changes))
 
 
 def content(root: Path) -> dict[str, bytes]:
@@ -229,7 +228,7 @@ def test_a_directory_with_anything_else_is_left_alone(tmp_path: Path) -> None:
     other = tmp_path / "other"
     write_scenes(order(), other)
     before = content(other)
-    with pytest.raises(DataError, match=r"scenes.json is of other scenes: .*'seed': 0"):
+    with pytest.raises(DataError, match=r"scenes.json describes other scenes: .*'seed': 0"):
         write_scenes(order(seed=1), other)
     assert content(other) == before
 
