@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from samo import SPSA, Perturbation
-from samo._placement import DIVIDED_FROM
+from samo.distributed._placement import DIVIDED_FROM
 
 Kind = Literal["all_reduce", "reduce_scatter", "all_gather", "broadcast"]
 Needs = Literal["nothing", "losses", "gramian", "gradients"]

@@ -33,7 +33,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import samo
-from samo import _placement
+from samo.distributed import _placement
 
 TASKS = [f"task{i}" for i in range(4)]
 SETTINGS: dict[str, tuple[samo.Perturbation | None, str, str]] = {

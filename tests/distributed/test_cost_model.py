@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
+from benchmarks._cost_model import Sizes, Transfer, cost
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import samo
-from benchmarks._cost_model import Sizes, Transfer, cost
-from samo import _placement
 from samo.aggregation import method_of
+from samo.distributed import _placement
 from tests.distributed import cases
 from tests.distributed.processes import all_well, on_ranks
 

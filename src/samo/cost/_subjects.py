@@ -16,13 +16,14 @@ from torchjd.aggregation import Aggregator
 from torchjd.autojac import jac_to_grad, mtl_backward
 from torchjd.scalarization import Scalarizer
 
+from samo.engine._engine import Engine
+from samo.engine._step import Step
+from samo.model._closure import Losses
+from samo.perturbations import ESTIMATORS, SPSA, LocalGradient
+
 from .. import aggregation
-from .._closure import Losses
-from .._engine import Engine
-from .._local import ESTIMATORS, SPSA, LocalGradient
-from .._presets import ERM, FMTL, GSAM, LSAM, SAMO
-from .._step import Step
 from .._names import unknown
+from .._presets import ERM, FMTL, GSAM, LSAM, SAMO
 from ..training import RunError
 from ._cases import Problem
 from ._meter import Meter
