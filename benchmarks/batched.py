@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.utils.stateless import _reparametrize_module
 
-from samo.cost._cases import build, numbers
+from samo.cost import build, case_sizes
 
 OUT = Path(__file__).parent / "results" / "batched.md"
 LEAST = 0.1  # seconds that are timed at a time
@@ -34,7 +34,7 @@ LEAST = 0.1  # seconds that are timed at a time
 
 def ways(tasks: int, batch: int, device: torch.device) -> dict[str, Callable[[], object]]:
     """The three ways."""
-    problem = build("mlp", numbers("mlp", "standard", tasks, batch), device)
+    problem = build("mlp", case_sizes("mlp", "standard", tasks, batch), device)
     model, losses, names = problem.model, problem.losses(), problem.tasks
     shared = {id(parameter) for parameter in problem.shared}
     stacked = {

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 import samo
-from samo.cost._cases import Problem, build, numbers
+from samo.cost import Workload, build, case_sizes
 
 OUT = Path(__file__).parent / "results" / "compiled.md"
 PRESETS = {"erm": samo.ERM, "gsam": samo.GSAM, "samo": samo.SAMO}
@@ -37,7 +37,7 @@ class Side:
     def __init__(self, case: str, preset: str, device: torch.device, mode: str | None) -> None:
         torch.manual_seed(0)
         size = "full" if device.type == "cuda" else "standard"
-        self.problem: Problem = build(case, numbers(case, size, None, None), device)
+        self.problem: Workload = build(case, case_sizes(case, size, None, None), device)
         if mode is not None:
             model: Any = self.problem.model
             model.trunk = torch.compile(model.trunk, mode=mode)

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from rich.console import Console
 
-from samo.cost import Setting, chosen, measure
+from samo.cost import Conditions, chosen, measure
 from samo.report._plots import _legend
 from samo.report._write import save
 from samo.report.style import house_style, look, panels
@@ -64,10 +64,10 @@ def width(m: int) -> int:
     return round(math.sqrt(half**2 + m) - half)
 
 
-def wanted(tasks: int, m: int, threads: int) -> Setting:
+def wanted(tasks: int, m: int, threads: int) -> Conditions:
     """What is measured at a point."""
     numbers = {"tasks": tasks, "batch": BATCH, "inputs": INPUTS, "width": width(m)}
-    return Setting("mlp", "custom", numbers, "fairgrad", "cpu", threads)
+    return Conditions("mlp", "custom", numbers, "fairgrad", "cpu", threads)
 
 
 def straight(points: Sequence[Point], unit: str) -> Fit:
