@@ -109,7 +109,7 @@ def measure(
     Each round times every step and every bare arithmetic once, in an order that changes from round
     to round, so that other load of the machine affects all alike. Each has a new engine, and a
     warm-up step on two examples. A step that takes less than a second is then repeated for a fifth
-    of a second, and the mean is recorded.
+    of a second, and the means are recorded.
 
     Args:
         wanted: The conditions.
@@ -236,20 +236,21 @@ class _Bench:
     def _time_step(self, entry: dict[str, Any], subject: Subject) -> None:
         run = subject.run(self._workload, self._method)
         run(self._warm_up, self._meter)
-        seconds, (start, end) = self._timed(lambda: run(self._losses, self._meter))
+        seconds, marks = self._timed(lambda: run(self._losses, self._meter))
         entry["seconds"].append(seconds)
-        entry["aggregating"].append(self._meter.seconds(start, end))
+        aggregating = [self._meter.seconds(start, end) for start, end in marks]
+        entry["aggregating"].append(sum(aggregating) / len(aggregating))
 
-    def _timed(self, work: Callable[[], T]) -> tuple[float, T]:
+    def _timed(self, work: Callable[[], T]) -> tuple[float, list[T]]:
         """Times a function, and repeats it if it is short."""
         seconds, found = self._repeated(work, 1)
         if seconds >= _LONG:
             return seconds, found
         return self._repeated(work, math.ceil(_ENOUGH / max(seconds, _ENOUGH / 100)))
 
-    def _repeated(self, work: Callable[[], T], times: int) -> tuple[float, T]:
-        """Returns the mean time of several calls, and the result of the last."""
-        meter = self._meter
+    def _repeated(self, work: Callable[[], T], times: int) -> tuple[float, list[T]]:
+        """Returns the mean time of several calls, and their results."""
+        meter, found = self._meter, list[T]()
         gc.collect()
         gc.disable()
         try:
@@ -257,7 +258,7 @@ class _Bench:
             start = meter.mark()
             for _ in range(times):
                 self._workload.model.zero_grad()
-                found = work()
+                found.append(work())
             end = meter.mark()
             meter.wait()
         finally:
