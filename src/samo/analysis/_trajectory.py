@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ._errors import AnalysisError
-from ._plane import Plane, State, displacements, gramian_of, trajectory_plane
+from ._plane import Plane, State, displacements, gramian_of, read_checkpoints, trajectory_plane
 from ._results import Result
 
 

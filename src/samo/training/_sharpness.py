@@ -16,8 +16,8 @@ from .. import (
     RandomDirection,
     TaskGroups,
 )
-from .._presets import along_own_gradient, along_the_mean
 from .._names import unknown
+from .._presets import along_own_gradient, along_the_mean
 
 _COMMON = {"adaptive": False, "decompose": False}
 
