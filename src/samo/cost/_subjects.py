@@ -50,15 +50,7 @@ class Subject:
     torchjd: int | None = None
 
     def run(self, workload: Workload, method: str) -> Run:
-        """Makes the step, with a new engine or aggregator.
-
-        Args:
-            workload: The workload.
-            method: The aggregation method.
-
-        Returns:
-            The step.
-        """
+        """Makes the step for a workload and a method, with a new engine or aggregator."""
         if self.torchjd is not None:
             return _torchjd_run(workload, method, self.torchjd or None)
         engine = self.engine(workload, method)

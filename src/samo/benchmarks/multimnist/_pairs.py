@@ -21,16 +21,7 @@ _HOLD_OUT = 3
 
 
 def held_out(base: Base, share: float, seed: int) -> dict[Split, Base]:
-    """Splits the pictures of the training file into training and validation.
-
-    Args:
-        base: The pictures.
-        share: The share of the validation pictures.
-        seed: The seed of the data.
-
-    Returns:
-        Two disjoint parts.
-    """
+    """Splits the pictures of the training file, of which a share becomes the validation split."""
     images, labels = base
     order = np.random.default_rng([seed, _HOLD_OUT]).permutation(len(images))
     n = round(share * len(images))

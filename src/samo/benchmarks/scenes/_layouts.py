@@ -66,10 +66,6 @@ remembered = cache(rendered)
 def arrays(layout: str, image: Rendered) -> Mapping[str, np.ndarray]:
     """Returns the content of an image's files by directory, in float32.
 
-    Args:
-        layout: The layout.
-        image: The image.
-
     Returns:
         ``image`` (H, W, 3) in [0, 1], ``label`` (H, W), ``depth`` (H, W, 1) and, if the layout has
         it, ``normal`` (H, W, 3).

@@ -133,17 +133,7 @@ class Rendered(NamedTuple):
 
 
 def render(scene: Scene, height: int, width: int, random: np.random.Generator) -> Rendered:
-    """Renders a scene.
-
-    Args:
-        scene: The scene.
-        height: The height in pixels.
-        width: The width in pixels.
-        random: The source of the camera's noise.
-
-    Returns:
-        The image, and class, depth and normal of each pixel.
-    """
+    """Renders a scene with height × width pixels; `random` is the source of the camera's noise."""
     origin = np.array(scene.camera.position)
     rays = scene.camera.rays(height, width)
     depth, nearest = _cast(scene, origin, rays)

@@ -16,17 +16,7 @@ _SHOWN = 6
 
 
 def summary(table: TableFile, tasks: Sequence[Labels], inputs: Inputs, rows: Rows) -> str:
-    """Formats the detected or declared types, and the use of each column.
-
-    Args:
-        table: The file.
-        tasks: The labels of each task.
-        inputs: The inputs.
-        rows: The rows of each split.
-
-    Returns:
-        Lines of text.
-    """
+    """Formats the detected or declared types, and the use of each column."""
     sizes = ", ".join(f"{len(chosen):,} {split}" for split, chosen in rows.items())
     without = table.n_rows - sum(map(len, rows.values()))
     lines = [f"{table.path}: {table.n_rows:,} rows ({sizes}{_also(without)})"]

@@ -41,16 +41,7 @@ class Task(ABC):
 
 
 def make_task(table: TableFile, labels: Labels, train: Integers) -> Task:
-    """Makes a task from its labels.
-
-    Args:
-        table: The file.
-        labels: The labels.
-        train: The training rows; only these determine the statistics.
-
-    Returns:
-        The task.
-    """
+    """Makes a task from its labels, with statistics of the training rows only."""
     column = labels.column
     if isinstance(column, Numbers):
         return Regression(*standardised(table, labels.task, column, train))
