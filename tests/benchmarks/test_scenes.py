@@ -48,11 +48,17 @@ def test_an_image_is_decided_by_its_seed_part_and_number() -> None:
 
 
 def test_the_size_changes_the_sampling_and_not_the_scene() -> None:
-    """At three times the size, every third pixel looks along the same ray."""
+    """At three times the size, every third pixel has the same ray, up to rounding.
+
+    Rounding can decide which surface a ray hits at an edge, so a few labels may differ. Elsewhere
+    the images agree to the float32 precision that they are stored in.
+    """
     small, large = (rendered("nyuv2", 0, 0, 1, (32 * k, 64 * k)) for k in (1, 3))
-    np.testing.assert_array_equal(large.label[1::3, 1::3], small.label)
-    np.testing.assert_allclose(large.depth[1::3, 1::3], small.depth, rtol=1e-6)
-    np.testing.assert_allclose(large.normal[1::3, 1::3], small.normal, atol=1e-6)
+    label, depth, normal = (of[1::3, 1::3] for of in (large.label, large.depth, large.normal))
+    same = label == small.label
+    assert same.mean() > 0.99
+    np.testing.assert_allclose(depth[same], small.depth[same], rtol=1e-6)
+    np.testing.assert_allclose(normal[same], small.normal[same], atol=1e-6)
 
 
 def test_the_benchmark_gives_the_rendered_images() -> None:
