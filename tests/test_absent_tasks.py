@@ -12,7 +12,7 @@ import torchjd.scalarization as sca
 
 import samo
 from samo import aggregation
-from samo.aggregation._combine import WeightsOfGramian, combiner
+from samo.aggregation._combiner import WeightsOfGramian, combiner
 from tests.problems import TASKS, problem
 from tests.tools import close, gradients, same
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from samo import aggregation
-from samo.aggregation._combine import (
+from samo.aggregation._combiner import (
     Combiner,
     WeightsFirst,
     WeightsOfGramian,

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from samo import aggregation
-from samo.aggregation import ScaleFree
-from samo.aggregation._combine import Combiner, WeightsFirst, WeightsOfGramian, _innermost
-from samo.aggregation._state import capture, restore
+from samo.aggregation import ScaleFree, capture, restore
+from samo.aggregation._combiner import Combiner, WeightsFirst, WeightsOfGramian, _innermost
 from tests.aggregation.subject import KINDS, aggregate, gradients, losses_of, make, options
 
 NAMES = aggregation.available()

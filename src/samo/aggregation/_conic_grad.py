@@ -18,7 +18,7 @@ from .solvers import Array, diagonal_of, library, to_array, to_tensor
 
 # For gradients of norm 1: a mean gradient shorter than this counts as zero, and so does a smaller
 # improvement.
-_NOTHING = 1e-6
+_ZERO = 1e-6
 # The tolerances of the duality gap, relative and absolute, and the maximal number of steps; 10 to
 # 20 are usual.
 _RELATIVE, _ABSOLUTE, _STEPS = 1e-7, 1e-13, 100
@@ -40,11 +40,11 @@ class ConicGradWeighting(ConstructorRepr, Weighting[PSDMatrix], ScaleFree):
         unit = to_array(gramian)
         unit = unit / (float(unit.diagonal().mean()) or 1.0)
         norm = max(float(unit.mean()), 0.0) ** 0.5
-        if norm < _NOTHING:  # the gradients cancel: the cone has no axis, and the direction is zero
+        if norm < _ZERO:  # the gradients cancel: the cone has no axis, and the direction is zero
             return torch.zeros_like(gramian[0])
         cone = _Cone(unit, unit.mean(0) / norm, self.c)
         best, at = _minimized(cone)
-        if best.length < _NOTHING:  # no direction in the cone improves all tasks: its axis
+        if best.length < _ZERO:  # no direction in the cone improves all tasks: its axis
             weights = at * 0.0 + 1 / n
         else:
             weights = (norm * best.own * at + best.axis / n) / best.length
@@ -140,13 +140,8 @@ def _minimized(cone: _Cone) -> tuple[_Projection, Array]:
     """Minimises F over the simplex by a primal-dual interior-point method.
 
     Each step is a Newton step on F'(w) - z - y = 0, Σ w = 1, w z = μ, with μ a fraction of its
-    current value, shortened so that w and z stay positive.
-
-    Args:
-        cone: The cone.
-
-    Returns:
-        The projection at the minimum, and w.
+    current value, shortened so that w and z stay positive. Returns the projection at the minimum,
+    and w.
     """
     xp, n = library(), len(cone.along)
     z = cone.along * 0.0 + 1.0

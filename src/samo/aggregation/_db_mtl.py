@@ -32,8 +32,8 @@ class DBMTL(ConstructorRepr, Aggregator, SeesLosses, Stateful):
     must be positive, and a zero gradient stays zero. If no losses are given, the gradients are used
     without the division by them.
 
-    State: :math:`\hat g`, a matrix of the shape of the gradients in float32 or wider: as much memory
-    as K copies of the shared parameters.
+    State: :math:`\hat g`, a matrix of the shape of the gradients in float32 or wider, with the size
+    of K copies of the shared parameters.
 
     Args:
         beta: The decay β of the average, in [0, 1]. The paper tunes it for each benchmark; the

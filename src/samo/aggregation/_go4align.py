@@ -76,13 +76,6 @@ def _group_means(numbers: Tensor, groups: int) -> Tensor:
 
     Clusters of numbers are intervals of their sorted order, so dynamic programming over the costs
     of all intervals finds the optimal clusters in O(groups K²).
-
-    Args:
-        numbers: The numbers, ``[K]``.
-        groups: The number of groups, at most K.
-
-    Returns:
-        The means, ``[K]``.
     """
     ordered, order = numbers.double().cpu().sort()
     n = len(ordered)

@@ -67,9 +67,9 @@ class GradVac(ConstructorRepr, GramianWeightedAggregator, Stateful):
     The direction is the sum of the :math:`g_i^{PC}` (Wang et al., ICLR 2021, arXiv 2010.05874,
     Algorithm 1). The orders come from torch's global generator.
 
-    The result has the same distribution as that of TorchJD's class of the same name, which processes
-    one pair at a time; here each step processes one j for every task i, and ``eps`` is relative to
-    the size of the gradients.
+    The result has the same distribution as that of TorchJD's class of the same name, which takes
+    one pair at a time; here each step takes one j for every task i, and ``eps`` is
+    relative to the size of the gradients.
 
     State: the moving averages, ``[K, K]``, in float64; initially 0, and reset when the number of
     tasks changes.
@@ -104,17 +104,10 @@ class GradVac(ConstructorRepr, GramianWeightedAggregator, Stateful):
 def vaccinated(
     gramian: Array, averages: Array, orders: Array, beta: float, eps: float
 ) -> tuple[Array, Array]:
-    """Computes the weights and the updated moving averages for given orders.
+    """Computes the weights, ``[K]``, and the updated moving averages, ``[K, K]``.
 
-    Args:
-        gramian: The Gramian, ``[K, K]``.
-        averages: The moving averages of the cosines, ``[K, K]``.
-        orders: The orders of the other tasks, ``[K, K - 1]``.
-        beta: The weight β of a call in the moving averages.
-        eps: The number that is added to denominators.
-
-    Returns:
-        The weights, ``[K]``, and the moving averages, ``[K, K]``.
+    The Gramian has a mean diagonal of 1; row i of ``orders``, ``[K, K - 1]``, has the other tasks
+    in the order in which task i meets them.
     """
     xp = library()
     if len(gramian) == 1:

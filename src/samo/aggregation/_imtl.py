@@ -46,8 +46,8 @@ class IMTLWeighting(ConstructorRepr, Weighting[PSDMatrix], SeesLosses, ScaleFree
 class IMTL(ConstructorRepr, GramianWeightedAggregator, SeesLosses):
     r"""Impartial multi-task learning, with both of its balances.
 
-    IMTL-L scales each loss by a factor that is trained with the model; IMTL-G combines the gradients
-    of the scaled losses to a direction with equal projections onto each of them:
+    IMTL-L scales each loss by a factor that is trained with the model; IMTL-G combines the
+    gradients of the scaled losses to a direction with equal projections onto each of them:
 
     .. math::
         \tilde l_i = e^{s_i} l_i - s_i, \qquad \tilde g_i = e^{s_i} g_i, \qquad
@@ -58,8 +58,8 @@ class IMTL(ConstructorRepr, GramianWeightedAggregator, SeesLosses):
     :math:`\sum_i \tilde l_i`. IMTL-G is TorchJD's class, with a pseudoinverse for linearly
     dependent gradients.
 
-    s is the parameter ``log_scale``, initially 0: pass `parameters()` to the optimizer of the model.
-    While s is not trained, this is IMTL-G.
+    s is the parameter ``log_scale``, initially 0: pass `parameters()` to the optimizer of the
+    model. While s is not trained, this is IMTL-G.
 
     Args:
         n_tasks: The number of tasks K.

@@ -37,7 +37,7 @@ class MoCo(ConstructorRepr, Aggregator, Stateful):
     The step size γ is absolute, so the weights depend on the size of the gradients. The paper
     bounds y by a projection, which is omitted here as in the authors' code.
 
-    State: y, a matrix of the shape of the gradients in float32 or wider: as much memory as K copies
+    State: y, a matrix of the shape of the gradients in float32 or wider, with the size of K copies
     of the shared parameters; and λ, ``[K]``.
 
     Args:

@@ -40,8 +40,8 @@ class NashMTL(ConstructorRepr, GramianWeightedAggregator):
     .. math::
         G w = 1 / w, \qquad G = J J^\top
 
-    (Navon et al., ICML 2022, arXiv 2202.01017, Eq. 2 and Algorithm 1), and are then scaled down so that the
-    norm of :math:`J^\top w` is at most ``max_norm``. Since
+    (Navon et al., ICML 2022, arXiv 2202.01017, Eq. 2 and Algorithm 1), and are then scaled down so
+    that the norm of :math:`J^\top w` is at most ``max_norm``. Since
     :math:`\|J^\top w\|^2 = w^\top G w = K`, the direction has the norm √K or ``max_norm``,
     whichever is smaller, independently of the distance to the solution.
 

@@ -40,7 +40,7 @@ def ranged(
     return _Ranged(low, high, open_low, open_high, integer, vector)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Ranged:
     """The descriptor of `ranged`. It has no ``__get__``: reads are plain attribute reads."""
 
@@ -63,8 +63,9 @@ class _Ranged:
                     f"{self._name} must be a vector of numbers in {interval}; found {value}."
                 )
         else:
-            kind = "an integer" if self.integer else "a number"
-            if isinstance(value, bool) or not isinstance(value, int if self.integer else int | float):
+            allowed = int if self.integer else int | float
+            if isinstance(value, bool) or not isinstance(value, allowed):
+                kind = "an integer" if self.integer else "a number"
                 raise TypeError(f"{self._name} must be {kind}; found {value!r}.")
             if not self._contains(value):
                 raise ValueError(f"{self._name} must be in {interval}; found {value!r}.")

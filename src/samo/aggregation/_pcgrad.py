@@ -35,8 +35,8 @@ class PCGrad(GramianWeightedAggregator):
     The direction is the sum of the :math:`g_i^{PC}` (Yu et al., NeurIPS 2020, arXiv 2001.06782,
     Algorithm 1). The orders come from torch's global generator.
 
-    The result has the same distribution as that of TorchJD's class of the same name, which processes
-    one pair at a time; here each step processes one j for every task i.
+    The result has the same distribution as that of TorchJD's class of the same name, which takes
+    one pair at a time; here each step takes one j for every task i.
 
     Example:
         >>> import torch
@@ -68,15 +68,7 @@ def random_orders(n_tasks: int) -> Array:
 
 
 def surgery(gramian: Array, orders: Array) -> Array:
-    """Computes the weights for given orders.
-
-    Args:
-        gramian: The Gramian, ``[K, K]``.
-        orders: The orders of the other tasks, ``[K, K - 1]``.
-
-    Returns:
-        The weights, ``[K]``.
-    """
+    """Computes the weights, ``[K]``, for given orders of the other tasks, ``[K, K - 1]``."""
     xp = library()
     squares = gramian.diagonal()
     inverses = xp.where(squares > 0, 1.0, 0.0) / xp.where(squares > 0, squares, 1.0)

@@ -20,7 +20,7 @@ class ExactProjector(DualConeProjector):
         \min_v v^\top G v \quad \text{s.t.} \quad v \ge u
 
     (Quinton and Rey, arXiv 2406.16232, Proposition 1). Pass it as the ``projector`` of TorchJD's
-    ``UPGrad`` and ``DualProj``. Their default, ``QuadprogProjector``, solves a different problem: it
+    ``UPGrad`` and ``DualProj``. Their default, ``QuadprogProjector``, solves another problem: it
     adds 1e-4 to the diagonal of G over its trace, and does not project if the trace is below 1e-4.
     Here the solution is exact up to rounding, does not depend on the size of the gradients, and all
     projections are solved together.

@@ -31,8 +31,8 @@ from ._slaw import SLAW
 from ._stl import STL
 
 _ONE_BATCH = (
-    "The paper uses J1 J2^T of two independent batches. Here J1 = J2 is the same batch, which makes "
-    "the Gramian biased."
+    "The paper uses J1 J2^T of two independent batches. Here J1 = J2, so the Gramian of the batch "
+    "is a biased estimate."
 )
 
 METHODS = (
@@ -93,8 +93,8 @@ METHODS = (
         ("ruchte2021cosmos",),
         {"lambda_": 0.1, "weights": None},
         note=(
-            "weights=None means equal weights. The paper's lambda_ ranges from 0.01 to 8, depending "
-            "on the data set; 0.1 is this package's choice. Task weights can be negative."
+            "weights=None means equal weights. The paper's lambda_ is from 0.01 to 8, depending on "
+            "the data set; 0.1 is this package's choice. Task weights can be negative."
         ),
     ),
     Method("uw", "Uncertainty weighting", "losses", sca.UW, ("kendall2018uw",), trained=True),
@@ -225,8 +225,8 @@ METHODS = (
         MoCo,
         ("fernando2023moco",),
         note=(
-            "Keeps a moving average of each task's gradient. Algorithm 1 of the paper, with LibMTL's "
-            "step sizes, but without its normalisation of the gradients."
+            "Keeps a moving average of each task's gradient. The paper's Algorithm 1 with the step "
+            "sizes of LibMTL, but without its normalisation of the gradients."
         ),
     ),
     Method(

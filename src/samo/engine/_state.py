@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from samo.aggregation._state import capture, restore
+from samo.aggregation import capture, restore
 from samo.engine._setting import Setting
 from samo.perturbations import Stateful
 

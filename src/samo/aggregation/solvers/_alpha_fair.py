@@ -136,8 +136,8 @@ def _newton(cosines: Array, log_t: Array, alpha: float, noise: float) -> tuple[A
         if out.any():
             return z, out
     raise ConvergenceError(
-        f"The weights for alpha={alpha} are not found in {_ITERATIONS} iterations: G w differs from "
-        f"w^(-1/alpha) by more than {_TOLERANCE:.0e} of it."
+        f"The weights for alpha={alpha} are not found in {_ITERATIONS} iterations: the relative "
+        f"error of G w = w^(-1/alpha) is above {_TOLERANCE:.0e}."
     )
 
 

@@ -28,40 +28,18 @@ def library() -> Any:
 
 
 def to_array(tensor: Tensor) -> Array:
-    """Converts a tensor to a float64 array. They may share memory: do not write to the array.
-
-    Args:
-        tensor: A tensor of any floating dtype, on any device.
-
-    Returns:
-        The array.
-    """
+    """Converts a tensor to a float64 array, which may share its memory: do not write to it."""
     wide = tensor.detach().to("cpu", torch.float64)
     return wide if library() is torch else wide.numpy()
 
 
 def to_tensor(array: Array, like: Tensor) -> Tensor:
-    """Converts an array to a tensor with the dtype and device of another.
-
-    Args:
-        array: The array.
-        like: The tensor that has the dtype and device.
-
-    Returns:
-        The tensor.
-    """
+    """Converts an array to a tensor with the dtype and on the device of another tensor."""
     return torch.as_tensor(array).to(like)
 
 
 def diagonal_of(matrix: Array) -> Array:
-    """Returns a writable view of the diagonals of matrices.
-
-    Args:
-        matrix: The matrices, ``[.., K, K]``.
-
-    Returns:
-        The view, ``[.., K]``.
-    """
+    """Returns a writable view, ``[.., K]``, of the diagonals of matrices, ``[.., K, K]``."""
     if isinstance(matrix, Tensor):
         return matrix.diagonal(dim1=-2, dim2=-1)
     return library().einsum("...ii->...i", matrix)

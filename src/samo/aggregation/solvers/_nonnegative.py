@@ -78,7 +78,7 @@ class NonnegativePrograms:
             wrong[open_] = self._wrong(x[open_], positive[open_], linear[open_])
             open_ = wrong.any(1)
         if self._ridge > _RIDGE:
-            # One step of iterative refinement, with a residual without the ridge, undoes its effect.
+            # One step of iterative refinement, with the residual of C itself, undoes the ridge.
             refined = x + self.equations(positive, x @ self.cosines + linear)
             better = (refined >= 0).all(1)
             x[better] = refined[better]
