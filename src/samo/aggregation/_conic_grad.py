@@ -140,8 +140,10 @@ def _minimized(cone: _Cone) -> tuple[_Projection, Array]:
     """Minimises F over the simplex by a primal-dual interior-point method.
 
     Each step is a Newton step on F'(w) - z - y = 0, Σ w = 1, w z = μ, with μ a fraction of its
-    current value, shortened so that w and z stay positive. Returns the projection at the minimum,
-    and w.
+    current value, shortened so that w and z stay positive.
+
+    Returns:
+        The projection at the minimum, and w.
     """
     xp, n = library(), len(cone.along)
     z = cone.along * 0.0 + 1.0

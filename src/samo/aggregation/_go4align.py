@@ -72,11 +72,9 @@ class GO4Align(ConstructorRepr, Scalarizer, Stateful):
 
 
 def _group_means(numbers: Tensor, groups: int) -> Tensor:
-    """Replaces numbers by the means of their optimal K-means clusters.
-
-    Clusters of numbers are intervals of their sorted order, so dynamic programming over the costs
-    of all intervals finds the optimal clusters in O(groups K²).
-    """
+    """Replaces each number by the mean of its cluster, for an optimal K-means clustering."""
+    # Clusters of numbers are intervals of their sorted order, so dynamic programming over the costs
+    # of all intervals finds the optimal clusters in O(groups K²).
     ordered, order = numbers.double().cpu().sort()
     n = len(ordered)
     zero = ordered.new_zeros(1)

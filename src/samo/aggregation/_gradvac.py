@@ -104,10 +104,10 @@ class GradVac(ConstructorRepr, GramianWeightedAggregator, Stateful):
 def vaccinated(
     gramian: Array, averages: Array, orders: Array, beta: float, eps: float
 ) -> tuple[Array, Array]:
-    """Computes the weights, ``[K]``, and the updated moving averages, ``[K, K]``.
+    """Computes the weights for a Gramian with a mean diagonal of 1 and given orders, ``[K, K - 1]``.
 
-    The Gramian has a mean diagonal of 1; row i of ``orders``, ``[K, K - 1]``, has the other tasks
-    in the order in which task i meets them.
+    Returns:
+        The weights, ``[K]``, and the updated moving averages, ``[K, K]``.
     """
     xp = library()
     if len(gramian) == 1:
