@@ -104,7 +104,7 @@ class GradVac(ConstructorRepr, GramianWeightedAggregator, Stateful):
 def vaccinated(
     gramian: Array, averages: Array, orders: Array, beta: float, eps: float
 ) -> tuple[Array, Array]:
-    """Computes the weights for a Gramian with a mean diagonal of 1 and given orders, ``[K, K - 1]``.
+    """Computes the weights for a Gramian with mean diagonal 1 and for given orders, ``[K, K - 1]``.
 
     Returns:
         The weights, ``[K]``, and the updated moving averages, ``[K, K]``.

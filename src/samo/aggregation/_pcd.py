@@ -45,7 +45,7 @@ class PCDWeighting(ConstructorRepr, Weighting[PSDMatrix], Stateful):
 
     def forward(self, gramian: PSDMatrix, /) -> Tensor:
         """Updates the averages of the squared norms and returns the weights, ``[K]``."""
-        xp, (cosines, norms), tau = library(), normalized(gramian), self._promises(len(gramian))
+        xp, (cosines, norms), tau = library(), normalized(gramian), self._fractions(len(gramian))
         scales = self._scales(norms * norms)
         lengths = norms * scales
         weights = xp.zeros_like(norms)
@@ -54,7 +54,7 @@ class PCDWeighting(ConstructorRepr, Weighting[PSDMatrix], Stateful):
             noise = resolution(gramian)
             weights[1:] = _multipliers(cosines, lengths, tau, noise)
             square = float(weights @ (cosines @ weights))
-            # Up to rounding, this is zero.
+            # A square within the rounding errors counts as zero.
             if square > noise * float(abs(weights).sum()) ** 2:
                 weights = weights * (float(norms[0]) / square**0.5)
                 weights = weights / xp.where(norms > 0, norms, 1.0)
@@ -62,7 +62,7 @@ class PCDWeighting(ConstructorRepr, Weighting[PSDMatrix], Stateful):
                 weights = xp.zeros_like(norms)
         return to_tensor(weights, gramian)
 
-    def _promises(self, n_tasks: int) -> Array:
+    def _fractions(self, n_tasks: int) -> Array:
         if not isinstance(self.tau, Tensor):
             return to_array(torch.full((n_tasks - 1,), self.tau, dtype=torch.float64))
         if len(self.tau) != n_tasks - 1:

@@ -85,17 +85,7 @@ class SDMGradWeighting(ConstructorRepr, Weighting[PSDMatrix], Stateful, ScaleFre
         self._w = None
 
     def forward(self, gramian: PSDMatrix, /) -> Tensor:
-        """Updates w and returns the weights.
-
-        Args:
-            gramian: The Gramian, ``[K, K]``.
-
-        Returns:
-            The weights, ``[K]``.
-
-        Raises:
-            ValueError: If ``pref_vector`` is for another number of tasks.
-        """
+        """Updates w and returns the weights, ``[K]``."""
         size = len(gramian)
         preferred = self.pref_vector
         if preferred is None:
