@@ -12,7 +12,7 @@ from samo.analysis import Cosines, EstimatorQuality, Features, Landscape, Sharpn
 from samo.analysis._results import Result
 from samo.cli._analyses import ESTIMATORS
 from samo.training import configured, train
-from tests.test_cli import run
+from tests.cli.test_app import run
 
 KINDS: dict[str, type[Result]] = {
     "spectrum": Spectrum,
