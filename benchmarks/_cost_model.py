@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from samo import SPSA, Perturbation
-from samo.distributed._placement import DIVIDED_FROM
+from samo.distributed import Replicated
 
 Kind = Literal["all_reduce", "reduce_scatter", "all_gather", "broadcast"]
 Needs = Literal["nothing", "losses", "gramian", "gradients"]
@@ -127,7 +127,7 @@ def cost(
     ranks: int,
     decompose: bool = False,
     sync_perturbation: bool = True,
-    divided_from: int = DIVIDED_FROM,
+    divided_from: int = Replicated.divided_from,
 ) -> Cost:
     r"""Estimates the traffic of a step of a model that is replicated on every rank.
 
@@ -162,7 +162,8 @@ def cost(
         return Cost(1, (), sizes.jacobian if matrix else sizes.gradient)
     ascends = perturbation is not None and perturbation.rho > 0
     estimator = perturbation.estimator if perturbation is not None and ascends else None
-    exact, remembers = getattr(estimator, "exact", False), hasattr(estimator, "remember")
+    exact = estimator is not None and estimator.exact
+    remembers = estimator is not None and estimator.remembers
     decomposed = decompose and matrix and ascends
     alpha = 1.0 if perturbation is None else perturbation.alpha
     natural = decomposed or (matrix and exact and alpha > 0 and sync_perturbation)

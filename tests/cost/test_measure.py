@@ -11,7 +11,7 @@ import torch
 
 from samo.cost import CASES, Conditions, chosen, conditions, measure, read_results, rows
 from samo.training import RunError
-from tests.test_cli import run
+from tests.cli.test_app import run
 
 STEPS = {"title", "arithmetic", "noise_bytes", "seconds", "aggregating", "peak_bytes"}
 BARE = {"forwards", "evaluations", "heads", "backwards", "seconds", "peak_bytes"}

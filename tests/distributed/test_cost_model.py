@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import samo
 from samo.aggregation import method_of
-from samo.distributed import _placement
+from samo.distributed import Replicated
 from tests.distributed import cases
 from tests.distributed.processes import all_well, on_ranks
 
@@ -59,8 +59,8 @@ def counted(rank: int, size: int) -> list[tuple[int, int]]:
     found = []
     for setting in SETTINGS:
         options = dict(setting)
-        before = _placement.DIVIDED_FROM
-        _placement.DIVIDED_FROM = options.pop("divided_from", 0)
+        before = Replicated.divided_from
+        Replicated.divided_from = options.pop("divided_from", 0)
         net = cases.model()
         engine = samo.Engine(net, cases.TASKS, aggregator=options.pop("method"), **options)
         x, y = cases.batch(0, 4)
@@ -71,7 +71,7 @@ def counted(rank: int, size: int) -> list[tuple[int, int]]:
         engine.backward(losses)
         with Counting() as counting:
             engine.backward(losses)
-        _placement.DIVIDED_FROM = before
+        Replicated.divided_from = before
         found.append((sum(counting.calls.values()), counting.payload))
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from samo.engine._result import StepResult
+from samo.engine import StepResult
 
 from .._log import Log, Means
 

@@ -19,7 +19,7 @@ from samo.analysis import (
 )
 from samo.cli._analyses import ESTIMATORS
 from samo.training import configured, train
-from tests.test_cli import run
+from tests.cli.test_app import run
 
 KINDS: dict[str, type[Result]] = {
     "spectrum": Spectrum,
