@@ -178,7 +178,7 @@ def perturbations(engine: samo.Engine, case: Case, losses: Any) -> dict[str, Ten
 def quality(
     name: str, data: Path | None, steps: int, points: int, arms: Sequence[str], out: Path
 ) -> None:
-    """Trains with GSAM, and evaluates all arms at some points, each in two steps; the second counts.
+    """Trains with GSAM, and evaluates all arms at some points in two steps; the second counts.
 
     The first provides `PreviousGradient` with a gradient.
     """

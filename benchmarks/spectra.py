@@ -128,8 +128,8 @@ def _write() -> None:
         f"\ndigits, method ls, Adam at 3e-3, no clipping, {POINTS[-1]} epochs; gsam at ρ = "
         f"{ARMS['gsam']}. Mean ± standard deviation over {len(SEEDS)} seeds. Hessian, increase of "
         f"the loss along the mean gradient and cosine on all 1,500 training pairs, accuracy on "
-        f"test data, at the end of the given epoch. Made by `python benchmarks/spectra.py` on a shared "
-        f"CPU machine ({platform.machine()}, {os.cpu_count()} processors, torch "
+        f"test data, at the end of the given epoch. Made by `python benchmarks/spectra.py` on a "
+        f"shared CPU machine ({platform.machine()}, {os.cpu_count()} processors, torch "
         f"{torch.__version__}, one thread).\n"
     )
     write_atomically(RESULTS / "table.md", lambda path: path.write_text(table + note, "utf-8"))
