@@ -1,4 +1,4 @@
-"""An analysis leaves no trace, whatever the model keeps and draws, and whatever goes wrong."""
+"""An analysis leaves no trace, whatever state and randomness the model has, even after errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class Draws:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", ["batchnorm", "running", "dropout_heads", "frozen"])
 @pytest.mark.parametrize("analysis", ANALYSES)
-def test_no_trace(analysis: str, name: str, training: bool, fails_at: int | None) -> None:
+def test_an_analysis_leaves_no_trace(
+    analysis: str, name: str, training: bool, fails_at: int | None
+) -> None:
     model = problem(name).model.train(training)
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 2.0)
