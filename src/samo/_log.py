@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ._result import StepResult
+from samo.engine._result import StepResult
 
 
 class Log:

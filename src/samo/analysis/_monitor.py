@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
+from samo.engine._result import StepResult
+
 from .._log import Log, Means
-from .._result import StepResult
 
 
 class Monitor:
