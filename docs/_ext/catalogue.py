@@ -26,7 +26,7 @@ _NEEDS = {
     ),
     "gramian": (
         "Weights from inner products of the task gradients",
-        "K backward passes. The method sees the K × K Gramian, in float64.",
+        "K backward passes. The method receives the K × K Gramian, in float64.",
     ),
     "gradients": (
         "From the task gradients themselves",
