@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import FrameType
 
-import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 import samo
 
@@ -91,17 +91,17 @@ def test_no_circle_of_packages() -> None:
     assert circle(graph) == []
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_private_modules_and_names_stay_inside(module: str) -> None:
+def test_private_modules_and_names_stay_inside() -> None:
     """Of another package, only what its ``__init__`` exports is imported."""
     strangers = []
-    for base, name in imports_of(module):
-        *packages, last = base.split(".")
-        outside = not f"{module}.".startswith(".".join(packages) + ".")
-        private_module = last.startswith("_") and outside
-        private_name = name is not None and name.startswith("_") and not name.startswith("__")
-        if private_module or private_name:
-            strangers.append((base, name))
+    for module in MODULES:
+        for base, name in imports_of(module):
+            *packages, last = base.split(".")
+            outside = not f"{module}.".startswith(".".join(packages) + ".")
+            private_module = last.startswith("_") and outside
+            private_name = name is not None and name.startswith("_") and not name.startswith("__")
+            if private_module or private_name:
+                strangers.append((module, base, name))
     assert strangers == []
 
 
@@ -141,10 +141,9 @@ def test_a_step_touches_few_classes_and_files() -> None:
     """A warm step of SAMO with MGDA, counted by a profile hook."""
     model = nn.ModuleDict({name: nn.Linear(3, 3) for name in ("trunk", "a", "b")})
     engine = samo.SAMO(model, ["a", "b"], aggregator="mgda", rho=0.05)
-    x = nn.Parameter(model["trunk"].weight.detach().clone(), requires_grad=False)
 
-    def losses(tasks: list[str]) -> dict[str, object]:
-        h = model["trunk"](x).tanh()
+    def losses(tasks: Sequence[str]) -> dict[str, Tensor]:
+        h = model["trunk"](torch.ones(4, 3)).tanh()
         return {task: (model[task](h) - float(task == "a")).square().mean() for task in tasks}
 
     for _ in range(2):
