@@ -26,8 +26,7 @@ from ..training._files import read_json, write_json
 from ..training._sharpness import perturbation
 
 if TYPE_CHECKING:
-    from ..analysis._data import Losses
-    from ..analysis._results import Result
+    from ..analysis import Losses, Result
 
 ESTIMATORS: Mapping[str, Callable[[], LocalGradient]] = {
     "SPSA": SPSA,

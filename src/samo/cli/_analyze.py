@@ -155,7 +155,7 @@ def _one(
 
 def _load(directory: Path) -> Loaded:
     """All results of a run, those of earlier calls as well."""
-    from ..analysis._kinds import KINDS
+    from ..analysis import KINDS
 
     return {
         file.stem: kind.load(file)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ..cost import CASES, SUBJECTS, Setting, chosen, load, measure, setting
+from ..cost import CASES, SUBJECTS, Conditions, chosen, conditions, measure, read_results
 from ..training import RunError
 from ._arguments import told
 from ._options import names
@@ -105,18 +105,18 @@ def bench_(
                 )
         for table in tables:
             console.print(table)
-        found = sorted(map(load, out.glob("*.json")), key=_place)
+        found = sorted(map(read_results, out.glob("*.json")), key=_place)
         figures = write_costs(found, out)
         console.print("Figures:", *figures, sep="\n  ", highlight=False, soft_wrap=True)
         about = f"{out / 'table.md'} (says what the columns are), {out / 'table.csv'}"
         console.print(f"Tables: {about}", highlight=False, soft_wrap=True)
 
 
-def _settings(cases: Sequence[str], **options: Any) -> list[Setting]:
+def _settings(cases: Sequence[str], **options: Any) -> list[Conditions]:
     """What is to be measured: all of it is looked up before any of it begins."""
     if not cases:
         raise RunError(f"name at least one case of {', '.join(CASES)}.")
-    return [setting(case, **options) for case in dict.fromkeys(cases)]
+    return [conditions(case, **options) for case in dict.fromkeys(cases)]
 
 
 def _place(results: Mapping[str, Any]) -> tuple[str, int]:

@@ -47,15 +47,14 @@ def scenes_(
 
     Class, depth and normal are exact in every pixel. After an interrupt the same command goes on.
     """
-    from ..benchmarks.scenes._layouts import LAYOUTS
-    from ..benchmarks.scenes._write import Order, write_scenes
+    from ..benchmarks.scenes import LAYOUTS, SceneSet, write_scenes
 
     console, errors = Console(), Console(stderr=True)
     with told(errors):
         height, width = LAYOUTS[layout.value].size if size is None else _size(size)
-        order = Order(layout.value, train, val, seed, height, width)
+        scenes = SceneSet(layout.value, train, val, seed, height, width)
         with CountView(console, "images", train + val) as view:
-            write_scenes(order, out, watch=view.watch)
+            write_scenes(scenes, out, watch=view.watch)
         console.print(
             f"written to {out}: samo train {layout.value} --data {out} ...",
             highlight=False,

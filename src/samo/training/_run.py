@@ -16,8 +16,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from .. import Engine, StepResult, aggregation, benchmarks
 from .._log import Means
+from .._names import unknown
 from ..benchmarks._errors import DataError
-from ..benchmarks._names import unknown
 from ._config import RunConfig
 from ._errors import RunError
 from ._evaluate import Scores, average, evaluate, to_device

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from ..benchmarks._names import unknown
+from .._names import unknown
 
 
 def _constant(optimizer: Optimizer, epochs: int) -> LRScheduler:  # noqa: ARG001

@@ -16,8 +16,8 @@ from .. import (
     RandomDirection,
     TaskGroups,
 )
+from .._names import unknown
 from .._presets import along_own_gradient, along_the_mean
-from ..benchmarks._names import unknown
 
 _COMMON = {"adaptive": False, "decompose": False}
 

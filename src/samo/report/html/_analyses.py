@@ -11,16 +11,17 @@ from typing import Any, TypeVar
 from matplotlib.figure import Figure
 
 from ...analysis import (
+    FORMAT,
+    KINDS,
     AnalysisError,
     Cosines,
     EstimatorQuality,
     Features,
     Landscape,
+    Result,
     Sharpness,
     Spectrum,
 )
-from ...analysis._kinds import KINDS
-from ...analysis._results import FORMAT, Result
 from .._analysis_plots import cosines, estimators, sharpness, spectrum
 from .._feature_plots import features
 from .._plane_plots import loss_planes
