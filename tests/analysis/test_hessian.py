@@ -139,18 +139,19 @@ def test_spectrum_agrees_with_the_dense_hessian(name: str) -> None:
         return losses(made.model, tasks)
 
     trained = [n for n, p in made.model.named_parameters() if p.requires_grad]
-    cases: list[tuple[Literal["all", "shared"], list[str]]]
-    cases = [("all", trained), ("shared", list(made.shared))]
-    for parameters, names in cases:
-        for tasks in (TASKS, ["b"]) if parameters == "all" else (TASKS,):
-            found = hessian_spectrum(made.model, evaluate, [X], tasks, parameters=parameters)
-            whole = dense(made.model, names, tasks, losses, X)
-            expected = torch.linalg.eigvalsh(whole).flip(0)[:5]
-            torch.testing.assert_close(
-                torch.tensor(found.eigenvalues, dtype=torch.float64), expected, rtol=1e-6, atol=1e-6
-            )
-            assert found.parameters == len(whole)
-            assert abs(found.trace - whole.trace().item()) <= 5 * found.trace_error + 1e-9
+    cases: list[tuple[Literal["all", "shared"], list[str], list[str]]]
+    cases = [("all", trained, TASKS)]
+    if name in ("plain", "branches", "frozen"):  # which parameters depends on the partition alone
+        cases += [("all", trained, ["b"]), ("shared", list(made.shared), TASKS)]
+    for parameters, names, tasks in cases:
+        found = hessian_spectrum(made.model, evaluate, [X], tasks, parameters=parameters)
+        whole = dense(made.model, names, tasks, losses, X)
+        expected = torch.linalg.eigvalsh(whole).flip(0)[:5]
+        torch.testing.assert_close(
+            torch.tensor(found.eigenvalues, dtype=torch.float64), expected, rtol=1e-6, atol=1e-6
+        )
+        assert found.parameters == len(whole)
+        assert abs(found.trace - whole.trace().item()) <= 5 * found.trace_error + 1e-9
 
 
 def test_the_hessian_with_respect_to_some_modules() -> None:
@@ -229,7 +230,7 @@ class Counted:
 def test_memory_does_not_grow_with_the_number_of_batches() -> None:
     """Inputs, activations and other tensors of the graph are freed with their batch."""
     most = {}
-    for n in (2, 12):
+    for n in (2, 5):
         model, batches = Normed(), Counted(n)
         for module in model.net:
             module.register_forward_hook(batches.hook)
@@ -240,7 +241,7 @@ def test_memory_does_not_grow_with_the_number_of_batches() -> None:
         finally:
             gc.enable()
         most[n] = batches.most
-    assert 0 < most[2] == most[12]
+    assert 0 < most[2] == most[5]
 
 
 def test_invalid_arguments_raise_errors() -> None:

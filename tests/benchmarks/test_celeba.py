@@ -105,9 +105,12 @@ def test_metrics_depend_on_the_sign_of_the_logits(published: Path, spread: float
 
 @pytest.mark.parametrize("sharpness", ["erm", "samo"])
 def test_training(published: Path, tmp_path: Path, sharpness: str) -> None:
+    # SAMO evaluates the network several times a task: a few tasks are enough.
+    tasks = pictures.ATTRIBUTES[:3] if sharpness == "samo" else pictures.ATTRIBUTES
     config = configured(
         benchmark="celeba",
         benchmark_options={"data": str(published), "width": 1},
+        tasks=tuple(tasks),
         sharpness=sharpness,
         epochs=1,
         batch_size=4,
@@ -116,7 +119,7 @@ def test_training(published: Path, tmp_path: Path, sharpness: str) -> None:
     results = train(config, tmp_path / "run", watch=lambda p: steps.append(p.step))
     # The ninth image makes no batch of its own, which batch normalisation could not use.
     assert steps == [1, 2, 0]
-    assert results["tasks"] == pictures.ATTRIBUTES
+    assert results["tasks"] == list(tasks)
     for scores in results["selected"]["test"].values():
         assert list(scores) == ["F1", "accuracy", "loss"]
     assert results["config"]["rho"] == (1e-3 if sharpness == "samo" else None)

@@ -221,8 +221,7 @@ def test_errors_are_reported_in_the_papers_units(subset: Path, made: Made) -> No
     }
 
 
-@pytest.mark.parametrize("layout", ["raw", "subset"])
-@pytest.mark.parametrize("sharpness", ["erm", "samo"])
+@pytest.mark.parametrize(("layout", "sharpness"), [("raw", "erm"), ("subset", "samo")])
 def test_training(
     layout: str, sharpness: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -98,9 +98,16 @@ def test_invalid_options_raise_errors(options: Any, message: str) -> None:
         create("scenes", **options)
 
 
-@pytest.mark.parametrize("network", ["segnet-mtan", "segnet"])
-@pytest.mark.parametrize("sharpness", ["erm", "samo"])
-@pytest.mark.parametrize("layout", ["nyuv2", "cityscapes"])
+# Any two of layout, sharpness and network together.
+@pytest.mark.parametrize(
+    ("layout", "sharpness", "network"),
+    [
+        ("nyuv2", "erm", "segnet-mtan"),
+        ("nyuv2", "samo", "segnet"),
+        ("cityscapes", "erm", "segnet"),
+        ("cityscapes", "samo", "segnet-mtan"),
+    ],
+)
 def test_files_are_written_read_and_trained_on(
     tmp_path: Path, layout: str, sharpness: str, network: str
 ) -> None:
@@ -111,12 +118,12 @@ def test_files_are_written_read_and_trained_on(
         benchmark_options={"data": str(data), "width": 2, "network": network, "validation": 0.2},
         method="fairgrad",
         sharpness=sharpness,
-        epochs=2,
+        epochs=1,
         batch_size=2,
     )
     steps = []
     results = train(config, tmp_path / "run", watch=lambda p: steps.append(p.step))
-    assert steps == [1, 2, 0] * 2
+    assert steps == [1, 2, 0]
     test = results["selected"]["test"]
     assert set(test) == {"segmentation", "depth"} | ({"normals"} if layout == "nyuv2" else set())
     assert 0 <= test["segmentation"]["mIoU"] <= test["segmentation"]["pixel accuracy"] <= 100
@@ -131,7 +138,13 @@ def test_files_are_written_read_and_trained_on(
 def test_scenes_resume_bit_for_bit(tmp_path: Path) -> None:
     config = configured(
         benchmark="scenes",
-        benchmark_options={"images": 4, "held_out": 4, "size": list(SIZE), "width": 2},
+        benchmark_options={
+            "images": 4,
+            "held_out": 2,
+            "size": list(SIZE),
+            "width": 2,
+            "network": "segnet",
+        },
         sharpness="gsam",
         epochs=2,
         batch_size=2,

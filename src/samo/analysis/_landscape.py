@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samo.model import displaced, point_of
+from samo.engine import displaced, point_of
 from samo.tensors import Layout
 
 from ._data import Data, Losses, Sizes

@@ -9,12 +9,13 @@ from typing import Protocol, TypeVar
 from torch import nn
 
 from samo.model import (
-    ModelState,
     Trace,
     Traced,
     devices_of,
     global_generators,
+    put_back,
     set_states,
+    state_of,
     states_of,
 )
 
@@ -43,13 +44,12 @@ def undisturbed(model: nn.Module) -> Iterator[Isolated]:
         A function that evaluates the model, see `Isolated`: each evaluation sees the same buffers
         and random numbers.
     """
-    kept, generators = ModelState(model), global_generators(devices_of(model))
-    kept.keep()
+    kept, generators = state_of(model), global_generators(devices_of(model))
     states = states_of(generators)
     model.eval()
     try:
         with Trace(Traced(model)) as trace:
             yield trace.rehearse
     finally:
-        kept.put_back()
+        put_back(kept)
         set_states(generators, states)
