@@ -234,7 +234,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "another class": (
         _renamed,
         "all domains must have the same classes, but compared with Art Product lacks Bed and "
-        "Product has besides Bett.",
+        "Product also has Bett.",
     ),
     "an empty class": (_emptied, "/Clipart/Bed has no images (jpg or png)."),
     "a corrupted image": (_corrupted, "Product/Bed/00002.jpg: cannot be decoded as an image ("),

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from .. import aggregation, benchmarks
-from ..benchmarks._benchmark import OptimizerName
+from ..benchmarks import OptimizerName
 from ._errors import RunError
 from ._schedule import complete_schedule
 from ._sharpness import PRESETS, complete, perturbation

@@ -53,7 +53,7 @@ def read_domains(data: Path) -> dict[str, Domain]:
             lacking, more = set(first) - set(domain.classes), set(domain.classes) - set(first)
             faults = (
                 f"{name} {verb} {', '.join(sorted(classes))}"
-                for verb, classes in (("lacks", lacking), ("has besides", more))
+                for verb, classes in (("lacks", lacking), ("also has", more))
                 if classes
             )
             raise DataError(
