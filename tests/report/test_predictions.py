@@ -9,8 +9,8 @@ import pytest
 
 from samo.benchmarks import dense
 from samo.report import DensePictures, predictions
-from samo.report._predictions import _CLASS_COLOURS
-from samo.report._write import save
+from samo.report.figures._predictions import _CLASS_COLOURS
+from samo.report import save
 
 
 def pictures(n: int = 2, tasks: tuple[str, ...] = ("segmentation", "depth", "normals")):

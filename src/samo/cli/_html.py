@@ -30,7 +30,7 @@ def report_(
     makes no request, and can be sent to a colleague as it is.
     """  # noqa: DOC501 - this is the help
     # Matplotlib is for this only.
-    from ..report.html import html_page
+    from ..report.page import html_page
 
     console, errors = Console(), Console(stderr=True)
     with told(errors):

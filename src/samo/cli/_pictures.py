@@ -37,7 +37,7 @@ def show_(
     """  # noqa: DOC501 - this is the help
     # Matplotlib is for this only.
     from ..report import predictions
-    from ..report._write import save
+    from ..report import save
 
     console, errors = Console(), Console(stderr=True)
     with told(errors):
