@@ -1,9 +1,10 @@
-"""What there is: benchmarks, methods, presets."""
+"""``samo list``: benchmarks, methods, presets and schedules."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from rich.table import Table
@@ -24,19 +25,20 @@ def tables(what: str | None) -> list[Table]:
     Returns:
         The tables.
     """
-    if what is None:
-        return [_benchmarks(), _methods(short=True), _presets(short=True), _schedules()]
-    if what == "benchmarks":
-        return [_benchmarks()]
-    if what == "schedules":
-        return [_schedules()]
-    return [_methods(short=False)] if what == "methods" else [_presets(short=False)]
+    short = what is None
+    made: dict[str, Callable[[], Table]] = {
+        "benchmarks": _benchmarks,
+        "methods": partial(_methods, short=short),
+        "sharpness": partial(_presets, short=short),
+        "schedules": _schedules,
+    }
+    return [make() for name, make in made.items() if short or name == what]
 
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for column in columns:
-        # Descriptions are in words that should not be broken.
+        # The words of descriptions must not be broken.
         table.add_column(column, overflow="fold", min_width=14 if column == "what it is" else None)
     return table
 
@@ -55,7 +57,7 @@ def _benchmarks() -> Table:
 
 def _methods(*, short: bool) -> Table:
     if short:
-        table = _table("methods (all about them: samo list methods)", "name", "what it is")
+        table = _table("methods (details: samo list methods)", "name", "what it is")
     else:
         table = _table("methods", "name", "what it is", "needs", "state", "options", "source")
     for name in aggregation.available():
@@ -92,14 +94,14 @@ def _needs(method: Method) -> str:
 
 
 def state(method: Method) -> str:
-    """Words whether a method knows something from step to step."""
+    """Formats whether a method keeps a state from step to step, or trains parameters."""
     if method.trained:
         return "trained"
     return "kept" if method.stateful else "–"
 
 
 def assigned(options: Mapping[str, Any]) -> list[str]:
-    """Words options, such as ``alpha=2``; a function is called by its name."""
+    """Formats options, such as ``alpha=2``; a function by its name."""
     return [
         f"{name}={value.__name__.strip('_') if inspect.isfunction(value) else value}"
         for name, value in options.items()
