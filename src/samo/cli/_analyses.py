@@ -138,14 +138,13 @@ def _cosines(of: Subject) -> dict[str, Result]:
 
     if len(of.run.tasks) < 2:
         return {}
-    config, found = of.run.config, {}
+    config = of.run.config
     own_way, _ = perturbation(config.sharpness, config.rho, config.sharpness_options)
-    for name, at in {"cosines": None, "cosines-perturbed": own_way}.items():
-        if at is not None or name == "cosines":
-            found[name] = gradient_cosines(
-                *of.data, perturbation=at, own=of.own, sizes=of.sizes, seed=of.request.seed
-            )
-    return {**found}
+    ways = {"cosines": None} | ({"cosines-perturbed": own_way} if own_way else {})
+    settings: dict[str, Any] = {"own": of.own, "sizes": of.sizes, "seed": of.request.seed}
+    return {
+        name: gradient_cosines(*of.data, perturbation=way, **settings) for name, way in ways.items()
+    }
 
 
 def _sharpness(of: Subject) -> dict[str, Result]:
@@ -253,20 +252,9 @@ class Analyses:
 
 
 def runs_below(path: Path) -> list[Path]:
-    """Finds the runs in a directory.
-
-    Args:
-        path: The directory of a run, or one that holds runs.
-
-    Returns:
-        The directories of the runs.
-
-    Raises:
-        RunError: If there is none.
-    """
+    """Finds the runs in a directory, which may be a run itself; there must be one."""
     if (path / "config.json").exists() and not (path / "compare.json").exists():
         return [path]
-    found: Iterable[Path] = path.rglob("checkpoint.pt")
-    if not (runs := sorted(file.parent for file in found)):
+    if not (runs := sorted(file.parent for file in path.rglob("checkpoint.pt"))):
         raise RunError(f"{path} holds no run with a checkpoint (`samo train .. --out {path}`).")
     return runs

@@ -110,12 +110,12 @@ def _one(
     subject = Subject(model, request, view.tick)
     kept = Analyses(path, model, request)
     for name in wanted:
-        view.begins(f"{path} {name}")
+        view.begin(f"{path} {name}")
         if kept.has(name) and not again:
-            view.ended("is there already")
+            view.end("is there already")
             continue
         kept.keep(name, ANALYSES[name](subject))
-        view.ended("done")
+        view.end("done")
     found = _load(kept.directory)
     _draw(found, kept.directory)
     return found

@@ -13,34 +13,12 @@ from ..training import RunError
 
 
 def names(text: str) -> list[str]:
-    """Splits a list such as ``ls,mgda``.
-
-    Args:
-        text: The value of the option.
-
-    Returns:
-        The names.
-
-    Example:
-        >>> names("ls, mgda")
-        ['ls', 'mgda']
-    """
+    """Splits a list such as ``ls,mgda``."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def numbers(option: str, text: str | None) -> list[float]:
-    """Splits a list such as ``0.05,0.1``.
-
-    Args:
-        option: The option, for the error message.
-        text: Its value.
-
-    Returns:
-        The numbers; none if the option is not given.
-
-    Raises:
-        RunError: If a part is not a number.
-    """
+    """Splits the value of an option such as ``0.05,0.1``; None gives no number."""
     values = []
     for part in names(text or ""):
         try:
@@ -53,17 +31,17 @@ def numbers(option: str, text: str | None) -> list[float]:
 
 
 def assignments(option: str, pairs: Iterable[str]) -> dict[str, Any]:
-    """Parses options such as ``alpha=2``. Values are JSON, or else text.
+    """Parses the values of an option such as ``alpha=2``.
 
     Args:
-        option: The option, for the error message.
-        pairs: Its values.
+        option: The option, for error messages.
+        pairs: Names and values; values are JSON, or else text.
 
     Returns:
         The values by name.
 
     Raises:
-        RunError: If one has no ``=``, or a name occurs twice.
+        RunError: If a pair has no ``=``, or a name occurs twice.
 
     Example:
         >>> assignments("--method-option", ["alpha=2", "noise=rademacher", "weights=[1, 3]"])
@@ -88,7 +66,7 @@ def ranges(named: Mapping[str, str | None], pairs: Iterable[str]) -> dict[str, s
     """Collects the ranges of a sweep.
 
     Args:
-        named: The ranges of settings with an option of their own, by name.
+        named: The ranges of settings that have an option of their own, by name.
         pairs: The values of ``--set``.
 
     Returns:
@@ -113,19 +91,7 @@ def ranges(named: Mapping[str, str | None], pairs: Iterable[str]) -> dict[str, s
 
 
 def benchmark_options(benchmark: str, pairs: Iterable[str], data: Path | None) -> dict[str, Any]:
-    """Parses the options of a benchmark, including the directory of its files.
-
-    Args:
-        benchmark: The benchmark.
-        pairs: The values of ``--benchmark-option``.
-        data: The value of ``--data``. A relative path stays relative.
-
-    Returns:
-        The options by name.
-
-    Raises:
-        RunError: If the benchmark is unknown, reads no files, or the directory is given twice.
-    """
+    """Parses ``--benchmark-option`` and ``--data`` (a relative path stays relative)."""
     options = assignments("--benchmark-option", pairs)
     if data is None:
         return options

@@ -15,7 +15,7 @@ from ..training import PRESETS, RunError
 from ..training._sharpness import complete
 from ._arguments import OptionPairs, reporting_errors, say
 from ._options import assignments, names
-from ._views import ToyView
+from ._views import View
 
 
 def toy_(
@@ -131,25 +131,27 @@ def _distributed(
 
 def _descents(console: Console, settings: Sequence[toy.Setting], out: Path) -> list[toy.Trajectory]:
     """Loads the finished descents, and runs the others."""
-    files = [out / "trajectories" / f"{_name(setting)}.npz" for setting in settings]
-    found = {
-        file: toy.load(file, setting)
-        for file, setting in zip(files, settings, strict=True)
-        if file.exists()
-    }
-    missing = [(f, s) for f, s in zip(files, settings, strict=True) if f not in found]
-    with ToyView(console, sum(setting.steps for _, setting in missing)) as view:
-        for file, setting in missing:
+    files = {out / "trajectories" / f"{_name(setting)}.npz": setting for setting in settings}
+    found = {file: toy.load(file, setting) for file, setting in files.items() if file.exists()}
+    missing = {file: setting for file, setting in files.items() if file not in found}
+    done = 0
+    with View(console, "steps", sum(setting.steps for setting in missing.values())) as view:
+        for file, setting in missing.items():
+
+            def watch(step: int, before: int = done) -> None:
+                view.show(completed=before + step)
+
             try:
-                found[file] = toy.run(setting, watch=view.watch)
-            except (ValueError, NonFiniteError) as error:  # as some methods need other losses
+                found[file] = toy.run(setting, watch=watch)
+            except (ValueError, NonFiniteError) as error:  # some methods need other losses
                 raise RunError(f"{_name(setting)}: {error}") from error
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 toy.save(found[file], file)
             except OSError as error:
                 raise RunError(f"{out} cannot be written to: {error}") from error
-            view.ended(_name(setting), setting.steps)
+            done += setting.steps
+            view.show(f"{_name(setting)}: done", completed=done, note=_name(setting))
     return [found[file] for file in files]
 
 
