@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...training import reported
-from ..summary import Column, Row, Spread, Summary, first_metrics
+from ..summary import Column, Row, Score, Spread, Summary, first_metrics
 from .style import (
     MUTED,
     count_epochs,
@@ -113,30 +112,6 @@ def _zoom(axes: Any) -> None:
         axes[0, j].set_ylim(late.min() - margin, late.max() + margin)
 
 
-@dataclass(frozen=True)
-class _Panel:
-    """A quantity of the rows, and its level for single-task training."""
-
-    label: str
-    value: Callable[[Row], Spread | None]
-    higher_is_better: bool
-    level: float | None
-
-
-def _panels(summary: Summary) -> list[_Panel]:
-    found = []
-    if any(row.delta_m for row in summary.rows):
-        against = "published single-task numbers" if summary.baseline else "single-task training"
-        label = f"Δm against {against} (%)"
-        found.append(_Panel(label, lambda row: row.delta_m, higher_is_better=False, level=0.0))
-    if any(row.average for row in summary.rows):
-        column = summary.columns[0]
-        stl = [row.average.mean for row in summary.rows if row.baseline and row.average]
-        label, level = f"average test {column.label}", stl[0] if stl else None
-        found.append(_Panel(label, lambda row: row.average, column.higher_is_better, level))
-    return found
-
-
 def delta_m(summary: Summary) -> Figure:
     """Draws Δm and the average of the tasks by method, a mark per preset.
 
@@ -148,24 +123,36 @@ def delta_m(summary: Summary) -> Figure:
     Returns:
         The figure.
     """
-    found = _panels(summary)
+    scores = summary.scores(summary.rows)[::-1]
+    against = "published single-task numbers" if summary.baseline else "single-task training"
     with house_style():
-        figure, axes = panels(1, max(len(found), 1), height=3.0)
-        for axis, panel in zip(axes[0], found, strict=False):
-            _dots(axis, summary, panel)
-            axis.set_ylabel(panel.label)
-            better = "higher is better" if panel.higher_is_better else "lower is better"
+        figure, axes = panels(1, max(len(scores), 1), height=3.0)
+        for axis, score in zip(axes[0], scores, strict=False):
+            stl = [
+                spread.mean for row in summary.rows if row.baseline and (spread := score.of(row))
+            ]
+            if score.name == "delta_m":
+                axis.set_ylabel(f"Δm against {against} (%)")
+                stl = [0.0]
+            else:
+                axis.set_ylabel(score.label.replace("average", "average test", 1))
+            _dots(axis, summary, score)
+            for level in stl[:1]:
+                axis.axhline(level, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+                place = {"xycoords": ("axes fraction", "data"), "ha": "right"}
+                remark(axis, "STL", (1, level), (-2, 2), **place)
+            better = "higher is better" if score.higher_is_better else "lower is better"
             axis.set_title(better, loc="right", fontsize=8, fontweight="normal", color=MUTED)
         legend(figure, preset_entries(summary))
     return figure
 
 
-def _dots(axis: Axes, summary: Summary, panel: _Panel) -> None:
+def _dots(axis: Axes, summary: Summary, score: Score) -> None:
     methods, presets = summary.methods, summary.presets
     width = 0.8 / len(presets)
     for i, method in enumerate(methods):
         for row in summary.arms(method):
-            if (spread := panel.value(row)) is not None:
+            if (spread := score.of(row)) is not None:
                 style = look(row.sharpness)
                 x = i + width * (presets.index(row.sharpness) - (len(presets) - 1) / 2)
                 seeds = [x + 0.22 * width] * len(spread.values)
@@ -174,10 +161,6 @@ def _dots(axis: Axes, summary: Summary, panel: _Panel) -> None:
                 marks(axis, x, spread.mean, style, **bar)
         if i:
             axis.axvline(i - 0.5, color="#cccccc", linewidth=0.8)
-    if panel.level is not None:
-        axis.axhline(panel.level, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-        place = {"xycoords": ("axes fraction", "data"), "ha": "right"}
-        remark(axis, "STL", (1, panel.level), (-2, 2), **place)
     axis.set_xticks(range(len(methods)), methods)
     axis.set_xlim(-0.5, len(methods) - 0.5)
     axis.grid(visible=False, axis="x")
@@ -235,33 +218,27 @@ def intervals(summary: Summary) -> Figure | None:
     Returns:
         The figure; None if there is nothing to compare.
     """
-    quantities: list[tuple[str, str, list[Spread | None]]] = []
-    for column in summary.columns[:1]:
-        better = "better →" if column.higher_is_better else "← better"
-        averages = [d.average for d in summary.differences]
-        quantities.append((f"average {column.label}", better, averages))
-    quantities.append(("Δm (%)", "← better", [d.delta_m for d in summary.differences]))
-    quantities = [one for one in quantities if any(one[2])]
-    if not quantities:
+    scores = summary.scores(summary.differences)
+    if not scores:
         return None
     counts = Counter(d.sharpness for d in summary.differences)
     starts = np.cumsum([0, *(count + 1 for count in counts.values())])
     with house_style():
-        figure, axes = panels(1, len(quantities), sharey=True, height=0.5 + 0.14 * starts[-1])
-        for axis, (title, better, spreads) in zip(axes[0], quantities, strict=True):
-            _forest(axis, summary, spreads)
-            axis.set_title(title)
-            axis.set_xlabel(better)
+        figure, axes = panels(1, len(scores), sharey=True, height=0.5 + 0.14 * starts[-1])
+        for axis, score in zip(axes[0], scores, strict=True):
+            _forest(axis, summary, score)
+            axis.set_title(score.label)
+            axis.set_xlabel("better →" if score.higher_is_better else "← better")
         axes[0, 0].set_yticks((starts[:-1] + starts[1:] - 2) / 2, list(counts))
         axes[0, 0].invert_yaxis()
     return figure
 
 
-def _forest(axis: Axes, summary: Summary, spreads: Sequence[Spread | None]) -> None:
+def _forest(axis: Axes, summary: Summary, score: Score) -> None:
     axis.axvline(0, color=MUTED, linewidth=0.9)
     presets = list(dict.fromkeys(d.sharpness for d in summary.differences))
-    for i, (d, spread) in enumerate(zip(summary.differences, spreads, strict=True)):
-        if spread is None:
+    for i, d in enumerate(summary.differences):
+        if (spread := score.of(d)) is None:
             continue
         y, half = i + presets.index(d.sharpness), spread.interval or 0.0
         large = len(d.methods) > 1

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -28,9 +28,7 @@ from ..tables import Cell, Table, cell
 from ._blocks import Block, Words, picture
 from ._groups import Group
 
-_MOST = 12  # panels of a kind
-_ABREAST = 4
-R = TypeVar("R", bound=Result)
+_MOST = 12  # labels of a kind
 
 
 @dataclass(frozen=True)
@@ -93,20 +91,9 @@ def _result(file: Path, root: Path) -> Result:
     return known[kind]._checked(content, file)
 
 
-def analyses(group: Group, found: Findings, prefix: str) -> list[Block]:
-    """Shows the analyses of a group's runs: figures, and the spectra in numbers."""
-    all_ = [one for run in group.runs for one in _read(run, found)]
-    drawing = _Drawing(f"{prefix}-analysis")
-    if spectra := _by_arm(all_, Spectrum):
-        drawing.add(spectrum, spectra, _SPECTRUM, themed=True, abreast=6)
-        drawing.blocks.append(_spectrum_table(all_, prefix))
-    drawing.add(cosines, _by_label(all_, Cosines), _COSINES)
-    drawing.add(sharpness, _by_arm(all_, Sharpness), _SHARPNESS, themed=True, abreast=6)
-    quality = _by_label(all_, EstimatorQuality)
-    drawing.add(_estimators, quality, _ESTIMATORS, themed=True, abreast=1)
-    drawing.add(loss_planes, _by_label(all_, Landscape), _LANDSCAPE, abreast=1)
-    drawing.add(features, _by_label(all_, Features), _FEATURES)
-    return drawing.blocks
+def _draw_estimators(found: Mapping[str, EstimatorQuality]) -> Figure:
+    (one,) = found.values()
+    return estimators(one)
 
 
 _SPECTRUM = (
@@ -123,57 +110,53 @@ _LANDSCAPE = "The mean loss and that of each task on a plane through the weights
 _FEATURES = "Features as laid out by t-SNE, with the mean distance between clusters."
 
 
-def _estimators(found: Mapping[str, EstimatorQuality]) -> Figure:
-    (one,) = found.values()
-    return estimators(one)
+def analyses(group: Group, found: Findings, prefix: str) -> list[Block]:
+    """Shows the analyses of a group's runs: figures, and the spectra in numbers."""
+    results = [one for run in group.runs for one in _read(run, found)]
+    pictures = partial(_pictures, results, prefix)
+    spectra = list(pictures(Spectrum, spectrum, _SPECTRUM, seeds=True, themed=True, abreast=6))
+    return [
+        *spectra,
+        *([_spectrum_table(results, prefix)] if spectra else []),
+        *pictures(Cosines, cosines, _COSINES),
+        *pictures(Sharpness, sharpness, _SHARPNESS, seeds=True, themed=True, abreast=6),
+        *pictures(EstimatorQuality, _draw_estimators, _ESTIMATORS, themed=True, abreast=1),
+        *pictures(Landscape, loss_planes, _LANDSCAPE, abreast=1),
+        *pictures(Features, features, _FEATURES),
+    ]
 
 
-def _by_arm(all_: Iterable[Analysed], kind: type[R]) -> dict[str, list[R]]:
-    """The results of the seeds, by arm."""
-    arms: dict[str, list[R]] = {}
-    for one in all_:
+def _pictures(
+    results: Iterable[Analysed],
+    prefix: str,
+    kind: type[Result],
+    draw: Callable[[Any], Figure],
+    caption: str,
+    *,
+    seeds: bool = False,
+    themed: bool = False,
+    abreast: int = 4,
+) -> Iterator[Block]:
+    """Draws the results of a kind, so many of them in a figure; `seeds`: by arm with all seeds."""
+    found: dict[str, Any] = {}
+    for one in results:
         if isinstance(one.result, kind):
-            arms.setdefault(one.arm, []).append(one.result)
-    return arms
+            if seeds:
+                found.setdefault(one.arm, []).append(one.result)
+            else:
+                found[one.label] = one.result
+    labels = list(found)[:_MOST]
+    for start in range(0, len(labels), abreast):
+        shown = {label: found[label] for label in labels[start : start + abreast]}
+        named, name = "; ".join(shown), f"{prefix}-analysis-{kind.kind}{start}"
+        text = caption if len(shown) > 1 else f"{named}. {caption}"
+        what = f"The analysis of {named}"
+        yield from picture(partial(draw, shown), name, text, what, themed=themed)
+    if len(found) > len(labels):
+        yield Words([f"Drawn are {len(labels)} of {len(found)}; the others are beside their runs."])
 
 
-def _by_label(all_: Iterable[Analysed], kind: type[R]) -> dict[str, R]:
-    """The results by arm and seed."""
-    return {one.label: one.result for one in all_ if isinstance(one.result, kind)}
-
-
-class _Drawing:
-    """Figures, each of as many results as it has room for."""
-
-    def __init__(self, prefix: str) -> None:
-        self.blocks: list[Block] = []
-        self._prefix = prefix
-        self._count = 0
-
-    def add(
-        self,
-        plot: Callable[[Any], Figure],
-        results: Mapping[str, Any],
-        caption: str,
-        *,
-        themed: bool = False,
-        abreast: int = _ABREAST,
-    ) -> None:
-        """Draws the results of one kind, in as many figures as needed."""
-        labels = list(results)[:_MOST]
-        for start in range(0, len(labels), abreast):
-            shown = {label: results[label] for label in labels[start : start + abreast]}
-            self._count += 1
-            name, named = f"{self._prefix}{self._count}", "; ".join(shown)
-            text = caption if len(shown) > 1 else f"{named}. {caption}"
-            draw, what = partial(plot, shown), f"The analysis of {named}"
-            self.blocks += picture(draw, name, text, what, themed=themed)
-        if len(results) > len(labels):
-            line = f"Drawn are {len(labels)} of {len(results)}; the others are beside their runs."
-            self.blocks.append(Words([line]))
-
-
-def _spectrum_table(all_: Iterable[Analysed], prefix: str) -> Table:
+def _spectrum_table(results: Iterable[Analysed], prefix: str) -> Table:
     rows = [
         [
             Cell(one.label),
@@ -184,7 +167,7 @@ def _spectrum_table(all_: Iterable[Analysed], prefix: str) -> Table:
             cell(its.trace_error, ".2g"),
             cell(its.parameters, "d"),
         ]
-        for one in all_
+        for one in results
         if isinstance(its := one.result, Spectrum) and its.eigenvalues
     ]
     heads = ["run", "loss of", "λ_max", "λ_max / λ_5", "trace", "its standard error", "parameters"]

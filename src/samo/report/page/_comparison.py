@@ -65,11 +65,11 @@ def comparison(group: Group, found: Findings, prefix: str, *, published: bool) -
         opening.append(Words([f"There are no published results of {group.benchmark} here."]))
     yield Section(f"{prefix}-results-section", group.title, opening)
     changes, training, costs = list[Block](), list[Block](), list[Block]()
-    if any(d.average or d.delta_m for d in summary.differences):
+    if summary.scores(summary.differences):
         changes.append(replace(_differences(summary), id=f"{prefix}-changes"))
         changes += drawn("intervals", intervals, _INTERVALS)
     if any(row.runs and not row.baseline for row in summary.rows):
-        if any(row.delta_m or row.average for row in summary.rows):
+        if summary.scores(summary.rows):
             changes += drawn("delta-m", delta_m, _MARKS)
         if any(len(by_rho) > 1 for by_rho in summary.grid.values()):
             changes += drawn("rho", rho_grid, _RHO)

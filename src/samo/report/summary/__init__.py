@@ -2,7 +2,7 @@
 
 from ._differences import by_seed
 from ._published import with_published
-from ._rows import Column, Difference, Entry, Quoted, Row, Spread, Summary, first_metrics
+from ._rows import Column, Difference, Entry, Quoted, Row, Score, Spread, Summary, first_metrics
 from ._summarize import chosen_by_sweep, format_choices, read, summarize
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Entry",
     "Quoted",
     "Row",
+    "Score",
     "Spread",
     "Summary",
     "by_seed",

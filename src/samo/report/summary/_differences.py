@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Literal
 
-from ._rows import Difference, Row, Spread
-
-Figure = Literal["average", "delta_m"]
+from ._rows import Difference, Row, ScoreName, Spread
 
 
 def differences(rows: Sequence[Row]) -> tuple[Difference, ...]:
@@ -42,17 +39,17 @@ def _difference(pairs: Sequence[tuple[Row, Row]]) -> Difference:
     )
 
 
-def by_seed(pairs: Sequence[tuple[Row, Row]], figure: Figure) -> Spread | None:
+def by_seed(pairs: Sequence[tuple[Row, Row]], score: ScoreName) -> Spread | None:
     """Computes the differences between arms with the same seed.
 
     Args:
         pairs: One or more pairs of an arm and its reference.
-        figure: The quantity.
+        score: The score.
 
     Returns:
         The differences by seed, means over the pairs; None if no seed is common to all of them.
     """
-    values = [(_values(row, figure), _values(plain, figure)) for row, plain in pairs]
+    values = [(_values(row, score), _values(plain, score)) for row, plain in pairs]
     seeds = sorted(set.intersection(*(set(v) for pair in values for v in pair)))
     if not seeds:
         return None
@@ -61,8 +58,8 @@ def by_seed(pairs: Sequence[tuple[Row, Row]], figure: Figure) -> Spread | None:
     )
 
 
-def _values(row: Row, figure: Figure) -> dict[int, float]:
-    spread: Spread | None = getattr(row, figure)
+def _values(row: Row, score: ScoreName) -> dict[int, float]:
+    spread: Spread | None = getattr(row, score)
     if spread is None:
         return {}
     return {run["config"]["seed"]: v for run, v in zip(row.runs, spread.values, strict=True)}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 Key = tuple[str, str]
 """A task and one of its metrics."""
+ScoreName = Literal["average", "delta_m"]
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,25 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Score:
+    """A score over all tasks, of rows and of differences.
+
+    Attributes:
+        name: The name of the attribute, ``"average"`` or ``"delta_m"``.
+        label: The label.
+        higher_is_better: The direction.
+    """
+
+    name: ScoreName
+    label: str
+    higher_is_better: bool
+
+    def of(self, one: Row | Difference) -> Spread | None:
+        """The score of a row or a difference."""
+        return one.average if self.name == "average" else one.delta_m
+
+
+@dataclass(frozen=True)
 class Quoted:
     """A row of a published table, in the columns of a comparison and with the printed digits.
 
@@ -240,6 +260,12 @@ class Summary:
     def presets(self) -> list[str]:
         """The presets of these methods."""
         return list(dict.fromkeys(row.sharpness for row in self.rows if not row.baseline))
+
+    def scores(self, of: Sequence[Row | Difference]) -> list[Score]:
+        """The scores over all tasks that some rows or differences have."""
+        known = [Score("average", f"average {c.label}", c.higher_is_better) for c in self.columns]
+        known = [*known[:1], Score("delta_m", "Δm (%)", higher_is_better=False)]
+        return [score for score in known if any(map(score.of, of))]
 
     def arms(self, method: str) -> list[Row]:
         """The rows of a method that have finished runs."""

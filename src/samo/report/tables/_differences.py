@@ -9,7 +9,7 @@ from rich.table import Table as RichTable
 
 from ..summary import Difference, Spread, Summary
 from ._render import rich, to_csv
-from ._table import Cell, Table
+from ._table import Cell, Table, cell
 
 DIFFERENCES = (
     "Differences to erm of the same method and seed: mean and 95 % confidence interval (Student's "
@@ -19,18 +19,16 @@ DIFFERENCES = (
 
 def differences_table(summary: Summary) -> Table:
     """Makes the table of all differences; those whose interval excludes zero are marked."""
-    columns = [
-        ("sharpness", [Cell(d.sharpness) for d in summary.differences]),
-        ("methods", [Cell(", ".join(d.methods)) for d in summary.differences]),
-        ("seeds", [Cell(str(n := _seeds(d)), n) for d in summary.differences]),
+    found = summary.differences
+    scores = summary.scores(found)
+    heads = [f"{score.label} {'↑' if score.higher_is_better else '↓'}" for score in scores]
+    rows = [
+        [Cell(d.sharpness), Cell(", ".join(d.methods)), cell(_seeds(d))]
+        + [_cell(score.of(d)) for score in scores]
+        for d in found
     ]
-    if any(d.average for d in summary.differences):
-        (first,) = summary.columns[:1]
-        head = f"average {first.label} {'↑' if first.higher_is_better else '↓'}"
-        columns.append((head, [_cell(d.average) for d in summary.differences]))
-    if any(d.delta_m for d in summary.differences):
-        columns.append(("Δm (%) ↓", [_cell(d.delta_m) for d in summary.differences]))
-    return Table.of_columns(columns, title="differences to erm", notes=[DIFFERENCES])
+    heads = ["sharpness", "methods", "seeds", *heads]
+    return Table("differences to erm", heads, rows, notes=[DIFFERENCES])
 
 
 def _cell(spread: Spread | None) -> Cell:
