@@ -20,6 +20,7 @@ _LEGEND = (
     "model's own; + m: by how many numbers a shared parameter that is more than one forward and "
     "backward pass takes; noise: random numbers drawn"
 )
+_SPREADS = ("seconds", "to_bare", "to_erm", "bare_to_erm")
 
 
 def costs_table(results: Mapping[str, Any], *, spreads: bool = True) -> Table:
@@ -115,23 +116,20 @@ def _machine(machine: Mapping[str, Any]) -> str:
 
 def write_costs_csv(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
     """Writes several cases as CSV, with six digits."""
-    of_setting = ["case", "size", "method", "device", "threads"]
-    spreads = {"seconds", "to_bare", "to_erm", "bare_to_erm"}
-    parts = ("median", "low", "high")
-    heads = [*of_setting, "tasks", "batch", "rounds"]
-    names = [field.name for field in fields(Row)]
-    for name in names:
-        heads += [f"{name}_{part}" for part in parts] if name in spreads else [name]
     lines = []
     for found in results:
-        setting = found["setting"]
-        start = [setting[name] for name in of_setting]
-        start += [setting["numbers"][name] for name in ("tasks", "batch")]
+        setting, numbers = found["setting"], found["setting"]["numbers"]
+        start = {name: setting[name] for name in ("case", "size", "method", "device", "threads")}
+        start |= {name: numbers[name] for name in ("tasks", "batch")}
         for row in rows(found):
-            line = [*start, len(found["steps"][row.name]["seconds"])]
-            for name in names:
-                value = getattr(row, name)
-                several = [getattr(value, part, None) for part in parts]
-                line += several if name in spreads else [value]
-            lines.append([f"{v:.6g}" if isinstance(v, float) else v for v in line])
-    to_csv(path, Table.of_values(heads, lines), lineterminator="\n")
+            line = {**start, "rounds": len(found["steps"][row.name]["seconds"])}
+            for field in fields(Row):
+                value = getattr(row, field.name)
+                if field.name in _SPREADS:
+                    parts = ("median", "low", "high")
+                    line |= {f"{field.name}_{part}": getattr(value, part, None) for part in parts}
+                else:
+                    line[field.name] = value
+            lines.append({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in line.items()})
+    table = Table.of_values(list(lines[0]), [line.values() for line in lines])
+    to_csv(path, table, lineterminator="\n")

@@ -87,13 +87,7 @@ def to_markdown(table: Table) -> str:
 def write_lines(
     path: Path, lines: Iterable[Sequence[Any]], *, lineterminator: str = "\r\n"
 ) -> None:
-    """Writes a CSV file atomically.
-
-    Args:
-        path: The file.
-        lines: Its lines.
-        lineterminator: What ends a line.
-    """
+    """Writes a CSV file atomically."""
 
     def write(beside: Path) -> None:
         with beside.open("w", encoding="utf-8", newline="") as file:
@@ -103,12 +97,6 @@ def write_lines(
 
 
 def to_csv(path: Path, table: Table, *, lineterminator: str = "\r\n") -> None:
-    """Writes a table as CSV, with values as they are and not as they are shown.
-
-    Args:
-        path: The file.
-        table: The table.
-        lineterminator: What ends a line.
-    """
+    """Writes a table as CSV, with values as they are and not as they are shown."""
     lines = [table.heads, *([cell.datum for cell in row] for row in table.rows)]
     write_lines(path, lines, lineterminator=lineterminator)

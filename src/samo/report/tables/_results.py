@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table as RichTable
 
@@ -17,63 +16,47 @@ from ._render import fitting, to_csv, to_markdown
 from ._table import Cell, Table, cell
 
 
-@dataclass(frozen=True)
-class _Quantity:
-    """A column of numbers.
+def results_table(summary: Summary) -> Table:
+    """Makes the table of all arms, with published results below."""
+    rows, first = summary.rows, summary.columns[:1]
 
-    Attributes:
-        head: The title of the column.
-        of: Its value for a row.
-        form: How a value is written.
-        higher_is_better: The direction; None if no value is better than another.
-    """
+    def numbers(spreads: Iterable[Spread | None], *of: Column) -> list[Cell]:
+        digits = _decimals(summary, *of)
+        return [Cell() if s is None else Cell(s.text(digits), s.mean) for s in spreads]
 
-    head: str
-    of: Callable[[Row], Any]
-    form: Callable[[Any], str]
-    higher_is_better: bool | None = None
-
-    def cells(self, rows: Sequence[Row]) -> Iterator[Cell]:
-        """Makes the cells of all rows, with the best arm marked."""
-        means = [_mean(self.of(row)) for row in rows]
-        arms = [m for m, row in zip(means, rows, strict=True) if m is not None and not row.baseline]
-        best = None
-        if self.higher_is_better is not None and len(arms) > 1:
-            best = max(arms) if self.higher_is_better else min(arms)
-        for mean, row in zip(means, rows, strict=True):
-            mark = "best" if mean == best and not row.baseline else ""
-            yield Cell() if mean is None else Cell(self.form(self.of(row)), mean, mark)
-
-
-def _mean(value: Spread | float | None) -> float | None:
-    return value.mean if isinstance(value, Spread) else value
-
-
-def _quantities(summary: Summary) -> list[_Quantity]:
-    def metric(column: Column) -> _Quantity:
-        arrow, digits = "↑" if column.higher_is_better else "↓", _decimals(summary, column)
-        return _Quantity(
-            f"{column.task} {column.label} {arrow}",
-            lambda row: row.metrics.get(column.key),
-            lambda spread: spread.text(digits),
-            column.higher_is_better,
-        )
-
-    first = summary.columns[:1]
-    digits = _decimals(summary, *first)
-    return [
-        _Quantity("ρ", lambda row: row.rho, "{:.4g}".format),
-        *map(metric, summary.columns),
-        _Quantity(
-            "average",
-            lambda row: row.average,
-            lambda spread: spread.text(digits),
-            first[0].higher_is_better if first else None,
-        ),
-        _Quantity("MR ↓", lambda row: row.mean_rank, "{:.2f}".format, higher_is_better=False),
-        _Quantity("Δm (%) ↓", lambda row: row.delta_m, str, higher_is_better=False),
-        _Quantity("step time", lambda row: row.step_ratio, "{:.2f} ×".format),
+    columns: list[tuple[str, list[Cell]]] = [
+        ("method", [cell(row.names[0]) for row in rows]),
+        ("sharpness", [cell(row.names[1]) for row in rows]),
+        ("ρ", [cell(row.rho, ".4g") for row in rows]),
     ]
+    for c in summary.columns:
+        cells = numbers((row.metrics.get(c.key) for row in rows), c)
+        head = f"{c.task} {c.label} {'↑' if c.higher_is_better else '↓'}"
+        columns.append((head, _with_best(cells, rows, higher_is_better=c.higher_is_better)))
+    up = all(c.higher_is_better for c in first)
+    averages = numbers((row.average for row in rows), *first)
+    ranks = [cell(row.mean_rank, ".2f") for row in rows]
+    changes = numbers(row.delta_m for row in rows)
+    ratios = [Cell() if (r := row.step_ratio) is None else Cell(f"{r:.2f} ×", r) for row in rows]
+    columns += [
+        ("average", _with_best(averages, rows, higher_is_better=up)),
+        ("MR ↓", _with_best(ranks, rows, higher_is_better=False)),
+        ("Δm (%) ↓", _with_best(changes, rows, higher_is_better=False)),
+        ("step time", ratios),
+    ]
+    quoted = [
+        [row.label, f"[{row.source + 1}]", None]
+        + [row.metrics.get(column.key) for column in summary.columns]
+        + [row.average, None, row.delta_m, None]
+        for row in summary.quoted
+    ]
+    return Table.of_columns(
+        columns,
+        title=summary.benchmark,
+        quoted=[[cell(value) for value in row] for row in quoted],
+        notes=list(_notes(summary)),
+        grouped=True,
+    )
 
 
 def _decimals(summary: Summary, *columns: Column) -> int:
@@ -83,25 +66,14 @@ def _decimals(summary: Summary, *columns: Column) -> int:
     return 2 if largest == 0 or largest >= 1 else max(4, 2 - math.floor(math.log10(largest)))
 
 
-def results_table(summary: Summary) -> Table:
-    """Makes the table of all arms, with published results below."""
-    names = [("method", 0), ("sharpness", 1)]
-    quoted = [
-        [row.label, f"[{row.source + 1}]", None]
-        + [row.metrics.get(column.key) for column in summary.columns]
-        + [row.average, None, row.delta_m, None]
-        for row in summary.quoted
+def _with_best(cells: list[Cell], rows: Sequence[Row], *, higher_is_better: bool) -> list[Cell]:
+    """Marks the best arm of a column, without single-task training."""
+    pairs = list(zip(cells, rows, strict=True))
+    arms = [c.value for c, row in pairs if c.value is not None and not row.baseline]
+    best = (max(arms) if higher_is_better else min(arms)) if len(arms) > 1 else math.nan
+    return [
+        replace(c, mark="best") if c.value == best and not row.baseline else c for c, row in pairs
     ]
-    return Table.of_columns(
-        [
-            *((head, [cell(row.names[i]) for row in summary.rows]) for head, i in names),
-            *((one.head, one.cells(summary.rows)) for one in _quantities(summary)),
-        ],
-        title=summary.benchmark,
-        quoted=[[cell(value) for value in row] for row in quoted],
-        notes=list(_notes(summary)),
-        grouped=True,
-    )
 
 
 def _notes(summary: Summary) -> Iterator[str]:
