@@ -35,7 +35,7 @@ from samo import benchmarks
 from samo.benchmarks.networks import CelebACNN, LeNet
 from samo.report._difference_tables import write_lines
 from samo.training import PRESETS
-from samo.training._files import write_atomically, write_json
+from samo.records import write_atomically, write_json
 from samo.training._sharpness import perturbation
 
 OUT = Path(__file__).parent / "results" / "estimators"

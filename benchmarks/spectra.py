@@ -27,7 +27,7 @@ import torch
 from samo import Perturbation, report
 from samo.analysis import Cosines, Spectrum, gradient_cosines, hessian_spectrum, sharpness
 from samo.training import RunConfig
-from samo.training._files import read_json, write_atomically, write_json
+from samo.records import read_json, write_atomically, write_json
 from samo.training._run import Run
 from samo.training._train import _apart
 

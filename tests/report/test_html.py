@@ -24,9 +24,10 @@ from typer.testing import CliRunner
 from samo.cli._app import app
 from samo.report import read, summarize
 from samo.report.html import _comparison, html_page
-from samo.report.html._foreign import Epoch, Results, UnusableError, name, parse, plain, validated
+from samo.records.foreign import UnusableError, name, parse, plain
+from samo.records.schema import Epoch, Results, validated
 from samo.report.html._groups import groups
-from samo.report.html._scan import scan
+from samo.records.scan import scan
 from samo.training import RunError
 from tests.report import pages
 from tests.report.pages import config
@@ -401,7 +402,7 @@ def test_whatever_results_hold_they_are_summed_up_or_refused(
     history: list[Epoch] = []
     refusal = ""
     try:
-        history = validated(Results, parse(json.dumps(made))).history
+        history = validated(Results, parse(json.dumps(made)), foreign=True).history
     except UnusableError as error:
         refusal = str(error)
     assert bool(history) != bool(refusal)

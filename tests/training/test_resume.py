@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 
 from samo.training import Progress, RunConfig, RunError, configured, train
-from samo.training._files import RunDirectory
+from samo.records.directory import RunDirectory
 
 EPOCHS = 4
 STEPS = 5  # in an epoch

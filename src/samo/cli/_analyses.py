@@ -22,7 +22,7 @@ from .. import (
 )
 from ..training import RunError, Trained
 from ..training._evaluate import to_device
-from ..training._files import read_json, write_json
+from ..records import read_json, write_json
 from ..training._sharpness import perturbation
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from ..training import RunError
-from ..training._files import write_atomically
+from ..records import write_atomically
 from ._arguments import Published, told
 
 

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import torch
 
 from ..training import RunError
-from ..training._config import differences
-from ..training._files import read_json, write_json
+from ..records import differences
+from ..records import read_json, write_json
 from ._cases import CASES, Problem, build, numbers
 from ._machine import machine
 from ._meter import Meter, meter

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ..cost import Row, Spread, rows
-from ..training._files import write_atomically
+from ..records import write_atomically
 from ._cost import memory_figure, time_figure
 from ._write import save
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ..training._files import write_atomically
+from ..records import write_atomically
 from ._rows import Difference, Spread, Summary
 
 DIFFERENCES = (

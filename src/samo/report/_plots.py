@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ..training import reported
+from ..records.schema import reported
 from ._rows import Column, Row, Spread, Summary, first_metrics
 from .style import MUTED, house_style, look, panels
 

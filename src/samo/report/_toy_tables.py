@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ..toy import Trajectory
-from ..training._files import write_atomically
+from ..records import write_atomically
 from ._toy import landscape, loss_space
 from ._write import save
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ..training._files import write_atomically
+from ..records import write_atomically
 from ._difference_tables import write_differences
 from ._plots import delta_m, learning_curves, rho_grid
 from ._rows import Summary

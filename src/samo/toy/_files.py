@@ -10,8 +10,8 @@ from typing import IO
 import numpy as np
 
 from ..training import RunError
-from ..training._config import differences
-from ..training._files import write_atomically
+from ..records import differences
+from ..records import write_atomically
 from ._setting import Setting
 from ._trajectory import Trajectory
 

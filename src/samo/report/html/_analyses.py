@@ -25,9 +25,9 @@ from .._analysis_plots import cosines, estimators, sharpness, spectrum
 from .._feature_plots import features
 from .._plane_plots import loss_planes
 from ._blocks import Block, Cell, Picture, Table, Words, number
-from ._foreign import UnusableError, parse, plain, read_text
+from ...records.foreign import UnusableError, parse, plain, read_text
 from ._groups import Group
-from ._scan import Findings, FoundRun
+from ...records.scan import Findings, FoundRun
 from ._svg import inline
 
 _MOST = 12  # panels of a kind

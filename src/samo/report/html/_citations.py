@@ -12,7 +12,7 @@ from ...training import PRESETS
 from ...training._sharpness import perturbation
 from ._blocks import Code, Section, Words
 from ._groups import Group
-from ._scan import Findings
+from ...records.scan import Findings
 
 _PAPERS = {"SAMO": "ban2025samo", "F-MTL": "phan2022fmtl"}
 

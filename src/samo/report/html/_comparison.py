@@ -11,11 +11,11 @@ from .._rows import Column, Row, Summary
 from ._analyses import analyses
 from ._blocks import Block, Picture, Section, Words
 from ._figures import conflict_map, cost, course, intervals
-from ._foreign import plain
+from ...records.foreign import plain
 from ._groups import Group
 from ._result_tables import change_table, cost_table, summary_table
 from ._run_tables import counted
-from ._scan import Findings, FoundRun
+from ...records.scan import Findings, FoundRun
 from ._svg import inline
 
 Draw = Callable[[Summary], Figure | None]

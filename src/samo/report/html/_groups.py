@@ -10,8 +10,8 @@ from typing import Any
 
 from .._rows import Entry, Summary
 from .._summary import summarize, sweep_words
-from ._foreign import UnusableError, parse, plain, read_text
-from ._scan import Findings, FoundRun, State
+from ...records.foreign import UnusableError, parse, plain, read_text
+from ...records.scan import Findings, FoundRun, State
 
 # What may differ between runs that are compared: it is what is compared, or of no account.
 _OWN = {

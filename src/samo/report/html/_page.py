@@ -19,7 +19,7 @@ from ...training import RunError
 from ._blocks import Section, Words
 from ._citations import citations
 from ._comparison import comparison
-from ._foreign import plain
+from ...records.foreign import plain
 from ._groups import groups
 from ._run_tables import (
     counted,
@@ -29,7 +29,7 @@ from ._run_tables import (
     run_table,
     shared_table,
 )
-from ._scan import Findings, scan
+from ...records.scan import Findings, scan
 from ._searches import searches
 
 

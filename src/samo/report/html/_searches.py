@@ -6,9 +6,9 @@ import csv
 from collections.abc import Iterator
 
 from ._blocks import NONE, Block, Cell, Section, Table, Words
-from ._foreign import UnusableError, plain, read_text
+from ...records.foreign import UnusableError, plain, read_text
 from ._run_tables import counted
-from ._scan import Findings
+from ...records.scan import Findings
 
 _MOST_ROWS, _MOST_COLUMNS = 2000, 40
 _ABOUT = "Every setting that a sweep has tried, with its score on validation data."

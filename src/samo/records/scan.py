@@ -1,4 +1,4 @@
-"""Which runs lie in a directory, and in what state they are."""
+"""All runs in a directory that other people may have written, and the state of each."""
 
 from __future__ import annotations
 
@@ -8,32 +8,23 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from ._foreign import (
-    Config,
-    Epoch,
-    Planned,
-    Results,
-    UnusableError,
-    parse,
-    plain,
-    read_text,
-    validated,
-)
+from .directory import RunDirectory
+from .foreign import UnusableError, parse, plain, read_text
+from .schema import Config, Epoch, M, Planned, Results, validated
 
 State = Literal["finished", "failed", "unfinished", "missing", "unreadable"]
 
 _MOST_DIRECTORIES = 20_000
 _DEEPEST = 10
-_OF_A_RUN = ("config.json", "results.json", "log.jsonl", "checkpoint.pt")
 _IDENTITY = ("benchmark", "method", "sharpness", "rho", "seed", "tasks")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that was left out of the report.
+    """A file or directory that was left out.
 
     Attributes:
-        path: Where it lies, below the report's directory.
+        path: Its path below the scanned directory.
         reason: Why it was left out.
     """
 
@@ -43,16 +34,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A run, in whatever state.
+    """A run in any state.
 
     Attributes:
-        path: Where it lies, below the report's directory.
-        directory: The same as a path to read from.
+        path: Its directory, relative to the scanned one and made printable.
+        directory: Its directory, to read from.
         config: Its configuration.
         baseline: Whether it is a single-task baseline.
-        state: How far it has come.
-        results: What ``results.json`` holds, if it is finished.
-        log: What it has logged so far, if it is not.
+        state: Its state.
+        results: Content of ``results.json``, if it is finished.
+        log: The epochs logged so far, if it is not.
         error: Why it failed or cannot be read.
     """
 
@@ -68,7 +59,7 @@ class FoundRun:
 
 @dataclass
 class Findings:
-    """What lies in a directory.
+    """Runs and problems found in a directory.
 
     Attributes:
         root: The directory, resolved.
@@ -91,22 +82,26 @@ class Findings:
         return [run for group in groups for run in group]
 
     def shown(self, path: Path) -> str:
-        """How a path below the directory is shown."""
+        """Formats a path relative to the root."""
         return plain(path.relative_to(self.root).as_posix())
 
     def left_out(self, path: Path, reason: object) -> None:
-        """Takes down that something was left out."""
+        """Records that a path was left out."""
         self.problems.append(Problem(self.shown(path), plain(str(reason))))
+
+    def json(self, file: Path) -> Any:
+        """Reads a JSON file; raises UnusableError."""
+        return parse(read_text(file, self.root))
 
 
 def scan(root: Path) -> Findings:
-    """Looks for runs in a directory and below; what links lead to elsewhere is not looked at.
+    """Finds the runs in a directory and its subdirectories, without following links.
 
     Args:
-        root: A comparison, a sweep, a run, or a directory with any of these.
+        root: A comparison, a sweep, a run, or a directory that holds any of these.
 
     Returns:
-        What is there.
+        The runs, and what was left out.
     """
     found = Findings(root.resolve())
     directories = list(_directories(found))
@@ -118,7 +113,7 @@ def scan(root: Path) -> Findings:
             claimed |= {run.directory for run in runs}
     sweeps = [directory for directory in directories if (directory / "sweep.json").exists()]
     for directory in directories:
-        if directory in claimed or not any((directory / n).exists() for n in _OF_A_RUN):
+        if directory in claimed or not RunDirectory(directory).begun:
             continue
         run = _alone(directory, found)
         if run is not None:
@@ -129,7 +124,7 @@ def scan(root: Path) -> Findings:
 
 
 def _directories(found: Findings) -> Iterator[Path]:
-    """The directories that runs may lie in, in order."""
+    """Yields the directories that may hold runs, in order."""
     for count, (top, names, _) in enumerate(os.walk(found.root, followlinks=False)):
         directory = Path(top)
         if count >= _MOST_DIRECTORIES:
@@ -140,20 +135,20 @@ def _directories(found: Findings) -> Iterator[Path]:
             if (directory / name).is_symlink():
                 found.left_out(directory / name, "it is a link, which is not followed")
         deep = len(directory.relative_to(found.root).parts) >= _DEEPEST
-        names[:] = [] if deep else sorted(n for n in names if _worth_a_look(directory / n))
+        names[:] = [] if deep else sorted(n for n in names if _may_hold_runs(directory / n))
         yield directory
 
 
-def _worth_a_look(directory: Path) -> bool:
+def _may_hold_runs(directory: Path) -> bool:
     skipped = directory.name.startswith(".") or directory.name in {"tensorboard", "analysis"}
     return not skipped and not directory.is_symlink()
 
 
 def _planned(directory: Path, found: Findings) -> Iterator[FoundRun]:
-    """The runs that a comparison's plan names."""
+    """Yields the runs that a comparison's plan names, each directory once."""
     file = directory / "compare.json"
     try:
-        plan = parse(read_text(file, found.root))
+        plan = found.json(file)
         if not isinstance(plan, list):
             raise UnusableError("it is not a list of runs")
     except UnusableError as error:
@@ -162,7 +157,7 @@ def _planned(directory: Path, found: Findings) -> Iterator[FoundRun]:
     seen: set[Path] = set()
     for i, item in enumerate(plan):
         try:
-            planned = validated(Planned, item)
+            planned = _checked(Planned, item)
             there = _below(directory, planned.path, found.root)
         except UnusableError as error:
             found.left_out(file, f"run {i + 1}: {error}")
@@ -172,8 +167,12 @@ def _planned(directory: Path, found: Findings) -> Iterator[FoundRun]:
             yield _run(there, planned.config.model_dump(), planned.baseline, found)
 
 
+def _checked(kind: type[M], value: Any) -> M:
+    return validated(kind, value, foreign=True)
+
+
 def _below(directory: Path, path: str, root: Path) -> Path:
-    """The directory of a run, which must lie below that of its comparison."""
+    """Returns the directory of a run, which must be below that of its comparison."""
     parts = PurePosixPath(path)
     there = directory / path
     if not path or parts.is_absolute() or ".." in parts.parts or "\\" in path or "\0" in path:
@@ -187,13 +186,13 @@ def _below(directory: Path, path: str, root: Path) -> Path:
 
 
 def _alone(directory: Path, found: Findings) -> FoundRun | None:
-    """A run that no comparison names; None if it is none of ours."""
+    """Reads a run that no comparison names; None if its configuration cannot be read."""
     reasons = []
     for file, key in (("config.json", None), ("results.json", "config")):
         try:
             if (directory / file).exists():
-                content = parse(read_text(directory / file, found.root))
-                config = validated(Config, content if key is None else content[key])
+                content = found.json(directory / file)
+                config = _checked(Config, content if key is None else content[key])
                 alone = config.tasks is not None and len(config.tasks) == 1
                 return _run(directory, config.model_dump(), alone, found)
         except (UnusableError, LookupError, TypeError) as error:
@@ -202,32 +201,30 @@ def _alone(directory: Path, found: Findings) -> FoundRun | None:
     return None
 
 
-def _run(directory: Path, config: dict[str, Any], baseline: bool, found: Findings) -> FoundRun:
-    """Finds the state of a run."""
-    path = found.shown(directory)
+def _run(path: Path, config: dict[str, Any], baseline: bool, found: Findings) -> FoundRun:
+    """Determines the state of a run."""
 
     def run(state: State, **more: Any) -> FoundRun:
-        return FoundRun(path, directory, config, baseline, state, **more)
+        return FoundRun(found.shown(path), path, config, baseline, state, **more)
 
-    if not directory.is_dir() or not any(
-        (directory / n).exists() for n in ("error.txt", *_OF_A_RUN)
-    ):
+    directory = RunDirectory(path)
+    if not path.is_dir() or not (directory.begun or directory.error_file.exists()):
         return run("missing")
-    log = tuple(_log(directory / "log.jsonl", found))
-    if (directory / "results.json").exists():
+    log = tuple(_log(directory.log_file, found))
+    if directory.results_file.exists():
         try:
-            results = _results(directory / "results.json", config, found.root)
+            results = _results(directory.results_file, config, found)
             return run("finished", results=results, log=log)
         except UnusableError as error:
-            found.left_out(directory / "results.json", error)
+            found.left_out(directory.results_file, error)
             return run("unreadable", log=log, error=f"results.json: {error}")
     if reason := _error(directory, found):
         return run("failed", log=log, error=reason)
     return run("unfinished", log=log)
 
 
-def _results(file: Path, config: dict[str, Any], root: Path) -> dict[str, Any]:
-    results = validated(Results, parse(read_text(file, root))).model_dump()
+def _results(file: Path, config: dict[str, Any], found: Findings) -> dict[str, Any]:
+    results = _checked(Results, found.json(file)).model_dump()
     for key in _IDENTITY:
         if results["config"][key] != config[key]:
             there, here = (plain(repr(c[key]), 60) for c in (results["config"], config))
@@ -236,7 +233,7 @@ def _results(file: Path, config: dict[str, Any], root: Path) -> dict[str, Any]:
 
 
 def _log(file: Path, found: Findings) -> Iterator[dict[str, Any]]:
-    """The epochs that are complete; the last line may be torn, as the run may be going on."""
+    """Yields the complete epochs; a torn last line is no problem, the run may be going on."""
     if not file.exists():
         return
     try:
@@ -247,7 +244,7 @@ def _log(file: Path, found: Findings) -> Iterator[dict[str, Any]]:
     faults = []
     for i, line in enumerate(lines, start=1):
         try:
-            yield validated(Epoch, parse(line)).model_dump()
+            yield _checked(Epoch, parse(line)).model_dump()
         except UnusableError as error:
             faults.append((i, error))
     if faults and faults[0][0] < len(lines):
@@ -255,9 +252,9 @@ def _log(file: Path, found: Findings) -> Iterator[dict[str, Any]]:
         found.left_out(file, f"line {faults[0][0]}: {faults[0][1]}{more}")
 
 
-def _error(directory: Path, found: Findings) -> str:
-    """Why a run failed: the last line of what it left. Older than the log, it is made up for."""
-    file, log = directory / "error.txt", directory / "log.jsonl"
+def _error(directory: RunDirectory, found: Findings) -> str:
+    """Returns the last line of ``error.txt``; ``""`` if there is none or the log is newer."""
+    file, log = directory.error_file, directory.log_file
     if not file.exists():
         return ""
     try:
