@@ -16,11 +16,11 @@ from pathlib import Path
 
 from estimators import OUT, write_text  # type: ignore[import-not-found]
 
+from samo.records import read_json, write_atomically
 from samo.report import Row, Spread, read, summarize
 from samo.report._difference_tables import worded
 from samo.report._differences import by_seed
 from samo.report.style import house_style, look, panels
-from samo.records import read_json, write_atomically
 
 Arms = Mapping[tuple[str, str], Row]
 Costs = Mapping[str, Mapping[str, float]]

@@ -28,10 +28,10 @@ from matplotlib.lines import Line2D
 from rich.console import Console
 
 from samo.cost import Setting, chosen, measure
+from samo.records import write_atomically
 from samo.report._plots import _legend
 from samo.report._write import save
 from samo.report.style import house_style, look, panels
-from samo.records import write_atomically
 
 OUT = Path(__file__).parent / "results" / "growth"
 INPUTS, BATCH = 64, 32

@@ -22,12 +22,12 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from samo.cli._app import app
+from samo.records.foreign import UnusableError, name, parse, plain
+from samo.records.scan import scan
+from samo.records.schema import Epoch, Results, validated
 from samo.report import read, summarize
 from samo.report.html import _comparison, html_page
-from samo.records.foreign import UnusableError, name, parse, plain
-from samo.records.schema import Epoch, Results, validated
 from samo.report.html._groups import groups
-from samo.records.scan import scan
 from samo.training import RunError
 from tests.report import pages
 from tests.report.pages import config

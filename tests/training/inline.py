@@ -8,7 +8,7 @@ from typing import Any
 
 from samo import NonFiniteError
 from samo.training import Event, Progress, RunError, train
-from samo.training._evaluate import DivergedError
+from samo.training._errors import DivergedError
 from samo.training._workers import Source
 
 TRAINED: list[str] = []

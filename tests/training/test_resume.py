@@ -15,8 +15,8 @@ import pytest
 import torch
 from filelock import FileLock
 
-from samo.training import Progress, RunConfig, RunError, configured, train
 from samo.records.directory import RunDirectory
+from samo.training import Progress, RunConfig, RunError, configured, train
 
 EPOCHS = 4
 STEPS = 5  # in an epoch

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from ..records import Log
 from .._result import StepResult
+from ..records import Log
 from ._step_means import StepMeans
 
 

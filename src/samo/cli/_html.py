@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..training import RunError
 from ..records import write_atomically
+from ..training import RunError
 from ._arguments import Published, told
 
 

@@ -11,12 +11,7 @@ from ._errors import RunError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file under a temporary name beside `path`, then renames it.
-
-    Args:
-        path: The file.
-        write: Writes the content to the path that it receives.
-    """
+    """Calls `write` with a path beside `path`, then renames the file."""
     beside = path.with_name(f"{path.name}.new")
     write(beside)
     beside.replace(path)
@@ -29,17 +24,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        RunError: If it cannot be read.
-    """
+    """Reads a JSON file; raises RunError if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

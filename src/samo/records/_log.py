@@ -49,11 +49,7 @@ class Log:
         self.close()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Appends a record.
-
-        Args:
-            record: Numbers, or mappings of numbers, by name, including the record's own number.
-        """
+        """Appends a record: numbers, or mappings of numbers, by name, with its own number."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._file.write(json.dumps({**record, "time": now}).encode() + b"\n")
         self._file.flush()
@@ -69,11 +65,7 @@ class Log:
 
 
 def read_lines(file: Path, key: str) -> Iterator[tuple[dict[str, Any], int]]:
-    """Reads a log, which another process may be writing.
-
-    Args:
-        file: The file of JSON lines.
-        key: The key of a record's number.
+    """Reads the file of a `Log`, which another process may be writing.
 
     Yields:
         The complete records, each with the number of bytes up to its end.

@@ -48,20 +48,12 @@ class RunDirectory:
         return any(file.exists() for file in files)
 
     def check(self, config: Mapping[str, Any]) -> None:
-        """Checks that the directory holds no run of another configuration.
-
-        Args:
-            config: The fields of the requested configuration.
-
-        Raises:
-            RunError: If it does, or if its configuration cannot be read.
-        """
-        if self.config_file.exists():
-            if differing := differences(self.config(), config):
-                raise RunError(
-                    f"{self.path} holds a run of another configuration: {differing}. Name another "
-                    f"directory, or delete this one."
-                )
+        """Raises RunError if the directory holds a run of another configuration."""
+        if self.config_file.exists() and (differing := differences(self.config(), config)):
+            raise RunError(
+                f"{self.path} holds a run of another configuration: {differing}. Name another "
+                f"directory, or delete this one."
+            )
 
     def config(self) -> dict[str, Any]:
         """Reads the fields of the configuration."""
@@ -75,13 +67,10 @@ class RunDirectory:
 
     @contextmanager
     def opened(self, config: Mapping[str, Any]) -> Iterator[None]:
-        """Locks the directory for a run of this configuration, against other processes.
-
-        Args:
-            config: The fields of the configuration.
+        """Makes the directory, locks it against other processes, and writes the configuration.
 
         Yields:
-            Nothing; the directory exists and holds the configuration.
+            Nothing.
 
         Raises:
             RunError: If another process uses it, or it holds another configuration.
@@ -117,20 +106,13 @@ class RunDirectory:
         self.error_file.write_text(reason, encoding="utf-8")
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Replaces the checkpoint.
-
-        Args:
-            state: Tensors and plain values.
-        """
+        """Replaces the checkpoint with tensors and plain values."""
         import torch
 
         write_atomically(self.checkpoint_file, lambda beside: torch.save(state, beside))
 
     def load_checkpoint(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
         """Reads the checkpoint, without running code from it.
-
-        Args:
-            config: The fields of the requested configuration.
 
         Returns:
             The saved state; None if there is no checkpoint.
@@ -172,17 +154,7 @@ def write_plan(out: Path, runs: Sequence[Planned]) -> None:
 
 
 def read_plan(out: Path) -> list[Planned]:
-    """Reads the runs of a comparison.
-
-    Args:
-        out: The comparison's directory.
-
-    Returns:
-        The runs, finished or not.
-
-    Raises:
-        RunError: If there is no comparison, or its file cannot be read.
-    """
+    """Reads the runs of a comparison; raises RunError if there is none."""
     file = out / "compare.json"
     return [_valid(Planned, item, file) for item in _of_type(list, read_json(file), file)]
 

@@ -25,10 +25,6 @@ class UnusableError(RunError):
 def plain(text: str, longest: int = _LONGEST) -> str:
     r"""Makes a text printable: escapes control characters and the like, and cuts long texts.
 
-    Args:
-        text: Any text.
-        longest: The number of characters to keep.
-
     Returns:
         One line without control characters, direction marks and lone surrogates.
 
@@ -44,24 +40,13 @@ def plain(text: str, longest: int = _LONGEST) -> str:
 
 
 def name(text: str) -> str:
-    """Makes the name of a task, metric or method fit for tables and figures.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        The text, printable and short. Dollar signs become full-width: matplotlib would read what is
-        between two of them as mathematics.
-    """
+    """Makes the name of a task, metric or method printable and short, for tables and figures."""
+    # Between dollar signs matplotlib would read mathematics; it does not between full-width ones.
     return plain(text, _LONGEST_NAME).replace("$", "\uff04")
 
 
 def read_text(path: Path, root: Path) -> str:
-    """Reads a text file inside a directory, and none outside of it.
-
-    Args:
-        path: The file.
-        root: The directory, resolved.
+    """Reads a text file inside a directory (resolved), and none outside of it.
 
     Returns:
         Its text; bytes that are not UTF-8 are replaced.
@@ -83,17 +68,7 @@ def read_text(path: Path, root: Path) -> str:
 
 
 def parse(text: str) -> Any:
-    """Parses JSON and makes every text in it printable.
-
-    Args:
-        text: The text.
-
-    Returns:
-        The value, with `name` applied to keys and `plain` to other texts.
-
-    Raises:
-        UnusableError: If it is not JSON, or nested too deeply.
-    """
+    """Parses JSON; applies `name` to keys and `plain` to other texts; raises UnusableError."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

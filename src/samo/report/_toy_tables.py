@@ -10,8 +10,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ..toy import Trajectory
 from ..records import write_atomically
+from ..toy import Trajectory
 from ._toy import landscape, loss_space
 from ._write import save
 

@@ -9,9 +9,8 @@ from typing import IO
 
 import numpy as np
 
+from ..records import differences, write_atomically
 from ..training import RunError
-from ..records import differences
-from ..records import write_atomically
 from ._setting import Setting
 from ._trajectory import Trajectory
 

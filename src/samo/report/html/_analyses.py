@@ -21,13 +21,13 @@ from ...analysis import (
 )
 from ...analysis._kinds import KINDS
 from ...analysis._results import FORMAT, Result
+from ...records.foreign import UnusableError, parse, plain, read_text
+from ...records.scan import Findings, FoundRun
 from .._analysis_plots import cosines, estimators, sharpness, spectrum
 from .._feature_plots import features
 from .._plane_plots import loss_planes
 from ._blocks import Block, Cell, Picture, Table, Words, number
-from ...records.foreign import UnusableError, parse, plain, read_text
 from ._groups import Group
-from ...records.scan import Findings, FoundRun
 from ._svg import inline
 
 _MOST = 12  # panels of a kind

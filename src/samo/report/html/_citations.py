@@ -8,11 +8,10 @@ from torch import nn
 
 from ... import Engine, aggregation
 from ..._citation import bibtex
-from ...training import PRESETS
-from ...training._sharpness import perturbation
+from ...records.scan import Findings
+from ...training import PRESETS, perturbation
 from ._blocks import Code, Section, Words
 from ._groups import Group
-from ...records.scan import Findings
 
 _PAPERS = {"SAMO": "ban2025samo", "F-MTL": "phan2022fmtl"}
 

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 
 from matplotlib.figure import Figure
 
+from ...records.foreign import plain
+from ...records.scan import Findings, FoundRun
 from .._plots import delta_m, learning_curves, rho_grid
 from .._rows import Column, Row, Summary
 from ._analyses import analyses
 from ._blocks import Block, Picture, Section, Words
 from ._figures import conflict_map, cost, course, intervals
-from ...records.foreign import plain
 from ._groups import Group
 from ._result_tables import change_table, cost_table, summary_table
 from ._run_tables import counted
-from ...records.scan import Findings, FoundRun
 from ._svg import inline
 
 Draw = Callable[[Summary], Figure | None]

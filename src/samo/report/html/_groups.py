@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._rows import Entry, Summary
-from .._summary import summarize, sweep_words
 from ...records.foreign import UnusableError, parse, plain, read_text
 from ...records.scan import Findings, FoundRun, State
+from .._rows import Entry, Summary
+from .._summary import summarize, sweep_words
 
 # What may differ between runs that are compared: it is what is compared, or of no account.
 _OWN = {

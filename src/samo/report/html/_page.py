@@ -15,11 +15,12 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ..._version import __version__
+from ...records.foreign import plain
+from ...records.scan import Findings, scan
 from ...training import RunError
 from ._blocks import Section, Words
 from ._citations import citations
 from ._comparison import comparison
-from ...records.foreign import plain
 from ._groups import groups
 from ._run_tables import (
     counted,
@@ -29,7 +30,6 @@ from ._run_tables import (
     run_table,
     shared_table,
 )
-from ...records.scan import Findings, scan
 from ._searches import searches
 
 

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ...records.schema import reported
-from ._blocks import NONE, Cell, Table, number
 from ...records.foreign import plain
 from ...records.scan import Findings, FoundRun, State
+from ...records.schema import reported
+from ._blocks import NONE, Cell, Table, number
 
 _FIRST = ("benchmark", "method", "sharpness", "rho", "seed", "tasks")
 ORDER: tuple[State, ...] = ("finished", "failed", "unreadable", "unfinished", "missing")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 
-from ._blocks import NONE, Block, Cell, Section, Table, Words
 from ...records.foreign import UnusableError, plain, read_text
-from ._run_tables import counted
 from ...records.scan import Findings
+from ._blocks import NONE, Block, Cell, Section, Table, Words
+from ._run_tables import counted
 
 _MOST_ROWS, _MOST_COLUMNS = 2000, 40
 _ABOUT = "Every setting that a sweep has tried, with its score on validation data."
