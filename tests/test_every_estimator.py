@@ -12,7 +12,7 @@ from torch.amp.grad_scaler import GradScaler
 
 import samo
 from samo._citation import bibtex
-from samo._local import ESTIMATORS, Stateful
+from samo.perturbations import ESTIMATORS, Stateful
 from samo.training import PRESETS, perturbation
 from tests.problems import TASKS, losses, problem
 from tests.snapshots import Expected

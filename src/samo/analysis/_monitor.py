@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from .._result import StepResult
+from ..engine import StepResult
 from ..records import Log
 from ._step_means import StepMeans
 

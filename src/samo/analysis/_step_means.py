@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._result import StepResult
+from ..engine import StepResult
 
 
 class StepMeans:
