@@ -16,6 +16,7 @@ from samo.records import RunError, write_json
 from samo.records.directory import RunDirectory, read_plan, write_plan
 from samo.records.foreign import UnusableError, name, parse, plain
 from samo.records.schema import Epoch, Planned, Results, reported, validated
+from tests.records.malformed import WRONG
 from tests.report import pages
 from tests.report.pages import config
 
@@ -50,7 +51,11 @@ def runs(draw: st.DrawFn) -> dict[str, Any]:
         record |= some(lr=NUMBERS, steps=st.dictionaries(NAMES, NUMBERS, max_size=2))
         return record | ({"test": scores()} if draw(st.booleans()) else {})
 
-    fields = {"benchmark": draw(NAMES), "method": draw(NAMES), "sharpness": draw(NAMES)}
+    fields: dict[str, Any] = {
+        "benchmark": draw(NAMES),
+        "method": draw(NAMES),
+        "sharpness": draw(NAMES),
+    }
     fields |= some(rho=st.none() | NUMBERS, seed=st.integers(0, 2**64), tasks=st.just(tasks))
     fields |= {f"own {n}": v for n, v in draw(st.dictionaries(NAMES, JSON, max_size=2)).items()}
     return {
@@ -186,24 +191,6 @@ def test_a_plan_that_cannot_be_read(tmp_path: Path, content: Any, message: str) 
     with pytest.raises(RunError) as error:
         read_plan(tmp_path)
     assert message in str(error.value)
-
-
-WRONG: list[Any] = [
-    None,
-    True,
-    -1,
-    1e300,
-    float("nan"),
-    float("inf"),
-    10**400,
-    "text",
-    "\ud800$\x1b",
-    [],
-    {},
-    [[]],
-    {"left": {"accuracy": "90"}},
-    {"": {"": 0.0}},
-]
 
 
 def _places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

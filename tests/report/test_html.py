@@ -24,7 +24,7 @@ from samo.report import read, summarize
 from samo.report.html import _comparison, html_page
 from samo.report.html._groups import groups
 from samo.training import RunError
-from tests.records.test_schema import WRONG
+from tests.records.malformed import WRONG
 from tests.report import pages
 from tests.report.pages import config
 
