@@ -16,11 +16,11 @@ from pathlib import Path
 
 from estimators import OUT, write_text  # type: ignore[import-not-found]
 
+from samo.records import read_json, write_atomically
 from samo.report import Row, Spread, read, summarize
 from samo.report.figures.style import house_style, look, panels
 from samo.report.summary import by_seed
 from samo.report.tables import format_difference
-from samo.training._files import read_json, write_atomically
 
 Arms = Mapping[tuple[str, str], Row]
 Costs = Mapping[str, Mapping[str, float]]

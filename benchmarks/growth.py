@@ -28,9 +28,9 @@ from matplotlib.lines import Line2D
 from rich.console import Console
 
 from samo.cost import Setting, chosen, measure
+from samo.records import write_atomically
 from samo.report import save
 from samo.report.figures.style import house_style, legend, look, panels
-from samo.training._files import write_atomically
 
 OUT = Path(__file__).parent / "results" / "growth"
 INPUTS, BATCH = 64, 32

@@ -17,9 +17,9 @@ from torch import nn
 from torchjd.aggregation import Constant
 
 import samo
-from samo._graph import distances
-from samo._local._groups import _sketch, joined
-from samo._vector import Layout
+from samo.model._graph import distances
+from samo.perturbations._groups import _sketch, joined
+from samo.tensors._vector import Layout
 from tests import reference
 from tests.problems import TASKS, losses, problem
 from tests.tools import Quadratics, close, gradients

@@ -39,3 +39,8 @@ def test_every_public_name_is_there() -> None:
     loaded = _imported("import samo; [getattr(samo, name) for name in samo.__all__]")
     assert "torchjd" in loaded
     assert not loaded & (EXTRAS - {"cvxpy", "scipy"})  # TorchJD loads the solvers that it finds
+
+
+def test_logs_and_json_files_need_no_extra() -> None:
+    loaded = _imported("import samo.records")
+    assert not loaded & EXTRAS

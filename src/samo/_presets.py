@@ -12,10 +12,10 @@ from torch.distributed import ProcessGroup
 from torchjd.aggregation import Aggregator, Weighting
 from torchjd.scalarization import Scalarizer
 
-from ._engine import Engine
-from ._local import SPSA, ExactGradient, LocalGradient
-from ._partition import Declared
-from ._perturbation import Perturbation, Where
+from samo.engine._engine import Engine
+from samo.engine._partition import Declared
+from samo.perturbations import SPSA, ExactGradient, LocalGradient
+from samo.perturbations._perturbation import Perturbation, Where
 
 along_the_mean = partial(Perturbation, alpha=1.0)
 along_own_gradient = partial(Perturbation, alpha=0.0, local=ExactGradient())

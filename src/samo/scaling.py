@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from samo.perturbations import SPSA
+from samo.perturbations._perturbation import Perturbation
+
 from . import _placement
-from ._local import SPSA
-from ._perturbation import Perturbation
 
 Kind = Literal["all_reduce", "reduce_scatter", "all_gather", "broadcast"]
 

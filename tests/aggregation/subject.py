@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from samo import aggregation
-from samo._vector import Layout
 from samo.aggregation._combine import (
     Combiner,
     WeightsFirst,
@@ -17,6 +16,7 @@ from samo.aggregation._combine import (
     WholeMatrix,
     combiner,
 )
+from samo.tensors._vector import Layout
 
 M = 23
 

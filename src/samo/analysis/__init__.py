@@ -15,6 +15,7 @@ from ._landscape import Landscape, landscape
 from ._monitor import Monitor
 from ._plane import Plane, plane_through, random_plane, trajectory_plane
 from ._sharpness import Sharpness, sharpness
+from ._step_means import StepMeans
 from ._trajectory import Trajectory, trajectory
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Plane",
     "Sharpness",
     "Spectrum",
+    "StepMeans",
     "Trajectory",
     "estimator_quality",
     "features",

@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .._engine import _plain
-from .._local._base import ratio
-from .._partition import Declared
-from .._perturbation import Perturbation
-from .._result import StepResult
-from .._vector import Matrix
+from samo.engine._engine import _plain
+from samo.engine._partition import Declared
+from samo.engine._result import StepResult
+from samo.perturbations._base import ratio
+from samo.perturbations._perturbation import Perturbation
+from samo.tensors._vector import Matrix
+
 from ._data import Data, Losses, Sizes
 from ._results import Result
 from ._steps import steps

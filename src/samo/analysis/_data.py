@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .._closure import Losses as Closure
-from .._closure import evaluated
-from .._engine import _checked_tasks
+from samo.engine._engine import _checked_tasks
+from samo.model._closure import Losses as Closure
+from samo.model._closure import evaluated
+
 from ._errors import AnalysisError
 
 Losses = Callable[[Any, Sequence[str]], Mapping[str, Tensor]]

@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from .._local import Grouping, LocalGradient, Probe, Remembering
-from .._local._base import ratio
-from .._partition import Declared
-from .._perturbation import Perturbation
-from .._vector import Vector
+from samo.engine._partition import Declared
+from samo.perturbations import Grouping, LocalGradient, Probe, Remembering
+from samo.perturbations._base import ratio
+from samo.perturbations._perturbation import Perturbation
+from samo.tensors._vector import Vector
+
 from ._data import Data, Losses, Sizes
 from ._errors import AnalysisError
 from ._results import Result

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from samo.engine._partition import Declared, Partition, _parameters
+from samo.tensors._vector import Layout, Vector
+
 from .._errors import NonFiniteError
-from .._partition import Declared, Partition, _parameters
-from .._vector import Layout, Vector
 from ._data import Data, Losses, Part, Sizes
 from ._errors import AnalysisError
 from ._results import Result

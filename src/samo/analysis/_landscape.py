@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .._trace import Point, displaced
-from .._vector import Layout
+from samo.model._trace import Point, displaced
+from samo.tensors._vector import Layout
+
 from ._data import Data, Losses, Sizes
 from ._errors import AnalysisError
 from ._plane import Interval, Plane, random_plane

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from .._log import Log, Means
-from .._result import StepResult
+from ..engine import StepResult
+from ..records import Log
+from ._step_means import StepMeans
 
 
 class Monitor:
@@ -70,7 +71,7 @@ class Monitor:
         directory = Path(directory)
         self._log = Log(directory / "steps.jsonl", directory / "tensorboard", "step", step)
         self._every = every
-        self._means = Means()
+        self._means = StepMeans()
         self._overflowed = 0
         self._step = self._log.last
 

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from .._engine import _plain
-from .._partition import Declared
-from .._perturbation import Perturbation
+from samo.engine._engine import _plain
+from samo.engine._partition import Declared
+from samo.perturbations._perturbation import Perturbation
+
 from ._data import Data, Losses, Sizes
 from ._errors import AnalysisError
 from ._results import Result

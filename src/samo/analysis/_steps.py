@@ -7,12 +7,13 @@ from typing import Literal
 
 from torch import nn
 
-from .._autocast import confined
-from .._engine import Engine
-from .._gradients import Scale
-from .._partition import Declared
-from .._perturbation import Perturbation
-from .._step import Step
+from samo.engine._engine import Engine
+from samo.engine._partition import Declared
+from samo.engine._rows import Scale
+from samo.engine._step import Step
+from samo.model._modes import confined
+from samo.perturbations._perturbation import Perturbation
+
 from ._data import Data
 from ._errors import AnalysisError
 from ._hessian import learn

@@ -8,9 +8,9 @@ from typing import Protocol, TypeVar
 
 from torch import nn
 
-from .._buffers import Registered, devices_of
-from .._random import Sources
-from .._trace import Tracer
+from samo.model._guarded import Registered, devices_of
+from samo.model._random import Sources
+from samo.model._trace import Tracer
 
 T = TypeVar("T")
 

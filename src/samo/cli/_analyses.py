@@ -20,10 +20,8 @@ from .. import (
     PreviousGradient,
     RandomDirection,
 )
-from ..training import RunError, Trained
-from ..training._evaluate import to_device
-from ..training._files import read_json, write_json
-from ..training._sharpness import perturbation
+from ..records import read_json, write_json
+from ..training import RunError, Trained, perturbation, to_device
 
 if TYPE_CHECKING:
     from ..analysis._data import Losses

@@ -115,7 +115,8 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def flat(**given: Any) -> None:
-        command(**given, options=RunOptions(**{name: given.pop(name) for name in names}))
+        options = RunOptions(**{name: given.pop(name) for name in names})
+        command(**given, options=options)
 
     flat.__signature__ = own.replace(parameters=[*kept, *shared])  # type: ignore[attr-defined]
     return flat

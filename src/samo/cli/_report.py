@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ..records import write_atomically
 from ..training import RunError
-from ..training._files import write_atomically
 from ._arguments import Published, complain, reporting_errors, say
 
 

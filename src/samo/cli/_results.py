@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from .. import benchmarks
-from ..training import reported
+from ..records.schema import reported
 from ._arguments import say
 
 # Matplotlib is loaded at the end of a command only: all imports of `report` are in functions.

@@ -11,8 +11,7 @@ from rich.console import Console
 
 from .. import NonFiniteError, aggregation, toy
 from ..benchmarks._names import unknown
-from ..training import PRESETS, RunError
-from ..training._sharpness import complete
+from ..training import PRESETS, RunError, complete_preset
 from ._arguments import OptionPairs, reporting_errors, say
 from ._options import assignments, names
 from ._views import View
@@ -90,7 +89,7 @@ def _settings(
         raise RunError("name at least one method and one sharpness preset.")
     try:
         method_has = {(found := aggregation.describe(name)).name: found.options for name in methods}
-        preset_has = {name: complete(name, {}).keys() for name in presets}
+        preset_has = {name: complete_preset(name, {}).keys() for name in presets}
     except ValueError as error:
         raise RunError(str(error)) from error
     perturbed = [name for name in presets if PRESETS[name].perturb]

@@ -16,12 +16,13 @@ from torchjd.aggregation import Aggregator
 from torchjd.autojac import jac_to_grad, mtl_backward
 from torchjd.scalarization import Scalarizer
 
+from samo.engine._engine import Engine
+from samo.engine._step import Step
+from samo.model._closure import Losses
+from samo.perturbations import ESTIMATORS, SPSA, LocalGradient
+
 from .. import aggregation
-from .._closure import Losses
-from .._engine import Engine
-from .._local import ESTIMATORS, SPSA, LocalGradient
 from .._presets import ERM, FMTL, GSAM, LSAM, SAMO
-from .._step import Step
 from ..benchmarks._names import unknown
 from ..training import RunError
 from ._cases import Problem

@@ -8,8 +8,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ..records import write_atomically
 from ..toy import Trajectory
-from ..training._files import write_atomically
 from .figures import (
     delta_m,
     landscape,

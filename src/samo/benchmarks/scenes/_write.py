@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...training._files import read_json, write_atomically, write_json
+from ...records import read_json, write_atomically, write_json
 from .._errors import DataError
 from .._names import unknown
 from ._layouts import LAYOUTS, arrays, rendered

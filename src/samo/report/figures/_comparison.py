@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ...training import reported
+from ...records.schema import reported
 from ..summary import Column, Row, Score, Spread, Summary, first_metrics
 from .style import (
     MUTED,

@@ -21,9 +21,9 @@ from ...analysis import (
 )
 from ...analysis._kinds import KINDS
 from ...analysis._results import FORMAT, Result
+from ...records.foreign import UnusableError, parse, plain, read_text
+from ...records.scan import Findings, FoundRun
 from ..figures import cosines, estimators, features, loss_planes, sharpness, spectrum
-from ..html._foreign import UnusableError, parse, plain, read_text
-from ..html._scan import Findings, FoundRun
 from ..tables import Cell, Table, cell
 from ._blocks import Block, Words, picture
 from ._groups import Group

@@ -9,7 +9,7 @@ from typing import Literal
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from ..html._foreign import plain
+from ...records.foreign import plain
 from ..tables import Table
 from ._svg import inline
 

@@ -8,9 +8,8 @@ from torch import nn
 
 from ... import Engine, aggregation
 from ..._citation import bibtex
-from ...training import PRESETS
-from ...training._sharpness import perturbation
-from ..html._scan import Findings
+from ...records.scan import Findings
+from ...training import PRESETS, perturbation
 from ._blocks import Code, Section, Words
 from ._groups import Group
 

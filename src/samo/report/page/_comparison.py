@@ -8,8 +8,8 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
+from ...records.scan import Findings, FoundRun
 from ..figures import conflict_map, course, delta_m, intervals, learning_curves, rho_grid, run_costs
-from ..html._scan import Findings, FoundRun
 from ..summary import Column, Row, Summary
 from ..tables import Cell, Table, count_states, differences_table, results_table, timings_table
 from ._analyses import analyses

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..html._foreign import UnusableError, parse, plain, read_text
-from ..html._scan import Findings, FoundRun
+from ...records.foreign import UnusableError, parse, plain, read_text
+from ...records.scan import Findings, FoundRun
 from ..summary import Entry, Summary, format_choices, summarize
 
 # The settings that may differ between runs of a group: they are compared, or do not matter.

@@ -15,9 +15,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ..._version import __version__
-from ...training import RunError
-from ..html._foreign import plain
-from ..html._scan import Findings, scan
+from ...records import RunError
+from ...records.foreign import plain
+from ...records.scan import Findings, scan
 from ..tables import count_states, problems_table, run_tables
 from ._blocks import Section, Words
 from ._citations import citations

@@ -6,8 +6,8 @@ import csv
 from collections.abc import Iterator
 from itertools import zip_longest
 
-from ..html._foreign import UnusableError, plain, read_text
-from ..html._scan import Findings
+from ...records.foreign import UnusableError, plain, read_text
+from ...records.scan import Findings
 from ..tables import Cell, Table, cell, count_states
 from ._blocks import Block, Section, Words
 

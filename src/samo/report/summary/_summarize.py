@@ -11,8 +11,9 @@ from typing import Any
 
 from ...benchmarks import published_baseline
 from ...metrics import delta_m
-from ...training import reported
-from ...training._files import RunDirectory, read_json
+from ...records import read_json
+from ...records.directory import RunDirectory, read_plan
+from ...records.schema import reported
 from ._differences import differences
 from ._published import with_published
 from ._rows import Column, Entry, Key, Row, Spread, Summary, first_metrics
@@ -35,8 +36,8 @@ def read(out: Path | str) -> list[Entry]:
     """
     out = Path(out)
     return [
-        Entry(run["config"], run["baseline"], RunDirectory(out / run["path"]).results())
-        for run in read_json(out / "compare.json")
+        Entry(run.config.model_dump(), run.baseline, RunDirectory(out / run.path).results())
+        for run in read_plan(out)
     ]
 
 

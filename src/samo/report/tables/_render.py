@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 
-from ...training._files import write_atomically
+from ...records import write_atomically
 from ._table import Cell, Table
 
 _SHORT = 6  # letters of a head that stay on one line

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ...training import reported
-from ..html._foreign import plain
-from ..html._scan import FoundRun, Problem, State
+from ...records.foreign import plain
+from ...records.scan import FoundRun, Problem, State
+from ...records.schema import reported
 from ._table import Cell, Table, cell
 
 _FIRST = ("benchmark", "method", "sharpness", "rho", "seed", "tasks")
