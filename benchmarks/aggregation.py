@@ -32,7 +32,7 @@ import torchjd.aggregation
 from torch import Tensor
 
 from samo import aggregation
-from samo.training._files import write_atomically
+from samo.records import write_atomically
 
 SIZES = (2, 11, 40)
 PARAMETERS = 200

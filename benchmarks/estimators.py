@@ -33,10 +33,9 @@ from torch import Tensor, nn
 import samo
 from samo import benchmarks
 from samo.benchmarks.networks import CelebACNN, LeNet
-from samo.report._difference_tables import write_lines
-from samo.training import PRESETS
-from samo.training._files import write_atomically, write_json
-from samo.training._sharpness import perturbation
+from samo.records import write_atomically, write_json
+from samo.report.tables import write_lines
+from samo.training import PRESETS, perturbation
 
 OUT = Path(__file__).parent / "results" / "estimators"
 RHO = 0.1

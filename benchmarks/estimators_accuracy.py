@@ -16,11 +16,11 @@ from pathlib import Path
 
 from estimators import OUT, write_text  # type: ignore[import-not-found]
 
+from samo.records import read_json, write_atomically
 from samo.report import Row, Spread, read, summarize
-from samo.report._difference_tables import worded
-from samo.report._differences import by_seed
-from samo.report.style import house_style, look, panels
-from samo.training._files import read_json, write_atomically
+from samo.report.figures.style import house_style, look, panels
+from samo.report.summary import by_seed
+from samo.report.tables import format_difference
 
 Arms = Mapping[tuple[str, str], Row]
 Costs = Mapping[str, Mapping[str, float]]
@@ -65,7 +65,7 @@ def _cells(arms: Arms, costs: Costs, methods: Sequence[str], preset: str) -> lis
         ", ".join(f"{row.rho:g}" for row in rows if row.rho is not None) or "–",
         f"{statistics.fmean(_average(row).mean for row in rows):.2f}",
         str(min(len(row.runs) for row in rows)),
-        *("–" if o == preset else worded(by_seed(pairs[o], "average")) for o in AGAINST),
+        *("–" if o == preset else format_difference(by_seed(pairs[o], "average")) for o in AGAINST),
         f"{statistics.fmean(costs[method][preset] for method in methods):.2f}",
     ]
 

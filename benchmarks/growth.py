@@ -28,10 +28,9 @@ from matplotlib.lines import Line2D
 from rich.console import Console
 
 from samo.cost import Conditions, chosen, measure
-from samo.report._plots import _legend
-from samo.report._write import save
-from samo.report.style import house_style, look, panels
-from samo.training._files import write_atomically
+from samo.records import write_atomically
+from samo.report import save
+from samo.report.figures.style import house_style, legend, look, panels
 
 OUT = Path(__file__).parent / "results" / "growth"
 INPUTS, BATCH = 64, 32
@@ -159,7 +158,7 @@ def figure(by_k: Sequence[dict[str, Any]], by_m: Sequence[dict[str, Any]]) -> Fi
             style = look("random" if "previous" in step else step)
             kind = {"color": style.colour, "marker": style.marker, "linestyle": style.line}
             handles.append(Line2D([], [], label=step, **kind))
-        _legend(drawn, handles)
+        legend(drawn, handles)
     return drawn
 
 

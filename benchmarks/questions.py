@@ -17,7 +17,7 @@ import torch
 from overlaid import in_two_stages  # type: ignore[import-not-found]
 
 from samo.benchmarks.digits import Digits
-from samo.report._difference_tables import write_lines
+from samo.report.tables import write_lines
 from samo.training import plan
 
 RESULTS = Path(__file__).parent / "results" / "questions"

@@ -26,10 +26,10 @@ import torch
 
 from samo import Perturbation, report
 from samo.analysis import Cosines, Spectrum, gradient_cosines, hessian_spectrum, sharpness
+from samo.records import read_json, write_atomically, write_json
 from samo.training import RunConfig
-from samo.training._files import read_json, write_atomically, write_json
 from samo.training._run import Run
-from samo.training._train import _apart
+from samo.training._seeding import seeded
 
 ARMS = {"erm": None, "gsam": 0.2}
 SEEDS = (0, 1, 2)
@@ -74,7 +74,7 @@ def _train(arm: str, seed: int) -> None:
         schedule="constant",
         seed=seed,
     )
-    with _apart(config):
+    with seeded(config.seed, config.threads):
         run = Run(config)
         for epoch in range(1, POINTS[-1] + 1):
             # No evaluation after each epoch, which would take longer than training.

@@ -17,6 +17,7 @@ from ._monitor import Monitor
 from ._plane import Plane, plane_through, random_plane, trajectory_plane
 from ._results import FORMAT, Result
 from ._sharpness import Sharpness, sharpness
+from ._step_means import StepMeans
 from ._trajectory import Trajectory, trajectory
 
 KINDS: tuple[type[Result], ...] = (
@@ -45,6 +46,7 @@ __all__ = [
     "Result",
     "Sharpness",
     "Spectrum",
+    "StepMeans",
     "Trajectory",
     "estimator_quality",
     "features",

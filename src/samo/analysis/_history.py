@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._log import read_lines
+from ..records import read_lines
 
 
 @dataclass(frozen=True)

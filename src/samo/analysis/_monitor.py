@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Self
 
 from samo.engine import StepResult
+from samo.records import Log
 
-from .._log import Log, Means
+from ._step_means import StepMeans
 
 
 class Monitor:
@@ -70,7 +71,7 @@ class Monitor:
         directory = Path(directory)
         self._log = Log(directory / "steps.jsonl", directory / "tensorboard", "step", step)
         self._every = every
-        self._means = Means()
+        self._means = StepMeans()
         self._overflowed = 0
         self._step = self._log.last
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from .._files import write_json
+from ..records import write_json
 from ._errors import AnalysisError
 
 FORMAT = 1

@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..records import differences, read_json, write_json
 from ..training import RunError
-from ..training._config import differences
-from ..training._files import read_json, write_json
 from ._cases import CASES, Workload, build, case_sizes
 from ._machine import machine
 from ._meter import Meter, meter

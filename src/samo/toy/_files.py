@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..records import differences, write_atomically
 from ..training import RunError
-from ..training._config import differences
-from ..training._files import write_atomically
 from ._setting import Setting
 from ._trajectory import Trajectory
 

@@ -10,7 +10,7 @@ import torch
 from torch.optim import Adam
 
 from .. import Engine, aggregation
-from ..training._sharpness import perturbation
+from ..training import perturbation
 from ._problem import Point
 from ._setting import Setting
 from ._trajectory import Trajectory

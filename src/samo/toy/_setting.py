@@ -9,8 +9,7 @@ from typing import Any
 
 from .. import aggregation
 from .._names import unknown
-from ..training import PRESETS, RunError
-from ..training._sharpness import complete, perturbation
+from ..training import PRESETS, RunError, complete_preset, perturbation
 from ._problem import Problem
 from ._problems import PROBLEMS
 
@@ -106,7 +105,7 @@ def setting(
         method, options = aggregation.describe(method).name, dict(method_options or {})
         aggregation.create(method, len(problem.tasks), **options)
         rho = problem.rho if rho is None and not plain else rho
-        others = complete(sharpness, sharpness_options or {})
+        others = complete_preset(sharpness, sharpness_options or {})
         perturbation(sharpness, rho, others)
     except (ValueError, TypeError, ImportError) as error:
         raise RunError(str(error)) from error

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..._files import write_atomically, write_json
 from ..._names import unknown
+from ...records import read_json, write_atomically, write_json
 from .._errors import DataError
 from ._layouts import LAYOUTS, arrays, rendered
 
@@ -82,8 +82,6 @@ def write_scenes(
 
 
 def _begin(scenes: SceneSet, out: Path) -> None:
-    from ...training._files import read_json
-
     record = out / _RECORD
     wanted = {"made by": "samo data scenes", **asdict(scenes)}
     if record.exists():
