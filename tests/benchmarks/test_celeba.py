@@ -15,8 +15,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Generator, Tensor
 
-from samo.benchmarks import CelebA, Split, _images
-from samo.benchmarks._errors import DataError
+from samo.benchmarks import CelebA, DataError, Split, _images
 from samo.training import configured, train
 from tests.benchmarks import pictures
 

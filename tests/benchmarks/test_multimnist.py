@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samo.benchmarks import Benchmark, Split, create
-from samo.benchmarks._errors import DataError
+from samo.benchmarks import Benchmark, DataError, Split, create
 from samo.training import configured, train
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

@@ -13,8 +13,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from samo.benchmarks import OfficeHome, Split
-from samo.benchmarks._errors import DataError
+from samo.benchmarks import DataError, OfficeHome, Split
 from samo.training import configured, train
 from tests.benchmarks import pictures
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samo.benchmarks._errors import DataError
+from samo.benchmarks import DataError
 from samo.benchmarks.qm9 import QM9
 from tests.benchmarks.molecules import Made, make, write_raw, write_subset
 

@@ -11,16 +11,17 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ...analysis import (
+    FORMAT,
     KINDS,
     AnalysisError,
     Cosines,
     EstimatorQuality,
     Features,
     Landscape,
+    Result,
     Sharpness,
     Spectrum,
 )
-from ...analysis._results import FORMAT, Result
 from ...records.foreign import UnusableError, parse, plain, read_text
 from ...records.scan import Findings, FoundRun
 from ..figures import cosines, estimators, features, loss_planes, sharpness, spectrum
