@@ -34,6 +34,7 @@ def rich(table: Table, *, close: bool = False) -> RichTable:
         caption=escape(" ".join(table.notes)) or None,
         caption_justify="left",
         box=SIMPLE_HEAD if close else HEAVY_HEAD,
+        show_edge=not close,
         padding=(0, 0) if close else (0, 1),
     )
     for head, textual in zip(table.heads, table.textual, strict=True):
