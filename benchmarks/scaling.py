@@ -32,7 +32,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import samo
-from samo import _placement
+from samo.distributed import Replicated
 from samo.scaling import Cost, cost
 
 TASKS = [f"task{i}" for i in range(4)]
@@ -149,7 +149,7 @@ def measure(rank: int, ranks: int, store: str, repeats: int, rows: Any) -> None:
             )
             if needless or (ranks == 1 and form != "as chosen"):
                 continue
-            _placement.DIVIDED_FROM = 1 << (60 if form == "all-reduce" else 18)
+            Replicated.divided_from = 1 << (60 if form == "all-reduce" else 18)
             torch.manual_seed(0)
             net = Net()
             engine = engine_of(name, net, sync=form != "own perturbation")

@@ -12,7 +12,7 @@ import torchjd.scalarization as sca
 
 import samo
 from samo import aggregation
-from samo.aggregation._combine import WeightsOfGramian, combiner
+from samo.aggregation._combiner import WeightsOfGramian, combiner
 from tests.problems import TASKS, problem
 from tests.tools import close, gradients, same
 
@@ -226,6 +226,6 @@ def test_absent_from_a_later_call(preset):
     if preset == "erm":
         engine.backward(losses)
         return
-    with pytest.raises(ValueError, match="all through a step"):
+    with pytest.raises(ValueError, match="throughout a step"):
         engine.backward(losses)
     assert all(p.grad is None for p in case.model.parameters())

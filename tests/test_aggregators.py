@@ -19,7 +19,7 @@ from torchjd.linalg import PSDMatrix
 
 import samo
 from samo import aggregation
-from samo.tensors._vector import Matrix
+from samo.tensors import Matrix
 from tests.problems import TASKS, problem
 from tests.tools import Heads, Quadratics, close, gradients, same
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import samo
-from samo.tensors._vector import Layout
+from samo.tensors import Layout
 from tests import reference
 from tests.problems import TASKS, problem
 from tests.tools import Heads, Quadratics, close, gradients, same

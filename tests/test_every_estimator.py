@@ -12,7 +12,7 @@ from torch.amp.grad_scaler import GradScaler
 
 import samo
 from samo._citation import bibtex
-from samo.perturbations import ESTIMATORS, Stateful
+from samo.perturbations import ESTIMATORS
 from samo.training import PRESETS, perturbation
 from tests.problems import TASKS, losses, problem
 from tests.snapshots import Expected
@@ -139,7 +139,7 @@ def test_each_engine_knows_for_itself(kind):
     fresh = local_state(engines[1])
     engines[0].backward(partial(losses, case.model))
     assert local_state(engines[1]) == fresh
-    if isinstance(given, Stateful):
+    if given.stateful:
         assert local_state(engines[0]) != fresh == repr(given.state_dict())
 
 

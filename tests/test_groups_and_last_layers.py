@@ -17,9 +17,9 @@ from torch import nn
 from torchjd.aggregation import Constant
 
 import samo
-from samo.model._graph import distances
-from samo.perturbations._groups import _sketch, joined
-from samo.tensors._vector import Layout
+from samo.model import distances
+from samo.perturbations._groups import joined, sketch
+from samo.tensors import Layout
 from tests import reference
 from tests.problems import TASKS, losses, problem
 from tests.tools import Quadratics, close, gradients
@@ -180,7 +180,7 @@ def test_sketches_keep_inner_products(size):
         vector.flats[0].normal_(generator=generator)
     vectors[1].add_(vectors[0].tensors)
     rows = torch.stack([vector.flats[0] for vector in vectors])
-    sketches = torch.stack([_sketch(vector, signs) for vector in vectors])
+    sketches = torch.stack([sketch(vector, signs) for vector in vectors])
     error = (sketches @ sketches.T - rows @ rows.T) / rows.norm(dim=1).outer(rows.norm(dim=1))
     if size <= 4096:
         assert error.abs().max() < 1e-12

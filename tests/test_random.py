@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samo.model._random import rademacher_
+from samo.model import rademacher_
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import samo
-from samo.tensors._vector import Layout, wide, widest
+from samo.tensors import Layout, wide, widest
 
 
 def lists():

@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from samo.perturbations import SPSA
-from samo.perturbations._perturbation import Perturbation
-
-from . import _placement
+from samo.distributed import Replicated
+from samo.perturbations import SPSA, Perturbation
 
 Kind = Literal["all_reduce", "reduce_scatter", "all_gather", "broadcast"]
 
@@ -171,7 +169,7 @@ def cost(
     if isinstance(estimator, SPSA) and sync_perturbation:
         messages += tasks * estimator.samples * (2 if estimator.antithetic else 1)
     memory = everything * (2 if decomposed else 1) if matrix else shared * element + kept
-    large = shared >= _placement.DIVIDED_FROM
+    large = shared >= Replicated.divided_from
     if needs == "gramian" and large and not decomposed and not remembers:
         part = -(-shared // ranks) * element
         memory = tasks * part

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import samo
-from samo import _placement
 from samo.aggregation import method_of
+from samo.distributed import Replicated
 from samo.scaling import Transfer, cost
 from tests.distributed import cases
 from tests.distributed.processes import all_well, on_ranks
@@ -59,8 +59,8 @@ def counted(rank: int, size: int) -> list[tuple[int, int]]:
     found = []
     for setting in SETTINGS:
         options = dict(setting)
-        before = _placement.DIVIDED_FROM
-        _placement.DIVIDED_FROM = options.pop("divided_from", 0)
+        before = Replicated.divided_from
+        Replicated.divided_from = options.pop("divided_from", 0)
         net = cases.model()
         engine = samo.Engine(net, cases.TASKS, aggregator=options.pop("method"), **options)
         x, y = cases.batch(0, 4)
@@ -71,7 +71,7 @@ def counted(rank: int, size: int) -> list[tuple[int, int]]:
         engine.backward(losses)
         with Counting() as counting:
             engine.backward(losses)
-        _placement.DIVIDED_FROM = before
+        Replicated.divided_from = before
         found.append((sum(counting.calls.values()), counting.payload))
     return found
 
@@ -81,8 +81,8 @@ def planned(ranks: int) -> list[tuple[int, int]]:
     net, found = cases.model(), []
     for setting in SETTINGS:
         options = {"perturbation": None, **setting}
-        threshold, _placement.DIVIDED_FROM = (
-            _placement.DIVIDED_FROM,
+        threshold, Replicated.divided_from = (
+            Replicated.divided_from,
             options.pop("divided_from", 0),
         )
         method = method_of(samo.aggregation.create(options.pop("method"), 3))
@@ -99,7 +99,7 @@ def planned(ranks: int) -> list[tuple[int, int]]:
             ranks=ranks,
             **options,
         )
-        _placement.DIVIDED_FROM = threshold
+        Replicated.divided_from = threshold
         found.append((plan.calls, plan.payload))
     return found
 

@@ -12,6 +12,7 @@ Example:
 """
 
 from ._cagrad import CAGrad, CAGradWeighting
+from ._combiner import Combiner, TorchJDObject, combiner
 from ._conic_grad import ConicGrad, ConicGradWeighting
 from ._db_mtl import DBMTL
 from ._errors import ConvergenceError
@@ -34,6 +35,7 @@ from ._sdmgrad import SDMGradWeighting
 from ._sees_losses import SeesLosses
 from ._si import SI
 from ._slaw import SLAW
+from ._state import capture, restore
 from ._stl import STL
 
 __all__ = [
@@ -41,6 +43,11 @@ __all__ = [
     "create",
     "describe",
     "method_of",
+    "Combiner",
+    "combiner",
+    "TorchJDObject",
+    "capture",
+    "restore",
     "Method",
     "ScaleFree",
     "SeesLosses",

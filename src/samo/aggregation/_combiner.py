@@ -1,10 +1,10 @@
-"""What a step needs to know of an aggregation method: when it can tell the tasks' weights.
+"""How a step calls an aggregation method: what the method needs in order to weigh the tasks.
 
-TorchJD has aggregators, weightings and scalarizers. To the step they differ in one thing, what must
-be known before the tasks can be weighed: the losses alone (`WeightsOfLosses`), nothing
-(`WeightsOfCount`), the Gramian of the task gradients (`WeightsOfGramian`), or the whole matrix
-(`WholeMatrix`). `combiner` finds out which, by type, and checks that the method fits. What else it
-wants, it says by the capabilities `SeesLosses` and `ScaleFree`.
+TorchJD has aggregators, weightings and scalarizers. For a step they differ in what they need: the
+losses alone (`WeightsOfLosses`), nothing (`WeightsOfCount`), the Gramian of the task gradients
+(`WeightsOfGramian`), or the whole matrix (`WholeMatrix`). `combiner` determines which, by type, and
+checks that the method fits. A method requests more by the capabilities `SeesLosses` and
+`ScaleFree`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,29 +31,30 @@ from torchjd.aggregation import (
     WeightedAggregator,
     Weighting,
 )
-from torchjd.linalg import Matrix
+from torchjd.linalg import Matrix as JacobianMatrix
 from torchjd.scalarization import Scalarizer
+
+from samo.tensors import Matrix, Vector
 
 from ._scale_free import ScaleFree
 from ._sees_losses import SeesLosses
 from ._state import capture, restore
 
-Method = Aggregator | Weighting[Any] | Scalarizer
+TorchJDObject = Aggregator | Weighting[Any] | Scalarizer
 
-# Matrix weightings that look at the number of rows only.
+# Matrix weightings that depend on the number of rows only.
 _BY_COUNT = (SumWeighting, MeanWeighting, ConstantWeighting, RandomWeighting)
-# Matrix weightings whose matrix is K x K: J_1 J_2^T of two batches, for which one batch's Gramian
-# stands.
+# Matrix weightings whose matrix is K x K: J_1 J_2^T of two batches, replaced by the Gramian of one.
 _BY_CROSS_GRAMIAN = (SDMGradWeighting, MoDoWeighting)
 
 
 class Combiner(ABC):
-    """How one method makes one gradient of K.
+    """How one method combines K task gradients into one.
 
-    A method whose tensors are laid out for all K tasks, or that keeps state, is *sized*: where a
-    task is absent, it is shown a stand-in: its last loss; in the Gramian, a gradient of the others'
-    mean size that is orthogonal to them; in the matrix, a zero gradient. Others see the tasks that
-    are present only.
+    A method that has tensors with an entry for each of the K tasks, or state, is *sized*. For an
+    absent task it gets a replacement: the task's last loss; in the Gramian, a gradient of the
+    others' mean norm that is orthogonal to them; in the matrix, a zero gradient. Other methods get
+    the tasks that are present only.
 
     Args:
         method: The TorchJD object that is called.
@@ -61,13 +62,25 @@ class Combiner(ABC):
         whole: The TorchJD object that it is a part of.
 
     Attributes:
-        last: The last losses that a sized method, or any with all tasks present, was told.
+        weighs_first: Whether the weights are known before the task gradients: `weigh` gives them.
+        weighs_own: Whether the weights apply to the tasks' own parameters as well.
+        gramian_only: Whether nothing but inner products and weighted sums of rows is computed.
+        whole_rows: Whether `combine` needs whole task gradients, not shards of them.
+        sees_losses: Whether the method, one of the gradients, receives the losses too (`tell`).
+        last: The last losses that a sized method, or any with all tasks present, received.
 
     Raises:
         ValueError: If the method does not take K tasks.
     """
 
-    def __init__(self, method: Method, n_tasks: int, whole: Method | None = None) -> None:
+    weighs_first: ClassVar[bool] = False
+    weighs_own: ClassVar[bool] = False
+    gramian_only: ClassVar[bool] = False
+    whole_rows: ClassVar[bool] = False
+
+    def __init__(
+        self, method: TorchJDObject, n_tasks: int, whole: TorchJDObject | None = None
+    ) -> None:
         self.method = method
         self.n_tasks = n_tasks
         tensors = _tensors(method)
@@ -78,36 +91,32 @@ class Combiner(ABC):
         self.last: Tensor | None = None
         parts = (method if whole is None else whole).modules()
         self._seeing = next((part for part in parts if isinstance(part, SeesLosses)), None)
+        self.sees_losses = self._seeing is not None
         self._check()
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What the method learns."""
+        """The trainable parameters of the method."""
         return [p for p in self.method.parameters() if p.requires_grad]
 
-    @property
-    def sees_losses(self) -> bool:
-        """Whether the method, one of the gradients, is to be told the losses."""
-        return self._seeing is not None
-
     def bookmark(self) -> Callable[[], None]:
-        """A function that brings the method back to its present state."""
+        """Returns a function that restores the present state of the method."""
         state, last = capture(self.method), self.last
 
-        def bring_back() -> None:
+        def undo() -> None:
             restore(self.method, state)
             self.last = last
 
-        return bring_back
+        return undo
 
     def tell(
         self, losses: Tensor, present: Sequence[int]
     ) -> tuple[Tensor | None, list[Tensor | None]]:
-        """Tells a method that sees the losses (`SeesLosses`) what they are.
+        """Passes the losses to a method that sees them (`SeesLosses`).
 
         Args:
             losses: The natural losses of the present tasks, of shape ``[len(present)]``.
-            present: Which of the K tasks they are.
+            present: The numbers of the present tasks.
 
         Returns:
             The factors of the gradients of the tasks' own parameters (None for ones), and the
@@ -118,7 +127,7 @@ class Combiner(ABC):
         return self._differentiated(self._seeing.see_losses, losses, present)
 
     def filled(self, losses: Tensor, present: Sequence[int]) -> Tensor:
-        """The losses as the method wants them: where it is sized, with absent tasks' last ones."""
+        """Returns the losses; for a sized method, those of absent tasks are their last ones."""
         if not self.sized or len(present) == self.n_tasks:
             full = losses
         else:
@@ -134,7 +143,7 @@ class Combiner(ABC):
         losses: Tensor,
         present: Sequence[int],
     ) -> tuple[Tensor | None, list[Tensor | None]]:
-        """The derivatives of a function of the losses and of the method's parameters."""
+        """Differentiates a function of the losses and of the method's parameters."""
         losses = losses.detach().to(self.device or losses.device, self.dtype)
         values = self.filled(losses, present).requires_grad_()
         with torch.enable_grad():
@@ -144,7 +153,7 @@ class Combiner(ABC):
         gradients: list[Tensor | None]
         gradients = [*torch.autograd.grad(total, [values, *self.parameters], allow_unused=True)]
         slopes = gradients.pop(0)
-        if slopes is None:  # it does not look at the losses at all
+        if slopes is None:  # the function does not depend on the losses
             slopes = torch.zeros_like(values)
         if len(slopes) > len(present):
             here = _index(present, slopes.device)
@@ -154,9 +163,43 @@ class Combiner(ABC):
             slopes = slopes[here]
         return slopes, gradients
 
+    def weigh(self, losses: Tensor, present: Sequence[int]) -> tuple[Tensor, list[Tensor | None]]:
+        """Weighs the tasks before their gradients are known (if `weighs_first`).
+
+        Args:
+            losses: The natural losses of the present tasks, of shape ``[len(present)]``.
+            present: The numbers of the present tasks.
+
+        Returns:
+            The weights of the present tasks, and the gradients of the method's parameters.
+
+        Raises:
+            NotImplementedError: If the method needs the gradients.
+        """
+        raise NotImplementedError
+
+    def combine(
+        self, rows: Matrix, gramian: Tensor, present: Sequence[int]
+    ) -> tuple[Vector, Tensor | None]:
+        """Combines the task gradients (unless `weighs_first`).
+
+        Args:
+            rows: The gradients of the present tasks.
+            gramian: Their inner products, of shape ``[len(present), len(present)]``, in float64 on
+                the CPU.
+            present: The numbers of the present tasks.
+
+        Returns:
+            The combined gradient, and the weights of the present tasks if the method has weights.
+
+        Raises:
+            NotImplementedError: If the weights are known before (`weigh`).
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def probe(self, method: Any, n_tasks: int) -> object:
-        """Calls a method on some input for that many tasks."""
+        """Calls a method on valid input for this number of tasks."""
 
     def _check(self) -> None:
         cause: Exception | None = None
@@ -178,76 +221,71 @@ class Combiner(ABC):
         ) from cause
 
 
-class WeightsFirst(Combiner):
-    """A method whose weights are known before the task gradients are."""
-
-    @abstractmethod
-    def weights(self, losses: Tensor, present: Sequence[int]) -> tuple[Tensor, list[Tensor | None]]:
-        """Weighs the tasks.
-
-        Args:
-            losses: The natural losses of the present tasks, of shape ``[len(present)]``.
-            present: Which of the K tasks they are.
-
-        Returns:
-            The weights of the tasks that are present, and the gradients of the method's parameters.
-        """
-
-
-class WeightsOfLosses(WeightsFirst):
+class WeightsOfLosses(Combiner):
     """A scalarizer S: the weights are ∂S/∂l at the natural losses."""
+
+    weighs_first = True
+    weighs_own = True
 
     def probe(self, method: Any, n_tasks: int) -> object:
         return method(torch.ones(n_tasks, dtype=self.dtype, device=self.device))
 
-    def weights(self, losses: Tensor, present: Sequence[int]) -> tuple[Tensor, list[Tensor | None]]:
+    def weigh(self, losses: Tensor, present: Sequence[int]) -> tuple[Tensor, list[Tensor | None]]:
         """Differentiates S."""
         weights, gradients = self._differentiated(self.method, losses, present)
         assert weights is not None
         return weights, gradients
 
 
-class WeightsOfCount(WeightsFirst):
-    """A weighting that needs to know nothing but how many tasks there are."""
+class WeightsOfCount(Combiner):
+    """A weighting that depends on the number of tasks only."""
+
+    weighs_first = True
 
     def probe(self, method: Any, n_tasks: int) -> object:
         return method(torch.empty(n_tasks, 0, dtype=self.dtype, device=self.device))
 
-    def weights(self, losses: Tensor, present: Sequence[int]) -> tuple[Tensor, list[Tensor | None]]:
-        """Shows the weighting a matrix without columns."""
+    def weigh(self, losses: Tensor, present: Sequence[int]) -> tuple[Tensor, list[Tensor | None]]:
+        """Calls the weighting on a matrix without columns."""
         rows, device = self.n_tasks if self.sized else len(present), self.device or losses.device
         weights = self.method(torch.empty(rows, 0, dtype=self.dtype, device=device))
         return (weights[_index(present, device)] if self.sized else weights), []
 
 
 class WeightsOfGramian(Combiner):
-    """A weighting that needs the Gramian of the task gradients."""
+    """A weighting that needs the Gramian of the task gradients.
 
-    def __init__(self, method: Method, n_tasks: int, whole: Method | None = None) -> None:
+    Attributes:
+        scale_free: Whether the weights do not depend on the scale of the gradients (`ScaleFree`).
+    """
+
+    gramian_only = True
+
+    def __init__(
+        self, method: TorchJDObject, n_tasks: int, whole: TorchJDObject | None = None
+    ) -> None:
         super().__init__(method, n_tasks, whole)
-        self._scale_free = isinstance(_innermost(method), ScaleFree)
+        self.scale_free = isinstance(_innermost(method), ScaleFree)
 
     def probe(self, method: Any, n_tasks: int) -> object:
         return method(torch.eye(n_tasks, dtype=self.dtype))
 
+    def combine(
+        self, rows: Matrix, gramian: Tensor, present: Sequence[int]
+    ) -> tuple[Vector, Tensor | None]:
+        """Returns the weighted sum of the rows."""
+        weights = self.weights(gramian, present)
+        return rows.combine(weights), weights
+
     def weights(self, gramian: Tensor, present: Sequence[int]) -> Tensor:
-        """Weighs the tasks.
-
-        Args:
-            gramian: The inner products of the present tasks' gradients, of shape
-                ``[len(present), len(present)]``, in float64 on the CPU.
-            present: Which of the K tasks they are.
-
-        Returns:
-            The weights of the present tasks.
-        """
+        """Returns the weights of the present tasks, given the Gramian of their gradients."""
         index = _index(present, gramian.device)
         if self.sized and len(present) < self.n_tasks:
             # A zero gradient would do harm: the shortest vector in its hull is that one alone.
             full = gramian.diagonal().mean() * torch.eye(self.n_tasks, dtype=gramian.dtype)
             full[index[:, None], index] = gramian
             gramian = full
-        if self._scale_free:
+        if self.scale_free:
             gramian = gramian / _power_near(gramian.diagonal().mean().item())
         weights: Tensor = self.method(gramian.to(self.dtype))
         return weights[index] if len(weights) > len(present) else weights
@@ -256,41 +294,42 @@ class WeightsOfGramian(Combiner):
 class WholeMatrix(Combiner):
     """An aggregator that needs the task gradients themselves."""
 
+    whole_rows = True
+
     def probe(self, method: Any, n_tasks: int) -> object:
         return method(torch.eye(n_tasks, dtype=torch.float32, device=self.device))
 
-    def combine(self, matrix: Tensor, present: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        """Makes one gradient of the tasks'.
-
-        Args:
-            matrix: The gradients of the present tasks, ``[len(present), m]``.
-            present: Which of the K tasks they are.
-
-        Returns:
-            The aggregate of the rows, ``[m]``, and the weights where the method has some.
-        """
+    def combine(
+        self,
+        rows: Matrix,
+        gramian: Tensor,  # noqa: ARG002
+        present: Sequence[int],
+    ) -> tuple[Vector, Tensor | None]:
+        """Calls the aggregator on the matrix."""
+        matrix = rows.whole()
         index = _index(present, matrix.device)
         if self.sized and len(present) < self.n_tasks:
             matrix = matrix.new_zeros(self.n_tasks, matrix.shape[1]).index_copy(0, index, matrix)
         if not isinstance(self.method, WeightedAggregator):
             aggregate: Tensor = self.method(matrix)
-            return aggregate, None
+            return rows.layout.over(aggregate), None
         weights = self.method.weighting(matrix)
-        return weights @ matrix, weights[index] if len(weights) > len(present) else weights
+        combined = rows.layout.over(weights @ matrix)
+        return combined, weights[index] if len(weights) > len(present) else weights
 
 
 def combiner(method: object, n_tasks: int) -> Combiner:
-    """The combiner of a TorchJD object.
+    """Returns the combiner of a TorchJD object: the one that needs the least.
 
     Args:
         method: An aggregator, a weighting of the Gramian, or a scalarizer.
         n_tasks: The number of tasks.
 
     Returns:
-        The one that asks for the least.
+        The combiner.
 
     Raises:
-        TypeError: If it is none of the three.
+        TypeError: If the object is none of the three.
     """
     weighting: object = method
     if isinstance(method, WeightedAggregator):
@@ -316,14 +355,14 @@ def combiner(method: object, n_tasks: int) -> Combiner:
 
 
 def _innermost(weighting: object) -> object:
-    """What a weighting that smooths another's weights smooths."""
+    """Returns the weighting inside of weightings that smooth another's weights."""
     while isinstance(weighting, CRMOGMWeighting):
         weighting = weighting.weighting
     return weighting
 
 
 def _power_near(number: float) -> float:
-    """A power of two near a number: dividing by it is exact. 1 for zero."""
+    """Returns a power of two near a number, by which division is exact; 1 for zero."""
     return math.ldexp(1.0, math.frexp(number)[1]) if number else 1.0
 
 
@@ -331,13 +370,13 @@ def _takes_matrix(weighting: type) -> bool:
     """Whether a weighting is declared as ``Weighting[Matrix]``, not ``Weighting[PSDMatrix]``."""
     for base in weighting.__mro__:
         for generic in base.__dict__.get("__orig_bases__", ()):
-            if Matrix in get_args(generic):
+            if JacobianMatrix in get_args(generic):
                 return True
     return False
 
 
 def _tensors(method: nn.Module) -> list[Tensor]:
-    """The tensors that a method holds: parameters, buffers and plain attributes."""
+    """Returns the tensors of a method: parameters, buffers and plain attributes."""
     held = [*method.parameters(), *method.buffers()]
     for module in method.modules():
         held += [value for value in vars(module).values() if isinstance(value, Tensor)]

@@ -9,12 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from samo.engine._engine import _plain
-from samo.engine._partition import Declared
-from samo.engine._result import StepResult
-from samo.perturbations._base import ratio
-from samo.perturbations._perturbation import Perturbation
-from samo.tensors._vector import Matrix
+from samo.engine import Declared, StepResult, stable_repr
+from samo.perturbations import Perturbation
+from samo.tensors import Matrix, ratio
 
 from ._data import Data, Losses, Sizes
 from ._results import Result
@@ -144,7 +141,7 @@ def gradient_cosines(
         conflicts=_conflicts(gramian),
         batch_matrix=_rows(cosines / met.clamp(min=1)),
         batch_conflicts=sum(found) / len(found) if found else None,
-        perturbation=None if perturbation is None else _plain(perturbation),
+        perturbation=None if perturbation is None else stable_repr(perturbation),
         batches=data.n_batches,
     )
 

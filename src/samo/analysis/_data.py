@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from samo.engine._engine import _checked_tasks
-from samo.model._closure import Losses as Closure
-from samo.model._closure import evaluated
+from samo.engine import Losses as Closure
+from samo.engine import checked_tasks, evaluated
 
 from ._errors import AnalysisError
 
@@ -78,7 +77,7 @@ class Data:
                 f"batches must be a list, a DataLoader or another iterable that can be gone "
                 f"through again and again; found {type(batches).__name__}."
             )
-        self.tasks = _checked_tasks(tasks)
+        self.tasks = checked_tasks(tasks)
         self._losses, self._batches, self._sizes = losses, batches, sizes
         self._totals: Counter[str] = Counter()
         self.n_batches = 0

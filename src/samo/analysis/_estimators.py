@@ -12,11 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from samo.engine._partition import Declared
-from samo.perturbations import Grouping, LocalGradient, Probe, Remembering
-from samo.perturbations._base import ratio
-from samo.perturbations._perturbation import Perturbation
-from samo.tensors._vector import Vector
+from samo.engine import Declared
+from samo.perturbations import LocalGradient, Perturbation, Probe
+from samo.tensors import Vector, ratio
 
 from ._data import Data, Losses, Sizes
 from ._errors import AnalysisError
@@ -139,7 +137,7 @@ def estimator_quality(
             seed=seed,
         ):
             for task in shares:
-                comparison.remember(task, step.gradients.row(task))
+                comparison.pass_on(task, step.gradients.row(task))
     directions, epsilons = comparison.directions, comparison.epsilons
     return EstimatorQuality(
         tasks=data.tasks,
@@ -156,7 +154,7 @@ def _check(estimators: Mapping[str, LocalGradient], alpha: float, rho: float) ->
     if not estimators:
         raise AnalysisError("estimators is empty; give for instance {'spsa': samo.SPSA()}.")
     for name, estimator in estimators.items():
-        if isinstance(estimator, Grouping):
+        if estimator.groups_tasks:
             raise AnalysisError(
                 f"estimators[{name!r}] must estimate each task by itself; found {estimator!r}, "
                 f"which perturbs several tasks together."
@@ -199,7 +197,7 @@ class _Comparison(LocalGradient):
             self.epsilons[name][task].append(_cosine(found, exact))
         return exact.layout.copy_of(exact.tensors)
 
-    def remember(self, task: str, flat: Vector) -> None:
+    def pass_on(self, task: str, flat: Vector) -> None:
         """Tells the estimators that remember a task's gradient at the perturbed point.
 
         Args:
@@ -207,7 +205,7 @@ class _Comparison(LocalGradient):
             flat: What it has more than the natural gradient.
         """
         for estimator in self._estimators.values():
-            if isinstance(estimator, Remembering):
+            if estimator.remembers:
                 there = torch._foreach_add(self._exact[task].tensors, flat.tensors)
                 estimator.remember(task, dict(zip(self._names, there, strict=True)))
 

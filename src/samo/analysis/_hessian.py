@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from samo.engine._partition import Declared, Partition, _parameters
-from samo.tensors._vector import Layout, Vector
+from samo.engine import Declared, Partition, declared_parameters
+from samo.tensors import Layout, Vector
 
 from .._errors import NonFiniteError
 from ._data import Data, Losses, Part, Sizes
@@ -210,7 +210,7 @@ def _chosen(
             learn(partition, data, alone)
             return list(partition.shared)
         parameters = model
-    chosen = {id(p): p for p in _parameters(parameters) if p.requires_grad}
+    chosen = {id(p): p for p in declared_parameters(parameters) if p.requires_grad}
     if not chosen:
         raise AnalysisError("None of the parameters is trainable (requires_grad).")
     return list(chosen.values())

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samo.model._trace import Point, displaced
-from samo.tensors._vector import Layout
+from samo.model import displaced, point_of
+from samo.tensors import Layout
 
 from ._data import Data, Losses, Sizes
 from ._errors import AnalysisError
@@ -133,7 +133,7 @@ def landscape(
     sums = {task: torch.zeros(points, points, dtype=torch.float64) for task in data.tasks}
     n_all, n_done = points * points * data.n_batches, 0
     layout = Layout(live)
-    kept = displaced([(Point.of(live, layout.empty()), layout.zeros())])
+    kept = displaced([(point_of(live, layout.empty()), layout.zeros())])
     with undisturbed(model), torch.no_grad(), kept:
         for part in data:
             seen: list[dict[str, Tensor]] = []

@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from samo.engine._engine import _plain
-from samo.engine._partition import Declared
-from samo.perturbations._perturbation import Perturbation
+from samo.engine import Declared, stable_repr
+from samo.perturbations import Perturbation
 
 from ._data import Data, Losses, Sizes
 from ._errors import AnalysisError
@@ -109,13 +108,13 @@ def sharpness(
         for step, shares in steps(
             model, data, alone, "ls", perturbation, shared=shared, own=own, seed=seed
         ):
-            before, after = step.losses.values(), step.perturbed.values()
+            before, after = step.losses, step.perturbed
             for task, share in shares.items():
                 natural[task] += share * before[task].item()
                 perturbed[task] += share * after[task].item()
     return Sharpness(
         rho=float(perturbation.rho),
-        perturbation=_plain(perturbation),
+        perturbation=stable_repr(perturbation),
         tasks=data.tasks,
         natural=tuple(natural.values()),
         perturbed=tuple(perturbed.values()),

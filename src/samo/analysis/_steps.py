@@ -7,12 +7,9 @@ from typing import Literal
 
 from torch import nn
 
-from samo.engine._engine import Engine
-from samo.engine._partition import Declared
-from samo.engine._rows import Scale
-from samo.engine._step import Step
-from samo.model._modes import confined
-from samo.perturbations._perturbation import Perturbation
+from samo import aggregation
+from samo.engine import Declared, Guard, Partition, Step, confine_autocast, make_setting
+from samo.perturbations import Perturbation
 
 from ._data import Data
 from ._errors import AnalysisError
@@ -51,17 +48,15 @@ def steps(
     Raises:
         AnalysisError: If each task's gradient is asked for, and no parameter is shared.
     """
-    engine = Engine(
+    setting = make_setting(
         model,
         data.tasks,
-        aggregator=aggregator,
-        perturbation=perturbation,
+        aggregation.create(aggregator, len(data.tasks)),
+        perturbation,
         decompose=decompose,
-        shared=shared,
-        own=own,
+        partition=Partition(model, data.tasks, shared, own),
         seed=seed,
     )
-    setting = engine._setting
     learn(setting.partition, data, alone)
     if aggregator != "ls" and not setting.partition.shared:
         raise AnalysisError(
@@ -70,7 +65,7 @@ def steps(
         )
     device_types = {"cpu", *(parameter.device.type for parameter in model.parameters())}
     for part in data:
-        with confined([part.closure], device_types) as closures:
-            step = Step(setting, closures, Scale(None))
+        with confine_autocast([part.closure], device_types) as closures:
+            step = Step(setting, closures, Guard())
             alone(step.gather)
         yield step, part.shares

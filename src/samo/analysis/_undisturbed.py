@@ -8,9 +8,15 @@ from typing import Protocol, TypeVar
 
 from torch import nn
 
-from samo.model._guarded import Registered, devices_of
-from samo.model._random import Sources
-from samo.model._trace import Tracer
+from samo.model import (
+    ModelState,
+    Trace,
+    Traced,
+    devices_of,
+    global_generators,
+    set_states,
+    states_of,
+)
 
 T = TypeVar("T")
 
@@ -37,12 +43,13 @@ def undisturbed(model: nn.Module) -> Iterator[Alone]:
         What is to evaluate the model: see `Alone`. Each evaluation sees the same buffers and the
         same random numbers.
     """
-    kept, sources = Registered(model), Sources(devices_of(model))
-    states = sources.get()
+    kept, generators = ModelState(model), global_generators(devices_of(model))
+    kept.keep()
+    states = states_of(generators)
     model.eval()
     try:
-        with Tracer(model).trace() as trace:
+        with Trace(Traced(model)) as trace:
             yield trace.rehearse
     finally:
         kept.put_back()
-        sources.set(states)
+        set_states(generators, states)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samo.model._closure import Losses
+from samo.engine import Losses
 
 from ..benchmarks._names import unknown
 from ..benchmarks.dense._losses import depth_loss, normals_loss, segmentation_loss

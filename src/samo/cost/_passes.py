@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from samo.model._closure import Losses
+from samo.engine import Losses
 
 _BACKWARDS = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
 

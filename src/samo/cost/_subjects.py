@@ -16,9 +16,7 @@ from torchjd.aggregation import Aggregator
 from torchjd.autojac import jac_to_grad, mtl_backward
 from torchjd.scalarization import Scalarizer
 
-from samo.engine._engine import Engine
-from samo.engine._step import Step
-from samo.model._closure import Losses
+from samo.engine import Engine, Losses, Step
 from samo.perturbations import ESTIMATORS, SPSA, LocalGradient
 
 from .. import aggregation

@@ -1,56 +1,58 @@
-"""Where the parameters and their gradients are: whole on every rank, or in shards."""
+"""The interface to where the parameters and their gradients are: whole on every rank, or sharded.
+
+It has two forms: `Replicated` (in ``_plain.py``) and `Sharded` (in ``_sharded.py``).
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
-from torch.nn.parallel import DistributedDataParallel
 
-from samo.distributed._ranks import Agreement, Ranks
-from samo.model._closure import Losses
-from samo.model._random import Streams
-from samo.tensors._vector import Spread, Vector
+from samo.model import Streams
+from samo.tensors import GlobalSum, Vector
 
-DIVIDED_FROM = 1 << 18
-"""The number of shared parameters from which on the columns of their gradients are divided."""
+from ._ranks import Agreement, Ranks
 
 Fill = Callable[[Tensor, torch.Generator], object]
+"""Fills a flat tensor with random numbers."""
 
 
 class Placement(ABC):
-    """How a model lies on the ranks, and what follows for its evaluation and its gradients.
+    """How a model is distributed over the ranks; what follows for its evaluation and gradients.
 
     Attributes:
-        spread: Sums numbers over the ranks that hold a vector's coordinates between them; None
-            where each holds them all.
+        whole: Whether each rank holds whole parameters and gradients.
+        global_sum: Sums numbers over the ranks that hold the shards of a vector; None if each
+            holds the whole.
     """
 
-    spread: Spread | None
+    whole: bool
+    global_sum: GlobalSum | None
 
     @abstractmethod
     def start(self) -> None:
-        """Brings the model to where a step starts."""
+        """Brings the model to the state in which a step starts."""
 
     @abstractmethod
     def settle(self) -> None:
-        """Makes sure that the model's registered parameters are those that the engine knows."""
+        """Ensures that the model's registered parameters are those that the engine knows."""
 
     @abstractmethod
-    def guarded(self, closure: Losses) -> Losses:
-        """A closure whose evaluations leave the model as the engine needs it."""
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Surrounds each call of the user's closure."""
 
     @abstractmethod
     def taking_part(self, losses: Mapping[str, Tensor], agreed: Agreement) -> dict[str, Tensor]:
-        """This rank's losses that are to be evaluated on, in the order of the tasks."""
+        """Returns this rank's losses that the step continues with, in the order of the tasks."""
 
     @abstractmethod
     def behind(self, leaves: set[int]) -> set[int]:
-        """The ids of the parameters that some leaves of the graph, by their ids, stand for."""
+        """Maps the ids of leaves of the graph to the ids of the parameters that they stand for."""
 
     @abstractmethod
     def differentiate(
@@ -61,130 +63,34 @@ class Placement(ABC):
         *,
         retain: bool,
     ) -> list[Tensor | None]:
-        """The gradients of a weighted sum of losses: what this rank holds of them."""
+        """Differentiates a weighted sum of losses.
+
+        Args:
+            losses: The losses, with their graphs.
+            parameters: The parameters.
+            seeds: The losses' weights, in the losses' dtypes.
+            retain: Whether the graph is needed again.
+
+        Returns:
+            What this rank holds of the gradients; None for parameters that are not reached.
+        """
+
+    @abstractmethod
+    def as_gradient(self, part: Tensor, parameter: Tensor) -> Tensor:
+        """Returns the gradient of a parameter, given what this rank holds of it."""
 
     @abstractmethod
     def reduce_(
         self, large: Sequence[Tensor], small: Sequence[Tensor], marks: Sequence[bool] = ()
     ) -> Sequence[bool]:
-        """Sums gradients over the ranks in place, and unites marks, where that is not done yet."""
+        """Sums gradients over the ranks in place, and unites marks, unless that is done already."""
 
     @abstractmethod
     def columns(self, parameters: Sequence[Parameter]) -> Ranks | None:
-        """The ranks between which the columns of the task gradients are best divided, if any."""
+        """Returns the ranks to divide the columns of the task gradients among; None for none."""
 
     @abstractmethod
     def fill(
         self, vector: Vector, parameters: Sequence[Parameter], streams: Streams, how: Fill
     ) -> Vector:
-        """Fills a vector with random numbers that are the same whoever holds them."""
-
-
-class Replicated(Placement):
-    """Every rank holds the whole model, wrapped in ``DistributedDataParallel`` or not.
-
-    A wrapper's reducer is bypassed, since gradients are taken by ``torch.autograd.grad``, and so is
-    its broadcast of the buffers, which would be seen in replays: buffers are rank 0's at the start
-    of each step. So there is no collective operation in a closure at which a rank could be missed.
-
-    Args:
-        model: The model.
-        ranks: The ranks.
-
-    Raises:
-        ValueError: If a wrapper cannot be bypassed.
-    """
-
-    spread = None
-
-    def __init__(self, model: nn.Module, ranks: Ranks) -> None:
-        self._model = model
-        self._ranks = ranks
-        self._wrappers = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
-        if any(wrapper.static_graph for wrapper in self._wrappers):
-            raise ValueError(
-                "DistributedDataParallel(static_graph=True) reduces gradients in its first backward"
-                " pass whatever happens: leave static_graph out. The engine reduces them."
-            )
-
-    def start(self) -> None:
-        """Gives all ranks the buffers of rank 0, unless a wrapper was told not to."""
-        wanted = all(wrapper.broadcast_buffers for wrapper in self._wrappers)
-        if wanted and self._ranks.size > 1:
-            self._ranks.broadcast_(list(self._model.buffers()))
-
-    def settle(self) -> None:
-        """They are."""
-
-    def guarded(self, closure: Losses) -> Losses:
-        """Keeps wrappers from synchronising anything."""
-        if not self._wrappers:
-            return closure
-
-        def evaluate(tasks: Sequence[str]) -> Mapping[str, Tensor]:
-            with self._silent():
-                return closure(tasks)
-
-        return evaluate
-
-    def taking_part(self, losses: Mapping[str, Tensor], agreed: Agreement) -> dict[str, Tensor]:
-        """Those that count."""
-        return {t: losses[t] for t, share in agreed.shares.items() if share > 0}
-
-    def behind(self, leaves: set[int]) -> set[int]:
-        """The parameters are the leaves."""
-        return leaves
-
-    def differentiate(
-        self,
-        losses: Sequence[Tensor],
-        parameters: Sequence[Parameter],
-        seeds: Sequence[Tensor],
-        *,
-        retain: bool,
-    ) -> list[Tensor | None]:
-        """Those of this rank's losses; none where it has no losses."""
-        if not losses:
-            return [None] * len(parameters)
-        return [
-            *torch.autograd.grad(losses, parameters, seeds, retain_graph=retain, allow_unused=True)
-        ]
-
-    def reduce_(
-        self, large: Sequence[Tensor], small: Sequence[Tensor], marks: Sequence[bool] = ()
-    ) -> Sequence[bool]:
-        """An all-reduce."""
-        return self._ranks.add_(large, small, marks)
-
-    def columns(self, parameters: Sequence[Parameter]) -> Ranks | None:
-        """All ranks, but for small models, where a transfer for each row takes longer."""
-        size = sum(parameter.numel() for parameter in parameters)
-        return self._ranks if self._ranks.size > 1 and size >= DIVIDED_FROM else None
-
-    def fill(
-        self,
-        vector: Vector,
-        parameters: Sequence[Parameter],  # noqa: ARG002
-        streams: Streams,
-        how: Fill,
-    ) -> Vector:
-        """The ranks' generators are in the same state."""
-        for flat in vector.flats:
-            how(flat, streams.on(flat.device))
-        return vector
-
-    @contextmanager
-    def _silent(self) -> Iterator[None]:
-        flags = [
-            (wrapper, wrapper.require_backward_grad_sync, wrapper.require_forward_param_sync)
-            for wrapper in self._wrappers
-        ]
-        try:
-            for wrapper in self._wrappers:
-                wrapper.require_backward_grad_sync = False
-                wrapper.require_forward_param_sync = False
-            yield
-        finally:
-            for wrapper, backward, forward in flags:
-                wrapper.require_backward_grad_sync = backward
-                wrapper.require_forward_param_sync = forward
+        """Fills a vector with random numbers that do not depend on the number of ranks."""

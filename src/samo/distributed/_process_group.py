@@ -1,4 +1,4 @@
-"""Several processes, on ``torch.distributed``."""
+"""Several processes that take a step together, on ``torch.distributed``."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from samo._errors import NonFiniteError, RankError
-from samo.distributed._ranks import Agreement, Ranks
+
+from ._ranks import Agreement, Ranks
 
 
 class _Place(Enum):
-    """The places of a step where something is exchanged."""
+    """The places of a step at which ranks exchange something."""
 
     END = 0
     NATURAL = 1
@@ -31,9 +32,9 @@ class _Place(Enum):
 
 
 _Failure = tuple[str, str, Sequence[str], str]
-"""The class and message of an error; the tasks and the stage, where it is a NonFiniteError."""
+"""The class and message of an error; the tasks and the stage of a `NonFiniteError`."""
 
-# Names of torch 2.11 and later; the ones before them do the same.
+# The names since torch 2.11, and those before.
 _all_gather: Callable[..., Any] = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 _reduce_scatter: Callable[..., Any] = getattr(
     dist, "reduce_scatter_single", dist.reduce_scatter_tensor
@@ -43,15 +44,15 @@ _reduce_scatter: Callable[..., Any] = getattr(
 class Together(Ranks):
     """The ranks of a process group.
 
-    Little things (losses, and whether a rank has failed) are exchanged in a *message*, which always
-    has the same length, so that a rank that fails need not know what the others are about to
-    exchange. Large transfers are announced by a message: no rank waits for gradients from one that
-    will not send them. A message costs an all-reduce of 8(2K + 5) bytes. It says, too, at which
-    place of a step the rank is, so that ranks that are not in step find out.
+    Small values (losses, and whether a rank has failed) are exchanged in a *message* of constant
+    length, so that a rank that fails need not know what the others are about to exchange. Large
+    transfers are announced by a message: no rank waits for gradients that will not be sent. A
+    message costs an all-reduce of 8(2K + 5) bytes. It includes the place of the step at which the
+    rank is, so that ranks that are out of step are detected.
 
     Args:
         group: The process group.
-        device: Where the model's parameters are.
+        device: The device of the model's parameters.
         tasks: The names of all K tasks.
     """
 
@@ -69,7 +70,7 @@ class Together(Ranks):
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Tells the other ranks of an exception within, and raises theirs."""
+        """Announces an exception within to the other ranks, and raises theirs."""
         if not self._met and self._backend == "gloo":
             with self._reaching():
                 dist.monitored_barrier(self._group)  # names a rank that has not come
@@ -83,7 +84,7 @@ class Together(Ranks):
             raise
 
     def check(self, facts: Mapping[str, str]) -> None:
-        """Compares digests of the facts; only where they differ, the facts themselves."""
+        """Compares digests of the facts; exchanges the facts themselves only if they differ."""
         digests = [hashlib.sha256(fact.encode()).digest()[:7] for fact in facts.values()]
         numbers = torch.tensor([int.from_bytes(digest, "big") for digest in digests])
         highest, lowest = self.largest(torch.cat([numbers, -numbers])).chunk(2)
@@ -106,9 +107,9 @@ class Together(Ranks):
     def agree(
         self, losses: Mapping[str, Tensor], sizes: Mapping[str, float], *, news: bool
     ) -> Agreement:
-        """Sums n_i l_i and n_i."""
+        """Sums n_i l_i and n_i over the ranks."""
         here = {task: float(sizes[task]) for task in losses}
-        # A size of zero is no loss: were it a mean over nothing, it would be NaN.
+        # A loss of size 0 is left out: a mean over no samples may be NaN.
         values = [losses[t].item() * n if (n := here.get(t, 0.0)) else 0.0 for t in self._tasks]
         numbers = [here.get(task, 0.0) for task in self._tasks]
         sums = self._exchange([*values, *numbers, float(news)], _Place.NATURAL)
@@ -133,7 +134,7 @@ class Together(Ranks):
         return dict(zip(tasks, sums, strict=True))
 
     def largest(self, flags: Tensor) -> Tensor:
-        """An all-reduce of the maximum."""
+        """Runs an all-reduce of the maximum."""
         flags = flags.to(self._device, torch.int64, copy=True)
         self._announce(_Place.FLAGS)
         with self._reaching():
@@ -141,7 +142,7 @@ class Together(Ranks):
         return flags.cpu()
 
     def total(self, part: Tensor) -> Tensor:
-        """In a message where there is room in it."""
+        """Sums in a message if the numbers fit in it, else by an all-reduce."""
         if part.numel() <= self._room:
             sums = self._exchange(part.flatten().tolist(), _Place.NUMBERS)
             return sums.to(part).view(part.shape)
@@ -152,7 +153,7 @@ class Together(Ranks):
     def add_(
         self, large: Sequence[Tensor], small: Sequence[Tensor] = (), marks: Sequence[bool] = ()
     ) -> Sequence[bool]:
-        """An all-reduce for each large tensor, one for the small ones of a device and dtype."""
+        """Runs an all-reduce for each large tensor, and one for all small ones of a kind."""
         like = next(iter([*small, *large]), torch.empty(0, device=self._device))
         counts = like.new_tensor([float(mark) for mark in marks])
         groups = _by_kind([*small, counts])
@@ -167,9 +168,9 @@ class Together(Ranks):
         return [count > 0 for count in counts.tolist()]
 
     def scatter(self, flat: Tensor) -> Tensor:
-        """A reduce-scatter."""
-        # Gloo makes it from an all-reduce, with twice the traffic. There, slices are exchanged and
-        # summed here.
+        """Runs a reduce-scatter."""
+        # Gloo implements it by an all-reduce, with twice the traffic. With gloo, slices are
+        # exchanged and summed here.
         native = self._backend != "gloo"
         received = flat.new_empty(len(flat) // self.size if native else len(flat))
         self._announce(_Place.GRADIENTS)
@@ -181,7 +182,7 @@ class Together(Ranks):
         return received.view(self.size, -1).sum(0)
 
     def gather(self, part: Tensor) -> Tensor:
-        """An all-gather."""
+        """Runs an all-gather."""
         whole = part.new_empty(self.size * len(part))
         self._announce(_Place.UPDATE)
         with self._reaching():
@@ -189,7 +190,7 @@ class Together(Ranks):
         return whole
 
     def broadcast_(self, flats: Sequence[Tensor]) -> None:
-        """One broadcast for each device and dtype."""
+        """Runs one broadcast for each device and dtype."""
         groups = _by_kind(flats)
         buffers = [torch.cat([flat.flatten() for flat in group]) for group in groups]
         if not buffers:
@@ -211,7 +212,7 @@ class Together(Ranks):
     def _exchange(
         self, values: Sequence[float], place: _Place, error: Exception | None = None
     ) -> Tensor:
-        """Sums a message; raises an error where a rank has failed, or is at another place."""
+        """Sums a message; raises an error if a rank has failed or is at another place."""
         failed = float(error is not None)
         room = [0.0] * (self._room - len(values))
         head = [failed, 1.0, place.value, place.value**2]
@@ -232,7 +233,7 @@ class Together(Ranks):
         return message[len(head) : len(head) + len(values)]
 
     def _everyone(self, mine: Any) -> list[Any]:
-        """What each rank has to say, as JSON: torch's exchange of objects needs numpy."""
+        """Gathers an object from each rank, as JSON: torch's own way needs NumPy."""
         text = torch.tensor([*json.dumps(mine).encode()], dtype=torch.uint8, device=self._device)
         longest = torch.tensor([len(text)], device=self._device)
         with self._reaching():
@@ -244,7 +245,7 @@ class Together(Ranks):
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
-        """Says what it means when a collective operation fails."""
+        """Turns the failure of a collective operation into a `RankError`."""
         try:
             yield
         except RuntimeError as error:
@@ -259,7 +260,7 @@ class Together(Ranks):
 
 
 def _by_kind(flats: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Those of one device and dtype together, but for empty ones."""
+    """Groups tensors by device and dtype, without empty ones."""
     groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for flat in flats:
         if flat.numel():
@@ -268,7 +269,7 @@ def _by_kind(flats: Sequence[Tensor]) -> list[list[Tensor]]:
 
 
 def _split(buffer: Tensor, parts: Sequence[Tensor]) -> None:
-    """Copies a buffer's values back to the tensors that it was made of."""
+    """Copies a buffer's values back to the tensors that it was concatenated from."""
     for part, its in zip(parts, buffer.split([p.numel() for p in parts]), strict=True):
         part.detach().copy_(its.view_as(part))
 
@@ -279,10 +280,10 @@ def _described(error: Exception) -> _Failure:
 
 
 def _settle(failures: Sequence[_Failure | None], mine: Exception | None) -> None:
-    """Raises what the other ranks have raised; returns where this rank's own error is it."""
+    """Raises what the other ranks have raised; returns if it is this rank's own error."""
     found = {rank: failure for rank, failure in enumerate(failures) if failure is not None}
     if all(stage for *_, stage in found.values()):
-        # Where the gradient of a sum is at fault, not every rank can tell whose it is.
+        # If the gradient of a sum is at fault, not every rank can determine the task.
         _, _, tasks, stage = min(found.values(), key=lambda failure: len(failure[2]))
         if isinstance(mine, NonFiniteError) and (mine.tasks, mine.stage) == (tuple(tasks), stage):
             return

@@ -1,8 +1,9 @@
-"""Models in shards: FSDP2 (``torch.distributed.fsdp.fully_shard``)."""
+"""Sharded models: FSDP2 (``torch.distributed.fsdp.fully_shard``)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -10,22 +11,21 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
-from samo.distributed._placement import Fill, Placement
-from samo.distributed._ranks import Agreement, Ranks
-from samo.model._closure import Losses
-from samo.model._random import Streams
-from samo.tensors._dtensor import local, part_of
-from samo.tensors._vector import Vector
+from samo.model import Streams
+from samo.tensors import Vector, assembled, local, part_of
 
-# Random numbers are drawn that many at a time, to keep a shard of them. A multiple of 16: torch's
-# normal numbers then are those that one draw of all would give, on the CPU.
+from ._placement import Fill, Placement
+from ._ranks import Agreement, Ranks
+
+# The number of random numbers drawn at a time, of which a shard is kept. A multiple of 16: on the
+# CPU, torch then draws the normal numbers that one draw of all would give.
 _CHUNK = 1 << 18
 
 
 class Sharded(Placement):
-    """Each rank holds a slice of each parameter, a ``DTensor``.
+    """Each rank holds a shard of each parameter, a ``DTensor``.
 
-    Vectors are of the slices; norms and inner products are summed over the ranks. The model's own
+    Vectors consist of shards; norms and inner products are summed over the ranks. The model's own
     hooks gather the parameters of a unit when it is evaluated, and average and scatter the
     gradients in its backward pass. So every rank must evaluate the same modules in the same order.
 
@@ -37,13 +37,15 @@ class Sharded(Placement):
         ValueError: If trainable parameters are not sharded, or not over these ranks.
     """
 
+    whole = False
+
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
         self._units = [module for module in model.modules() if isinstance(module, FSDPModule)]
         self._reshard()
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._size = ranks.size
         self._behind: dict[int, int] = {}
-        self.spread = ranks.total
+        self.global_sum = ranks.total
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 _check(name, parameter, ranks.size)
@@ -53,34 +55,31 @@ class Sharded(Placement):
         self._reshard()
 
     def settle(self) -> None:
-        """Registers the slices in the place of what has been gathered."""
+        """Registers the shards instead of gathered parameters."""
         self._reshard()
 
-    def guarded(self, closure: Losses) -> Losses:
-        """Frees the gathered parameters after each evaluation, since they will move."""
-
-        def evaluate(tasks: Sequence[str]) -> Mapping[str, Tensor]:
-            try:
-                return closure(tasks)
-            finally:
-                self._reshard()
-
-        return evaluate
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Frees the gathered parameters after each evaluation, since the shards will move."""
+        try:
+            yield
+        finally:
+            self._reshard()
 
     def taking_part(self, losses: Mapping[str, Tensor], agreed: Agreement) -> dict[str, Tensor]:
-        """All of them, since no rank may be missed in the collective operations of a task."""
+        """Returns all of them: every rank takes part in the collective operations of each task."""
         if absent := [task for task in agreed.means if task not in losses]:
             raise ValueError(
                 f"Tasks {absent} are absent on this rank and present on others. In a sharded model "
                 f"every rank must evaluate the same tasks: return a finite loss of them (of any "
-                f"input), and say batch_size={{{absent[0]!r}: 0}}, so that it does not count."
+                f"input), and pass batch_size={{{absent[0]!r}: 0}}, so that it does not count."
             )
         return {task: losses[task] for task in agreed.means}
 
     def behind(self, leaves: set[int]) -> set[int]:
-        """The slices of the gathered parameters, which are the leaves."""
+        """Returns the shards of the gathered parameters, which are the leaves."""
         if unknown := leaves - self._behind.keys():
-            self._meet(unknown)
+            self._map_units(unknown)
         return {self._behind.get(leaf, leaf) for leaf in leaves}
 
     def differentiate(
@@ -91,7 +90,7 @@ class Sharded(Placement):
         *,
         retain: bool,
     ) -> list[Tensor | None]:
-        """By a backward pass, in which FSDP averages over the ranks and scatters."""
+        """Runs a backward pass, in which FSDP averages over the ranks and scatters."""
         before = [parameter.grad for parameter in self._parameters]
         for parameter in self._parameters:
             parameter.grad = None
@@ -105,60 +104,64 @@ class Sharded(Placement):
             for parameter, gradient in zip(self._parameters, before, strict=True):
                 parameter.grad = gradient
 
+    def as_gradient(self, part: Tensor, parameter: Tensor) -> Tensor:
+        """Returns the ``DTensor`` of which this rank holds the shard."""
+        return assembled(part, parameter)
+
     def reduce_(
         self,
         large: Sequence[Tensor],  # noqa: ARG002
         small: Sequence[Tensor],  # noqa: ARG002
         marks: Sequence[bool] = (),
     ) -> Sequence[bool]:
-        """The backward passes have done so."""
+        """Does nothing: the backward passes have reduced the gradients."""
         return marks
 
     def columns(self, parameters: Sequence[Parameter]) -> Ranks | None:  # noqa: ARG002
-        """They are divided already."""
+        """Returns None: the columns are divided already."""
         return None
 
     def fill(
         self, vector: Vector, parameters: Sequence[Parameter], streams: Streams, how: Fill
     ) -> Vector:
-        """Draws the numbers of all slices, in the order of whole vectors, and keeps this rank's."""
+        """Draws the numbers of whole vectors in order, and keeps those of this rank's shards."""
         groups: dict[tuple[torch.device, torch.dtype], list[tuple[Parameter, Tensor]]] = {}
-        for parameter, slice_ in zip(parameters, vector.tensors, strict=True):
-            groups.setdefault((slice_.device, slice_.dtype), []).append((parameter, slice_))
+        for parameter, shard in zip(parameters, vector.tensors, strict=True):
+            groups.setdefault((shard.device, shard.dtype), []).append((parameter, shard))
         for (device, dtype), members in groups.items():
             total = sum(parameter.numel() for parameter, _ in members)
             numbers = _Numbers(total, torch.empty(0, device=device, dtype=dtype), streams, how)
-            for parameter, slice_ in members:
+            for parameter, shard in members:
                 whole = numbers.take(parameter.numel()).view(parameter.shape)
-                slice_.copy_(part_of(whole, parameter))
+                shard.copy_(part_of(whole, parameter))
         return vector
 
     def _reshard(self) -> None:
         for unit in self._units:
             unit.reshard()
 
-    def _meet(self, leaves: set[int]) -> None:
-        """Finds out which leaves are whose, one unit after the other."""
+    def _map_units(self, leaves: set[int]) -> None:
+        """Records which gathered parameter belongs to which shard, unit by unit."""
         for unit in self._units:
             assert isinstance(unit, nn.Module)
-            slices = dict(unit.named_parameters())
+            shards = dict(unit.named_parameters())
             unit.unshard()
             for name, gathered in unit.named_parameters():
-                self._behind[id(gathered)] = id(slices[name])
+                self._behind[id(gathered)] = id(shards[name])
             unit.reshard()
         for leaf in leaves:
             self._behind.setdefault(leaf, leaf)
 
 
 class _Numbers:
-    """The random numbers of a whole vector, one parameter after the other."""
+    """The random numbers of a whole vector, in the order of the parameters."""
 
     def __init__(self, total: int, like: Tensor, streams: Streams, how: Fill) -> None:
         self._chunks = self._drawn(total, like, streams, how)
         self._left = like
 
     def take(self, count: int) -> Tensor:
-        """The next so many."""
+        """Returns the next ``count`` numbers."""
         parts, found = [self._left], len(self._left)
         while found < count:
             parts.append(next(self._chunks))
@@ -180,7 +183,7 @@ class _Numbers:
 def _check(name: str, parameter: Parameter, size: int) -> None:
     if not isinstance(parameter, DTensor):
         raise ValueError(
-            f"Parameter {name!r} is whole, where others are in shards: apply fully_shard to the "
+            f"Parameter {name!r} is whole, while others are sharded: apply fully_shard to the "
             f"whole model (its root last) before the engine is made, or freeze the parameter."
         )
     mesh, placements = parameter.device_mesh, parameter.placements

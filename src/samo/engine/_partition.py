@@ -1,4 +1,4 @@
-"""Which parameters are shared, and which belong to a task alone."""
+"""Determines which parameters are shared, and which belong to one task."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from samo._errors import PartitionError
-from samo.distributed._placement import Placement
-from samo.distributed._ranks import Ranks
-from samo.model._graph import Reached
-from samo.model._guarded import modules_of, parameters_of
+from samo.distributed import Placement, Ranks
+from samo.model import Reached, modules_of, parameters_of
 
 Declared = Iterable[Parameter | nn.Module] | Parameter | nn.Module
 """Parameters, or modules that stand for all of theirs."""
@@ -22,16 +20,25 @@ Declared = Iterable[Parameter | nn.Module] | Parameter | nn.Module
 class Partition:
     """Divides the trainable parameters of a model into a shared part and the tasks' own.
 
-    What is declared holds. The rest is found from the autograd graph of the losses: a parameter
-    that one task reaches is that task's own, one that more reach is shared. A parameter that no
-    task has reached yet is waited for. Frozen parameters (``requires_grad`` off) are in no part.
+    Declarations take precedence. The rest is found from the autograd graph of the losses: a
+    parameter that one task reaches is that task's own, one that several tasks reach is shared. A
+    parameter that no task has reached yet is assigned later. Frozen parameters
+    (``requires_grad=False``) are in no part.
 
     Args:
         model: The model.
         tasks: The names of the tasks.
         shared: Parameters or modules that are shared.
-        own: Parameters or modules that belong to one task, by task. Where ``own`` is declared and
-            ``shared`` is not, all else is shared.
+        own: Parameters or modules that belong to one task, by task. If ``own`` is declared and
+            ``shared`` is not, all others are shared.
+
+    Attributes:
+        shared: The shared parameters.
+        own: The tasks' own parameters.
+        names: The parameters' names in the model, by id.
+        seen: The tasks whose losses have been seen.
+        settled: The ids of the trainable parameters if all are assigned, else None. As long as the
+            model has these trainable parameters, losses of the ``seen`` tasks tell nothing new.
 
     Raises:
         PartitionError: If a declared parameter is not the model's, is claimed twice, or belongs to
@@ -50,8 +57,9 @@ class Partition:
         self._claims = _claims(model, self._tasks, shared, own)
         self._rest_is_shared = own is not None and shared is None
         self._reach: dict[int, set[str]] = {}
-        self._seen: set[str] = set()
-        self._names: dict[int, str] = {}
+        self.seen: set[str] = set()
+        self.names: dict[int, str] = {}
+        self.settled: set[int] | None = None
         self._unreached: set[int] = set()
         self.shared: list[Parameter] = []
         self.own: dict[str, list[Parameter]] = {task: [] for task in tasks}
@@ -64,18 +72,14 @@ class Partition:
                 "module with one) whose requires_grad is True."
             )
 
-    def name(self, parameter: Tensor) -> str:
-        """The parameter's name in the model."""
-        return self._names[id(parameter)]
-
     def knows(self, tasks: Iterable[str]) -> bool:
-        """Whether these tasks' parameters are known already."""
+        """Whether these tasks' parameters are known."""
         return self._knows(tasks, self._trainable())
 
     def is_news(self, losses: Mapping[str, Tensor], placement: Placement) -> bool:
-        """Whether the graphs of the losses may tell what is not known yet."""
+        """Whether the graphs of the losses may tell something that is not known yet."""
         trainable = self._trainable()
-        if trainable != self._names.keys() or not self._knows(losses, trainable):
+        if trainable != self.names.keys() or not self._knows(losses, trainable):
             return True
         if not self._unreached:
             return False
@@ -88,11 +92,11 @@ class Partition:
         ranks: Ranks | None = None,
         placement: Placement | None = None,
     ) -> None:
-        """Learns from the graphs of the losses what is not known yet.
+        """Assigns the parameters that the graphs of the losses reach.
 
         Args:
             losses: The natural losses of this rank by task, with their graphs.
-            ranks: The ranks, which learn from each other; this one alone if left out.
+            ranks: The ranks, which share what they find; this one alone if left out.
             placement: Where the parameters are.
 
         Raises:
@@ -101,8 +105,8 @@ class Partition:
         """
         trainable = self._trainable()
         named = {id(p): (n, p) for n, p in self._model.named_parameters() if id(p) in trainable}
-        # Of a parameter that is trainable since now, it is not known what other tasks reach it.
-        seen = set(losses) | (self._seen if named.keys() <= self._reach.keys() else set())
+        # For parameters that have become trainable, it is unknown which other tasks reach them.
+        seen = set(losses) | (self.seen if named.keys() <= self._reach.keys() else set())
         reach = {i: set(self._reach.get(i, ())) for i in self._reach.keys() | named.keys()}
         unambiguous = self._learn(losses, named, reach, placement)
         if ranks is not None:
@@ -126,36 +130,37 @@ class Partition:
         if not shared and unambiguous and seen == set(self._tasks) and len(seen) > 1:
             raise PartitionError(
                 f"The tasks {list(self._tasks)} share no trainable parameter: there is nothing to "
-                f"balance: train them separately, or check that their losses come from one model."
+                f"balance. Train them separately, or check that their losses come from one model."
             )
         self.shared, self.own = shared, own
-        self._reach, self._seen, self._unreached = reach, seen, unreached
-        self._names = {i: name for i, (name, _) in named.items()}
+        self._reach, self.seen, self._unreached = reach, seen, unreached
+        self.names = {i: name for i, (name, _) in named.items()}
+        self.settled = None if unreached else set(named)
 
     def state_dict(self) -> dict[str, list[str]]:
-        """The tasks that reach each parameter, by the parameter's name."""
+        """Returns the tasks that reach each parameter, by the parameter's name."""
         return {
             name: sorted(self._reach[id(p)])
             for name, p in self._model.named_parameters()
             if id(p) in self._reach
-        } | {"": sorted(self._seen)}
+        } | {"": sorted(self.seen)}
 
     def load_state_dict(self, state: Mapping[str, list[str]]) -> None:
-        """Continues from what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         parameters = dict(self._model.named_parameters())
         self._reach = {id(parameters[n]): set(tasks) for n, tasks in state.items() if n}
-        self._seen = set(state[""])
-        self._names = {}  # so that the next update divides anew
+        self.seen = set(state[""])
+        self.names, self.settled = {}, None  # so that the next update divides anew
 
     def _knows(self, tasks: Iterable[str], trainable: Set[int]) -> bool:
-        return self._seen.issuperset(tasks) and trainable <= self._reach.keys()
+        return self.seen.issuperset(tasks) and trainable <= self._reach.keys()
 
     def _trainable(self) -> set[int]:
-        """The ids of the parameters that are not frozen."""
+        """Returns the ids of the parameters that are not frozen."""
         return {id(p) for p in parameters_of(modules_of(self._model)) if p.requires_grad}
 
     def _owner(self, i: int, name: str, reach: set[str]) -> str | None:
-        """A parameter's own task; None for shared, "" for not reached."""
+        """Returns the task that a parameter belongs to; None for shared, "" for not reached."""
         if i in self._claims:
             owner = self._claims[i]
             if owner is not None and (strangers := reach - {owner}):
@@ -180,7 +185,7 @@ class Partition:
         reach: dict[int, set[str]],
         placement: Placement | None,
     ) -> bool:
-        """Notes which tasks reach which parameters; False if a compiled graph hides it."""
+        """Records which tasks reach which parameters; False if a compiled graph hides it."""
         found = {task: Reached([loss]) for task, loss in losses.items()}
         for (task, one), (other, two) in combinations(found.items(), 2):
             for node in one.compiled.keys() & two.compiled.keys():
@@ -207,7 +212,7 @@ class Partition:
         seen: set[str],
         unambiguous: bool,
     ) -> bool:
-        """Adds what the other ranks have noted; False if a compiled graph hides it from one."""
+        """Adds what other ranks have recorded; False if a compiled graph hides it on one."""
         rows = [*(reach[i] for i in named), seen]
         flags = torch.tensor([[task in row for task in self._tasks] for row in rows])
         ambiguous = torch.tensor([not unambiguous])
@@ -225,7 +230,7 @@ def _claims(
     shared: Declared | None,
     own: Mapping[str, Declared] | None,
 ) -> dict[int, str | None]:
-    """Who declared parameters belong to, by id: a task, or None for shared."""
+    """Returns the owners of declared parameters, by id: a task, or None for shared."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     if own is not None and not isinstance(own, Mapping):
         raise TypeError(
@@ -236,7 +241,7 @@ def _claims(
     claims: dict[int, str | None] = {}
     parts: list[tuple[str | None, Declared]] = [] if shared is None else [(None, shared)]
     for owner, declared in [*parts, *(own or {}).items()]:
-        for parameter in _parameters(declared):
+        for parameter in declared_parameters(declared):
             if id(parameter) not in names:
                 raise PartitionError(
                     f"{_claim(owner)} holds a parameter of shape {tuple(parameter.shape)} that is "
@@ -254,13 +259,14 @@ def _claim(owner: str | None) -> str:
     return "shared=" if owner is None else f"own[{owner!r}]"
 
 
-def _parameters(declared: Declared) -> Iterable[Parameter]:
+def declared_parameters(declared: Declared) -> Iterable[Parameter]:
+    """Yields the parameters of a declaration; raises PartitionError for anything else."""
     if isinstance(declared, nn.Module):
         return declared.parameters()
     if isinstance(declared, Parameter):
         return [declared]
     if isinstance(declared, Iterable) and not isinstance(declared, str | Tensor):
-        return [parameter for item in declared for parameter in _parameters(item)]
+        return [parameter for item in declared for parameter in declared_parameters(item)]
     raise PartitionError(
         f"Expected parameters or modules in shared= and own=, found {type(declared).__name__}."
     )

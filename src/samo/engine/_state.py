@@ -1,4 +1,4 @@
-"""The state of an engine: saved, and continued from."""
+"""Saves and restores the state of an engine."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from typing import Any
 
 from torch import nn
 
-from samo.aggregation._state import capture, restore
-from samo.engine._setting import Setting
-from samo.perturbations import Stateful
+from samo.aggregation import capture, restore
+
+from ._setting import Setting
 
 
 def captured(
     setting: Setting, aggregator: nn.Module, configuration: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The state of an engine.
+    """Returns the state of an engine.
 
     Args:
-        setting: What its steps have in common.
+        setting: What is common to its steps.
         aggregator: Its aggregator.
-        configuration: Its options, in words.
+        configuration: Its options.
 
     Returns:
         Tensors and plain values.
     """
-    setting.placement.settle()
-    local = None if setting.perturbation is None else setting.perturbation.local
-    flat = setting.flat_combiner
+    setting.world.placement.settle()
+    perturbation, flat = setting.perturbation, setting.flat_combiner
+    local = None if perturbation is None else perturbation.local
     return {
         "configuration": dict(configuration),
-        "parameters": _shapes(setting.model),
-        "streams": setting.streams.state_dict(),
+        "parameters": _shapes(setting.traced.model),
+        "streams": setting.world.streams.state_dict(),
         "partition": setting.partition.state_dict(),
-        "local": local.state_dict() if isinstance(local, Stateful) else {},
+        "local": {} if local is None else local.state_dict(),
         "aggregator": capture(aggregator),
         "flat_aggregator": None if flat is None else capture(flat.method),
         "last_losses": setting.combiner.last,
@@ -46,19 +46,19 @@ def restored(
     configuration: Mapping[str, str],
     state: Mapping[str, Any],
 ) -> None:
-    """Brings an engine to a captured state.
+    """Restores a captured state of an engine.
 
     Args:
-        setting: What its steps have in common.
+        setting: What is common to its steps.
         aggregator: Its aggregator.
-        configuration: Its options, in words.
+        configuration: Its options.
         state: The state.
 
     Raises:
-        ValueError: If the state is of another configuration, or of a model with other parameters;
-            nothing is changed then.
+        ValueError: If the state belongs to another configuration, or to a model with other
+            parameters. Nothing is changed then.
     """
-    setting.placement.settle()
+    setting.world.placement.settle()
     saved = state["configuration"]
     if differing := [key for key in configuration if saved.get(key) != configuration[key]]:
         raise ValueError(
@@ -68,7 +68,7 @@ def restored(
                 for key in differing
             )
         )
-    there, here = state["parameters"], _shapes(setting.model)
+    there, here = state["parameters"], _shapes(setting.traced.model)
     if differing := [n for n in {**there, **here} if there.get(n) != here.get(n)]:
         raise ValueError(
             "The state is of another model: "
@@ -80,15 +80,15 @@ def restored(
     restore(aggregator, state["aggregator"])
     if setting.flat_combiner is not None:
         restore(setting.flat_combiner.method, state["flat_aggregator"])
-    if setting.perturbation is not None and isinstance(setting.perturbation.local, Stateful):
+    if setting.perturbation is not None and setting.perturbation.local is not None:
         setting.perturbation.local.load_state_dict(state["local"])
     for part in (setting.combiner, setting.flat_combiner):
         if part is not None:
             part.last = state["last_losses"]
-    setting.streams.load_state_dict(state["streams"])
+    setting.world.streams.load_state_dict(state["streams"])
     setting.partition.load_state_dict(state["partition"])
 
 
 def _shapes(model: nn.Module) -> dict[str, list[int]]:
-    """The shapes of a model's parameters."""
+    """Returns the shapes of a model's parameters."""
     return {name: list(parameter.shape) for name, parameter in model.named_parameters()}

@@ -1,8 +1,8 @@
-"""One step, as a short sequence of stages: gather, aggregate, write."""
+"""One step: evaluate, ascend, collect, aggregate, write."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
@@ -10,301 +10,302 @@ import torch
 from torch import Tensor
 
 from samo._errors import NonFiniteError
-from samo.aggregation._combiner import WeightsOfGramian, WeightsOfLosses
-from samo.distributed._ranks import Agreement
-from samo.engine._ascent import ascent_of
-from samo.engine._blame import culprit
-from samo.engine._finite import Ledger
-from samo.engine._result import Means
-from samo.engine._rows import Scale, TaskGradients, accumulate
-from samo.engine._setting import Setting
-from samo.engine._update import Aggregation
-from samo.model._closure import Losses, evaluated
-from samo.model._trace import Trace
-from samo.perturbations import Grouping, Remembering
-from samo.tensors._dtensor import assembled
-from samo.tensors._vector import Layout, Vector
+from samo.model import Trace
+from samo.tensors import Layout
+
+from ._ascent import ascents
+from ._batch import Batch, Losses
+from ._finite import Guard, culprit
+from ._natural import NaturalPass
+from ._setting import Setting
+from ._task_gradients import Plan, TaskGradients, accumulate
+from ._update import Part, Undo, Update, combine, compare, nothing_shared, tell, weigh
+
+Found = dict[str, list[tuple[Tensor, float]]]
+"""The losses of micro-batches with their sizes, by task."""
 
 
 class Step:
     """One step of an engine.
 
+    For each closure, `gather` runs the natural pass (`Batch.evaluate`), computes g_0 and η_i
+    (`NaturalPass`), evaluates the losses at the perturbed points (`Ascent`), and collects the
+    gradients there (`TaskGradients`). Then `aggregate` makes one gradient of them, and `write` adds
+    it to ``.grad``. Up to `write`, nothing that the user can see has changed.
+
     Args:
-        setting: What is the engine's.
+        setting: What is common to the engine's steps.
         closures: The closures, one for each micro-batch.
-        scale: The factor on losses before backward passes.
+        guard: The loss scale and the finite checks.
         sizes: The sizes of the micro-batches by task; 1 if left out.
 
     Attributes:
-        losses: The natural losses.
-        perturbed: The losses at the perturbed points.
-        aggregation: What makes one gradient of them all, with the weights and the Gramian.
         sizes: The sizes of this rank's batch by task.
+        update: The update, once aggregated.
     """
 
     def __init__(
         self,
         setting: Setting,
         closures: Sequence[Losses],
-        scale: Scale,
+        guard: Guard,
         sizes: Sequence[Mapping[str, float]] | None = None,
     ) -> None:
         self._setting = setting
         self._closures = closures
         self._batch_sizes = sizes or [dict.fromkeys(setting.tasks, 1.0)] * len(closures)
-        self._scale = scale
-        self._ledger = Ledger()
-        self.losses = Means(setting.tasks)
-        self.perturbed = Means(setting.tasks)
-        self.aggregation = Aggregation(setting, scale, self._ledger, self.losses)
+        self._guard = guard
+        self._losses: Found = {task: [] for task in setting.tasks}
+        self._perturbed: Found = {task: [] for task in setting.tasks}
+        self._weights: tuple[Tensor, list[Tensor | None]] | None = None
+        self._parts: list[Part] = []
+        streams = setting.world.streams
+        self._undo: Undo = [partial(streams.load_state_dict, streams.state_dict())]
         self.sizes: dict[str, float] = {}
-        self._mine: list[str] = []
-        streams = setting.streams
-        self._bring_back: list[Callable[[], None]]
-        self._bring_back = [partial(streams.load_state_dict, streams.state_dict())]
-        self._gradients: TaskGradients
+        self._gradients: TaskGradients | None = None
         self._natural: TaskGradients | None = None
-        self._update: Vector
+        self.update: Update | None = None
 
-    def gather(self) -> None:
-        """Makes the task gradients: of each micro-batch, then averaged."""
-        setting = self._setting
-        if len(self._closures) > 1 and not setting.partition.knows(setting.tasks):
-            self._discover()
-        for number, closure in enumerate(self._closures):
-            with setting.tracer.trace() as trace, self._blaming(closure, trace):
-                gradients, natural = self._evaluate(closure, trace, number)
-                if number > 0:
-                    gradients.merge(self._gradients)
-                    if natural is not None and self._natural is not None:
-                        natural.merge(self._natural)
-                self._gradients, self._natural = gradients, natural
-                if number == len(self._closures) - 1:
-                    self._finish()
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        """The natural losses: means over the micro-batches."""
+        return _means(self._losses)
+
+    @property
+    def perturbed(self) -> dict[str, Tensor]:
+        """The losses at the perturbed points: means over the micro-batches."""
+        return _means(self._perturbed)
 
     @property
     def gradients(self) -> TaskGradients:
-        """The task gradients that `gather` has made."""
+        """The task gradients, once gathered."""
+        assert self._gradients is not None
         return self._gradients
 
+    def gather(self) -> None:
+        """Computes the task gradients of each micro-batch, and averages them."""
+        setting, closures = self._setting, self._closures
+        if len(closures) > 1 and not setting.partition.knows(setting.tasks):
+            for closure, sizes in zip(closures, self._batch_sizes, strict=True):
+                # The partition must stay the same from one micro-batch to the next.
+                with Trace(setting.traced) as trace:
+                    Batch(closure, sizes, setting, trace).rehearse()
+        for number, (closure, sizes) in enumerate(zip(closures, self._batch_sizes, strict=True)):
+            with Trace(setting.traced) as trace:
+                batch = Batch(closure, sizes, setting, trace)
+                with self._blaming(batch):
+                    self._evaluate(batch)
+                    natural, first = self._ascend(batch, str(number % 2))
+                    gradients = self._collect(batch, natural, str(number % 2))
+                    for its, before in ((gradients, self._gradients), (first, self._natural)):
+                        if its is not None and len(closures) > 1:
+                            its.weigh(batch.agreed.sizes)
+                        if its is not None and before is not None:
+                            its.merge(before)
+                    self._gradients, self._natural = gradients, first
+                    if number == len(closures) - 1:
+                        self._finish()
+
+    def _evaluate(self, batch: Batch) -> None:
+        """Runs the natural pass; methods that need no gradients weigh the tasks."""
+        batch.evaluate(self._guard)
+        for task in batch.losses:
+            self.sizes[task] = self.sizes.get(task, 0.0) + batch.sizes[task]
+        _add(self._losses, batch.agreed.means, batch.agreed.sizes)
+        if len(self._closures) == 1 and self._setting.combiner.weighs_first:
+            self._weights = weigh(self._setting, self._guard, self.losses, self._undo)
+
+    def _ascend(self, batch: Batch, use: str) -> tuple[NaturalPass | None, TaskGradients | None]:
+        """Computes the gradients at the natural point that the ascent needs.
+
+        Returns:
+            The natural pass (None without a perturbation), and its task gradients if they are
+            aggregated separately.
+        """
+        setting, guard = self._setting, self._guard
+        perturbation = setting.perturbation
+        if perturbation is None or perturbation.rho == 0:
+            return None, None
+        natural = NaturalPass(setting, perturbation, batch, guard)
+        kept = setting.flat_combiner is not None
+        # If natural task gradients are computed anyway, g_0 is their mean. If they are not needed
+        # afterwards, they use the rows in which the perturbed ones are stored next.
+        if kept or (natural.needs_rows and perturbation.alpha > 0 and self._weights is None):
+            plan = self._plan(f"natural {use}" if kept else use, "natural gradient")
+            first = TaskGradients(setting, batch.agreed.shares, guard, plan)
+            first.collect(batch.tasks, batch.losses)
+            shares = batch.agreed.shares
+            if setting.world.sync_perturbation:
+                first.reduce()
+                shares = dict.fromkeys(batch.tasks, 1.0)
+            natural.use_rows(first, shares)
+        else:
+            natural.differentiate_mean()
+        estimator = natural.estimator
+        if estimator is not None and estimator.groups_tasks:
+            self._undo.append(partial(estimator.load_state_dict, estimator.state_dict()))
+        return natural, first if kept else None
+
+    def _collect(self, batch: Batch, natural: NaturalPass | None, use: str) -> TaskGradients:
+        """Collects the task gradients at the perturbed points."""
+        setting, guard = self._setting, self._guard
+        shares, world = batch.agreed.shares, setting.world
+        if natural is None:
+            plan = self._plan(use, "natural gradient", divides=True)
+            gradients = TaskGradients(setting, shares, guard, plan)
+            gradients.collect(batch.tasks, batch.losses)
+            return gradients
+        remembers = natural.estimator is not None and natural.estimator.remembers
+        plan = self._plan(use, "perturbed gradient", divides=True, remembers=remembers)
+        gradients = TaskGradients(setting, shares, guard, plan)
+        for ascent in ascents(natural, batch.tasks):
+            with ascent.displaced():
+                with torch.enable_grad():
+                    found = batch.replay(ascent.group)
+                means = world.ranks.means(ascent.group, found, shares)
+                for task, loss in means.items():
+                    guard.check([task], "perturbed loss", loss)
+                _add(self._perturbed, means, batch.agreed.sizes)
+                # The task at fault in a sum can be determined only here, where it is not finite.
+                in_sum = len(ascent.group) > 1 and gradients.rows is None
+                with self._blaming(batch) if in_sum else nullcontext():
+                    gradients.collect(ascent.group, found)
+        return gradients
+
+    def _finish(self) -> None:
+        """Sums over the ranks, averages over the micro-batches, and compares the gradients."""
+        for gradients in (self._gradients, self._natural):
+            if gradients is not None:
+                gradients.reduce()
+                if len(self._closures) > 1:
+                    gradients.average()
+        self._parts = compare(self._setting, self._guard, self.gradients, self._natural)
+
     def aggregate(self) -> None:
-        """Makes one gradient of the tasks'."""
-        self._update = self.aggregation.update(self._gradients)
+        """Makes one gradient of the tasks' gradients."""
+        setting, guard, gradients = self._setting, self._guard, self.gradients
+        of_method = tell(setting, guard, gradients, self.losses, self._undo)
+        if gradients.rows is not None and setting.combiner.weighs_first:
+            # The means over all micro-batches are known only now.
+            self._weights = weigh(setting, guard, self.losses, self._undo)
+            if setting.combiner.weighs_own:
+                gradients.multiply_own(self._weights[0])
+        weights, of_weights = self._weights or (None, [])
+        if self._parts:
+            self.update = combine(setting, self._parts, gradients, weights)
+        else:
+            total = nothing_shared() if gradients.total is None else gradients.total
+            self.update = Update(total, weights)
+        self.update.of_method = of_method or of_weights
+        if self.update.weights is not None:
+            guard.check(gradients.present, "weight", self.update.weights.sum())
+        guard.verify()
 
     def amplify(self) -> None:
-        """Multiplies what is to be written by the factor of a grad scaler, if there is one."""
-        if self._scale.factor is None:
+        """Multiplies what will be written by the factor of a grad scaler, if there is one."""
+        guard, update = self._guard, self.update
+        if guard.factor is None or update is None:
             return
-        of_method = self.aggregation.method_gradients
-        learnt = [Layout([g]).copy_of([g]) for g in of_method if g is not None]
-        for vector in (self._update, *self._gradients.own.values(), *learnt):
-            for flat in self._scale.apply_(vector).flats:
-                # Zero, or not a number; a norm may overflow where no element does.
-                self._ledger.note(self._gradients.present, "scaled gradient", flat.mul(0).sum())
-        self._ledger.verify()
+        learnt = [Layout([g]).copy_of([g]) for g in update.of_method if g is not None]
+        for vector in (update.shared, *self.gradients.own.values(), *learnt):
+            for flat in guard.scale_(vector).flats:
+                # Zero, or NaN; a norm may overflow although no element does.
+                guard.check(self.gradients.present, "scaled gradient", flat.mul(0).sum())
+        guard.verify()
         scaled = iter(learnt)
-        self.aggregation.method_gradients = [
-            None if g is None else next(scaled).tensors[0] for g in of_method
+        update.of_method = [
+            None if g is None else next(scaled).tensors[0] for g in update.of_method
         ]
 
     def write(self) -> None:
-        """Adds the gradients to ``.grad``, and tells the estimator what it is to remember."""
-        gradients, partition = self._gradients, self._setting.partition
-        parts = [(partition.shared, self._update)]
+        """Adds the gradients to ``.grad``, and passes the estimator what it remembers."""
+        setting, gradients, update = self._setting, self.gradients, self.update
+        assert update is not None
+        partition, placement = setting.partition, setting.world.placement
+        parts = [(partition.shared, update.shared)]
         parts += [(partition.own[task], vector) for task, vector in gradients.own.items()]
         parameters = [parameter for part, _ in parts for parameter in part]
         found = [tensor for _, vector in parts for tensor in vector.tensors]
-        accumulate(parameters, found, [id(p) in gradients.reached for p in parameters])
-        if of_method := self.aggregation.method_gradients:
-            learnt = self._setting.combiner.parameters
+        accumulate(parameters, found, [id(p) in gradients.reached for p in parameters], placement)
+        if of_method := update.of_method:
+            learnt = setting.combiner.parameters
             found = [p if g is None else g for p, g in zip(learnt, of_method, strict=True)]
-            accumulate(learnt, found, [g is not None for g in of_method])
-        if self._setting.perturbation is not None:
-            local = self._setting.perturbation.local
-            if isinstance(local, Remembering):
-                names = [partition.name(parameter) for parameter in partition.shared]
-                for task, vector in gradients.remembered.items():
-                    whole = map(assembled, vector.tensors, partition.shared)
-                    local.remember(task, dict(zip(names, whole, strict=True)))
+            accumulate(learnt, found, [g is not None for g in of_method], placement)
+        if gradients.remembered and setting.perturbation is not None:
+            names = [partition.names[id(parameter)] for parameter in partition.shared]
+            for task, vector in gradients.remembered.items():
+                whole = map(placement.as_gradient, vector.tensors, partition.shared)
+                estimator = setting.perturbation.estimator
+                assert estimator is not None
+                estimator.remember(task, dict(zip(names, whole, strict=True)))
 
-    def forget(self) -> None:
-        """Brings what has learnt in the step, and the random numbers, back to its start."""
-        for bring_back in reversed([*self._bring_back, *self.aggregation.bring_back]):
-            bring_back()
+    def undo(self) -> None:
+        """Restores the state of methods, estimator and random numbers of the step's beginning."""
+        for undo in reversed(self._undo):
+            undo()
 
-    def _natural_pass(
-        self, closure: Losses, trace: Trace, sizes: Mapping[str, float]
-    ) -> tuple[Agreement, dict[str, Tensor]]:
-        """Evaluates the natural losses, and agrees with the other ranks on what is there."""
-        setting = self._setting
-        ranks, placement, partition = setting.ranks, setting.placement, setting.partition
-        ask = partial(evaluated, closure, setting.tasks, setting.tasks, may_leave_out=True)
-        with torch.enable_grad():
-            losses = trace.natural(ask)
-        counted = {task: loss for task, loss in losses.items() if sizes[task] > 0}
-        agreed = ranks.agree(losses, sizes, news=partition.is_news(counted, placement))
-        if not agreed.means:
-            raise ValueError(
-                f"The losses closure was asked for {list(setting.tasks)} and returned "
-                f"{list(losses)}. It may leave out tasks (or give them the batch_size 0) only if "
-                f"it does so all through a step, and not all of them."
-            )
-        losses = placement.taking_part(losses, agreed)
-        if agreed.news:
-            partition.update(losses, ranks, placement)
-        self._mine = list(losses)
-        for task in losses:
-            self.sizes[task] = self.sizes.get(task, 0.0) + sizes[task]
-        for task, loss in agreed.means.items():
-            self._ledger.note([task], "natural loss", loss)
-        self.losses.add(agreed.means, agreed.sizes)
-        return agreed, losses
+    def _plan(
+        self, use: str, stage: str, *, divides: bool = False, remembers: bool = False
+    ) -> Plan:
+        """Plans what is kept of task gradients.
 
-    def _evaluate(
-        self, closure: Losses, trace: Trace, number: int
-    ) -> tuple[TaskGradients, TaskGradients | None]:
-        """One micro-batch: the natural pass, the ascent, and the gradients at the points found."""
-        setting, scale, ledger = self._setting, self._scale, self._ledger
-        agreed, losses = self._natural_pass(closure, trace, self._batch_sizes[number])
-        tasks, use = list(agreed.means), str(number % 2)
-        if len(self._closures) == 1:
-            self.aggregation.weigh()
-        perturbation = setting.perturbation
-        if perturbation is None or perturbation.rho == 0:
-            gradients = self._task_gradients(agreed, use, "natural", divides=True)
-            gradients.collect(tasks, losses)
-            self._weigh_batch(agreed, gradients)
-            return gradients, None
+        Args:
+            use: The matrix of the workspace.
+            stage: The name of the gradients in errors.
+            divides: Whether the columns may be divided among the ranks.
+            remembers: Whether each task's gradient is kept separately as well.
 
-        def replay(tasks: Sequence[str]) -> dict[str, Tensor]:
-            return self._replay(trace, closure, tasks, self._mine)
-
-        ascent = ascent_of(setting, perturbation, agreed, losses, replay, scale, ledger)
-        natural = None
-        # Where the natural gradients are made, their mean is at hand; where they are not needed any
-        # more then, they lie in the rows that the perturbed ones get.
-        mean_of_them = (
-            ascent.by_task and perturbation.alpha > 0 and self.aggregation.weights is None
-        )
-        if setting.flat_combiner is not None or mean_of_them:
-            kept = setting.flat_combiner is not None
-            first = self._task_gradients(agreed, f"natural {use}" if kept else use, "natural")
-            first.collect(tasks, losses)
-            shares = agreed.shares
-            if setting.sync_perturbation:
-                first.reduce()
-                shares = dict.fromkeys(tasks, 1.0)
-            ascent.from_gradients(first, shares)
-            natural = first if kept else None
-        else:
-            ascent.from_losses()
-        if isinstance(ascent.estimator, Grouping):
-            known = ascent.estimator.state_dict()
-            self._bring_back.append(partial(ascent.estimator.load_state_dict, known))
-        remembers = isinstance(ascent.estimator, Remembering)
-        gradients = self._task_gradients(
-            agreed, use, "perturbed", divides=True, remembers=remembers
-        )
-        for group in ascent.groups(tasks):
-            with ascent.displaced(group):
-                with torch.enable_grad():
-                    found = replay([task for task in group if task in losses])
-                means = setting.ranks.means(group, found, agreed.shares)
-                for task, loss in means.items():
-                    ledger.note([task], "perturbed loss", loss)
-                self.perturbed.add(means, agreed.sizes)
-                # Who is to blame for a sum must be found out here, where it is not finite.
-                in_sum = len(group) > 1 and gradients.rows is None
-                with self._blaming(closure, trace) if in_sum else nullcontext():
-                    gradients.collect(group, found)
-        self._weigh_batch(agreed, gradients, natural)
-        return gradients, natural
-
-    def _weigh_batch(self, agreed: Agreement, *made: TaskGradients | None) -> None:
-        """Prepares gradients for a mean over micro-batches."""
-        for gradients in made if len(self._closures) > 1 else ():
-            if gradients is not None:
-                gradients.weigh(agreed.sizes)
-
-    def _replay(
-        self, trace: Trace, closure: Losses, tasks: Sequence[str], present: Sequence[str]
-    ) -> dict[str, Tensor]:
-        """The losses of some tasks at the parameters as they are."""
-        if not tasks:
-            return {}
-        ask = partial(evaluated, closure, tasks=self._setting.tasks)
-        if trace.separable:
-            losses = trace.replay(ask, tasks)
-            if trace.separable:
-                return losses
-            del losses  # and its graph, before the next is made
-        losses = trace.replay(ask, present)
-        return {task: losses[task] for task in tasks}
-
-    def _task_gradients(
-        self,
-        agreed: Agreement,
-        use: str,
-        at: str,
-        *,
-        divides: bool = False,
-        remembers: bool = False,
-    ) -> TaskGradients:
-        setting, weights = self._setting, None
-        columns = None
+        Returns:
+            The plan.
+        """
+        setting, combiner = self._setting, self._setting.combiner
+        columns = weights = None
         if (
             divides
             and not remembers
-            and isinstance(setting.combiner, WeightsOfGramian)
+            and combiner.gramian_only
             and setting.flat_combiner is None
             and len(self._closures) == 1
-        ):  # nothing but inner products and sums is made of the rows
-            columns = setting.placement.columns(setting.partition.shared)
-        if self.aggregation.weights is not None:
-            weights = dict(zip(self.losses.values(), self.aggregation.weights, strict=True))
-        return TaskGradients(
-            setting.partition,
-            setting.placement,
-            setting.tasks,
-            agreed.shares,
-            setting.workspace,
+        ):  # only inner products and sums are computed from the rows
+            columns = setting.world.placement.columns(setting.partition.shared)
+        if self._weights is not None:
+            weights = dict(zip(self.losses, self._weights[0], strict=True))
+        return Plan(
             use if columns is None else "columns",
-            self._scale,
-            self._ledger,
-            f"{at} gradient",
+            stage,
             weights=weights,
-            weighs_own=weights is not None and isinstance(setting.combiner, WeightsOfLosses),
+            weighs_own=weights is not None and combiner.weighs_own,
             remembers=remembers,
             columns=columns,
         )
 
-    def _finish(self) -> None:
-        """Sums over the ranks, averages over the micro-batches, and prepares the aggregation."""
-        for made in (self._gradients, self._natural):
-            if made is not None:
-                made.reduce()
-                if len(self._closures) > 1:
-                    made.average()
-        self.aggregation.prepare(self._gradients, self._natural)
-
-    def _discover(self) -> None:
-        """Finds the partition before micro-batches are evaluated, so that it stays the same."""
-        setting = self._setting
-        for closure in self._closures:
-            ask = partial(evaluated, closure, setting.tasks, setting.tasks, may_leave_out=True)
-            with setting.tracer.trace() as trace, torch.enable_grad():
-                losses = trace.rehearse(ask)
-                setting.partition.update(losses, setting.ranks, setting.placement)
-
     @contextmanager
-    def _blaming(self, closure: Losses, trace: Trace) -> Iterator[None]:
-        """Names the task at fault where the gradient of a sum is not finite."""
+    def _blaming(self, batch: Batch) -> Iterator[None]:
+        """Names the task at fault if the gradient of a sum is not finite."""
         try:
             yield
-            self._ledger.verify()
+            self._guard.verify()
         except NonFiniteError as error:
+            setting = self._setting
+            loss_of = {t: partial(lambda t: batch.replay([t])[t], t) for t in batch.losses}
+            parameters = [p for p in setting.traced.model.parameters() if p.requires_grad]
+            placement = setting.world.placement
+            raise culprit(error, loss_of, parameters, placement, self._guard) from None
 
-            def loss_of(task: str) -> Tensor:
-                return self._replay(trace, closure, [task], self._mine)[task]
 
-            raise culprit(error, self._mine, loss_of, self._setting, self._scale) from None
+def _add(found: Found, losses: Mapping[str, Tensor], sizes: Mapping[str, float]) -> None:
+    """Adds the losses of a micro-batch."""
+    for task, loss in losses.items():
+        found[task].append((loss, sizes[task]))
+
+
+def _means(found: Found) -> dict[str, Tensor]:
+    """Returns means over the micro-batches, weighted by their sizes, by task in order."""
+    means = {}
+    for task, its in found.items():
+        if len(its) == 1:
+            means[task] = its[0][0]
+        elif its:
+            total = sum(size for _, size in its)
+            means[task] = torch.stack([loss * (size / total) for loss, size in its]).sum()
+    return means

@@ -1,4 +1,4 @@
-"""What lies behind some losses in the autograd graph."""
+"""Traverses the autograd graph behind some losses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.autograd.graph import Node
 
 
 class Reached:
-    """What some tensors depend on.
+    """The nodes and leaves that some tensors depend on.
 
     Args:
         tensors: The tensors, with their graphs.
@@ -17,7 +17,7 @@ class Reached:
     Attributes:
         leaves: The ids of the leaves that require gradients.
         nodes: The nodes of the graph.
-        compiled: The nodes that are compiled graphs, with the outputs by which they are entered.
+        compiled: The nodes that are compiled graphs, with the outputs that lead to them.
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
@@ -44,7 +44,7 @@ class Reached:
 
 
 def distances(tensors: Iterable[Tensor]) -> dict[int, int]:
-    """How many nodes lie between each leaf and the nearest of some tensors.
+    """Returns the number of nodes between each leaf and the nearest of some tensors.
 
     Args:
         tensors: The tensors, with their graphs.

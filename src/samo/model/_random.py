@@ -1,11 +1,11 @@
-"""Random numbers: those of the model's own evaluation, and the engine's own."""
+"""Random numbers: the global generators that a model draws from, and the engine's own."""
 
 from __future__ import annotations
 
 import hashlib
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,67 +15,73 @@ import torch.nn.functional as F
 from torch import Tensor
 
 States = dict[int, Any]
-"""The states of some of the global generators, by their numbers."""
+"""The states of some of the global generators, by their position in the list."""
 
 _WORD = 64
 
 
 @dataclass(frozen=True)
-class _Source:
-    """One global generator: how to read its state, to set it, and to tell two states apart."""
+class GlobalGenerator:
+    """A global generator: reads its state, sets it, and compares two states."""
 
     get: Callable[[], Any]
     set: Callable[[Any], object]
     same: Callable[[Any, Any], bool]
 
 
-class Sources:
-    """The global generators that an evaluation of a model may draw from.
-
-    These are torch's on the CPU and on the model's devices, Python's ``random``, and NumPy's where
-    NumPy is loaded.
+def global_generators(devices: Iterable[torch.device]) -> list[GlobalGenerator]:
+    """Lists the global generators that an evaluation of a model may draw from.
 
     Args:
         devices: The model's devices.
+
+    Returns:
+        Those of torch on the CPU and on the devices, of Python's ``random``, and of NumPy if it is
+        loaded.
     """
-
-    def __init__(self, devices: Iterable[torch.device]) -> None:
-        self._sources = [
-            _Source(torch.get_rng_state, torch.set_rng_state, torch.equal),
-            _Source(random.getstate, random.setstate, lambda a, b: bool(a == b)),
-        ]
-        for device in devices:
-            if device.type not in ("cpu", "meta"):
-                self._sources.append(_device_source(device))
-        if (numpy := sys.modules.get("numpy")) is not None:
-            self._sources.append(
-                _Source(
-                    numpy.random.get_state,
-                    numpy.random.set_state,
-                    # By value: the state may hold a normal number that waits to be drawn.
-                    lambda a, b: bool(a[2:] == b[2:] and (a[1] == b[1]).all()),
-                )
+    generators = [
+        _CPU,
+        GlobalGenerator(random.getstate, random.setstate, lambda a, b: bool(a == b)),
+        *(_on(device) for device in devices if device.type not in ("cpu", "meta")),
+    ]
+    if (numpy := sys.modules.get("numpy")) is not None:
+        generators.append(
+            GlobalGenerator(
+                numpy.random.get_state,
+                numpy.random.set_state,
+                # By value: the state may hold a second normal number, not drawn yet.
+                lambda a, b: bool(a[2:] == b[2:] and (a[1] == b[1]).all()),
             )
-
-    def get(self, which: Iterable[int] | None = None) -> States:
-        """The states of the generators (of all, or of those given)."""
-        which = range(len(self._sources)) if which is None else which
-        return {i: self._sources[i].get() for i in which}
-
-    def drawn(self, before: States, after: States) -> set[int]:
-        """The generators whose states differ."""
-        both = before.keys() & after.keys()
-        return {i for i in both if not self._sources[i].same(before[i], after[i])}
-
-    def set(self, states: States, which: Iterable[int] | None = None) -> None:
-        """Puts the generators (all that there are states of, or those given) into these states."""
-        for i in states if which is None else states.keys() & set(which):
-            self._sources[i].set(states[i])
+        )
+    return generators
 
 
-def _device_source(device: torch.device) -> _Source:
+def states_of(generators: Sequence[GlobalGenerator], which: Iterable[int] | None = None) -> States:
+    """Returns the states of the generators (of all, or of ``which``)."""
+    which = range(len(generators)) if which is None else which
+    return {i: generators[i].get() for i in which}
+
+
+def drawn_between(generators: Sequence[GlobalGenerator], before: States, after: States) -> set[int]:
+    """Returns the positions of the generators whose states differ."""
+    both = before.keys() & after.keys()
+    return {i for i in both if not generators[i].same(before[i], after[i])}
+
+
+def set_states(
+    generators: Sequence[GlobalGenerator], states: States, which: Iterable[int] | None = None
+) -> None:
+    """Sets the generators (all that ``states`` has, or those of ``which``) to these states."""
+    for i in states if which is None else states.keys() & set(which):
+        generators[i].set(states[i])
+
+
+_CPU = GlobalGenerator(torch.get_rng_state, torch.set_rng_state, torch.equal)
+
+
+def _on(device: torch.device) -> GlobalGenerator:
     module = torch.get_device_module(device)
-    return _Source(
+    return GlobalGenerator(
         lambda: module.get_rng_state(device),
         lambda state: module.set_rng_state(state, device),
         torch.equal,
@@ -104,7 +110,7 @@ def rademacher_(flat: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Streams:
-    """The engine's own generators, one a device, all from one seed.
+    """The engine's own generators, one per device, all from one seed.
 
     The global generators are neither read nor seeded.
 
@@ -119,7 +125,7 @@ class Streams:
         self._states: dict[str, Tensor] = {}  # loaded, of generators that are not in use yet
 
     def on(self, device: torch.device) -> torch.Generator:
-        """The generator of a device."""
+        """Returns the generator of a device."""
         name = self._name(device)
         if name not in self._generators:
             generator = torch.Generator(device).manual_seed(self._seed)
@@ -129,30 +135,28 @@ class Streams:
         return self._generators[name]
 
     def apart(self, rank: int) -> Streams:
-        """Generators of one rank alone, which leave these in the same state on all ranks."""
+        """Returns generators of one rank alone; these remain in the same state on all ranks."""
         device = torch.device("cpu")
         seed = torch.randint(1 << 62, (), generator=self.on(device)).item()
         return Streams(int(seed) + rank)
 
     @contextmanager
     def as_global(self, devices: Iterable[torch.device]) -> Iterator[None]:
-        """Lets code that draws from torch's global generators draw from these instead."""
-        sources = {
-            torch.device("cpu"): _Source(torch.get_rng_state, torch.set_rng_state, torch.equal)
-        }
-        sources |= {d: _device_source(d) for d in devices if d.type not in ("cpu", "meta")}
-        outside = {device: source.get() for device, source in sources.items()}
+        """Makes code that draws from torch's global generators draw from these instead."""
+        generators = {torch.device("cpu"): _CPU}
+        generators |= {d: _on(d) for d in devices if d.type not in ("cpu", "meta")}
+        outside = {device: generator.get() for device, generator in generators.items()}
         try:
-            for device, source in sources.items():
-                source.set(self.on(device).get_state())
+            for device, generator in generators.items():
+                generator.set(self.on(device).get_state())
             yield
         finally:
-            for device, source in sources.items():
-                self.on(device).set_state(source.get())
-                source.set(outside[device])
+            for device, generator in generators.items():
+                self.on(device).set_state(generator.get())
+                generator.set(outside[device])
 
     def _name(self, device: torch.device) -> str:
-        """A name that is the same on all ranks, each of which may use another of its devices."""
+        """Returns a name that is the same on all ranks, which may use different devices."""
         if device.type == "cpu":
             return "cpu"
         devices = self._devices.setdefault(device.type, [])
@@ -161,18 +165,18 @@ class Streams:
         return f"{device.type}:{devices.index(device)}"
 
     def facts(self) -> dict[str, str]:
-        """What must be the same on all ranks, in words."""
+        """Describes what must be the same on all ranks."""
         digest = hashlib.sha256()
         for name, state in sorted(self.state_dict()["states"].items()):
             digest.update(name.encode() + bytes(state.tolist()))
         return {"seed": str(self._seed), "random state": digest.hexdigest()[:8]}
 
     def state_dict(self) -> dict[str, Any]:
-        """The seed, and the generators' states by device."""
+        """Returns the seed, and the generators' states by device."""
         states = self._states | {name: g.get_state() for name, g in self._generators.items()}
         return {"seed": self._seed, "states": states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._seed, self._states = state["seed"], dict(state["states"])
         self._generators.clear()

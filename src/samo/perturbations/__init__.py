@@ -1,10 +1,10 @@
-"""Estimators of a task's local gradient, one file each."""
+"""The perturbation, and estimators of a task's local gradient, one file each."""
 
-from ._base import Grouping, LocalGradient, Probe, Remembering, Stateful
+from ._estimator import LocalGradient, Noise, Probe
 from ._exact import ExactGradient
 from ._groups import TaskGroups
 from ._last_layers import LastLayers
-from ._perturbation import Perturbation
+from ._perturbation import Perturbation, Where
 from ._previous import PreviousGradient
 from ._random_direction import RandomDirection
 from ._spsa import SPSA
@@ -17,20 +17,19 @@ ESTIMATORS: tuple[type[LocalGradient], ...] = (
     TaskGroups,
     LastLayers,
 )
-"""All that there are. One that is added here goes through the tests that all have in common."""
+"""All estimators. The tests that are common to all run on whatever is listed here."""
 
 __all__ = [
     "ESTIMATORS",
     "SPSA",
     "ExactGradient",
-    "Grouping",
     "LastLayers",
     "LocalGradient",
+    "Noise",
     "Perturbation",
     "PreviousGradient",
     "Probe",
     "RandomDirection",
-    "Remembering",
-    "Stateful",
     "TaskGroups",
+    "Where",
 ]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from samo.tensors._vector import Vector
+from samo.tensors import Vector
 
-from ._base import LocalGradient, Probe
+from ._estimator import LocalGradient, Probe
 
 
 @dataclass(frozen=True)
 class ExactGradient(LocalGradient):
-    """ĝ_i = ∇_θ l_i itself, by a backward pass for each task on the natural graph.
+    """ĝ_i = ∇_θ l_i, by one backward pass per task on the natural graph.
 
     With α = 0 this is L-SAM (SAMO, §4.2) and the perturbation of F-MTL (arXiv 2211.13723, Alg. 1).
     The natural graph is kept in memory until the last task is done.

@@ -1,4 +1,4 @@
-"""The gradients of groups of similar tasks."""
+"""The mean gradients of groups of similar tasks."""
 
 from __future__ import annotations
 
@@ -9,39 +9,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samo.tensors._vector import Vector, wide
+from samo.tensors import Vector, wide
 
-from ._base import Grouping, Probe
+from ._estimator import LocalGradient, Probe
 
-# Numbers that stand for a gradient where two are compared. The inner product of two unit vectors
-# is then off by 1/√4096 = 0.016 (standard deviation), and exact for gradients that are no longer.
-_SKETCH = 4096
+# The length of the sketches by which gradients are compared. The inner product of the sketches of
+# two unit vectors has a standard error of 1/√4096 = 0.016; it is exact for shorter gradients.
+_SKETCH_LENGTH = 4096
 
 
-class TaskGroups(Grouping):
-    r"""ĝ_i = the exact mean gradient of the tasks that are like task i, with one point for them.
+class TaskGroups(LocalGradient):
+    r"""ĝ_i = the exact mean gradient of the tasks similar to task i, which share one point.
 
     .. math::
         \hat g_i = \frac{1}{|G|} \sum_{j \in G} \nabla_\theta l_j, \qquad i \in G
 
     with the K tasks divided into M groups G. A step costs M backward passes on the natural graph
-    and M perturbed forward passes instead of K: it lies between `GSAM` (M = 1) and `ExactGradient`
-    (M ≥ K). Where the task gradients are orthogonal and of one size, the cosine of ĝ_i with ∇l_i is
-    about :math:`\sqrt{M/K}`, whatever the groups; the more alike the tasks of a group are, the more
-    it is.
+    and M perturbed forward passes instead of K: it is between `GSAM` (M = 1) and `ExactGradient`
+    (M ≥ K). If the task gradients are orthogonal and of equal norm, the cosine of ĝ_i with ∇l_i is
+    about :math:`\sqrt{M/K}` for any groups; it is larger for groups of similar tasks.
 
-    Tasks are alike if their natural gradients are: those two groups are joined whose tasks have the
-    largest mean cosine, until M are left (average linkage). That takes a backward pass a task, at
-    every n-th step only, and no matrix of K gradients: a gradient is compared by 4,096 sums of its
-    coordinates with random signs, by which inner products are kept on average. (Grouping tasks by
-    what their gradients do to each other: TAG, arXiv 2109.04617. By random projections of
-    gradients: Grad-TAG, arXiv 2409.06091. Both choose which tasks to train together; that the tasks
-    of a group share a perturbation is this package's own.)
+    Tasks are similar if their natural gradients are: the two groups whose tasks have the largest
+    mean cosine are merged until M are left (average linkage). That takes one backward pass per
+    task, at every n-th step only, and no matrix of K gradients: gradients are compared by sketches,
+    4,096 sums of their coordinates with random signs, which preserve inner products on average.
+    (Grouping tasks by the effect of their gradients on each other: TAG, arXiv 2109.04617. By random
+    projections of gradients: Grad-TAG, arXiv 2409.06091. Both choose which tasks to train together;
+    that the tasks of a group share a perturbation is specific to this package.)
 
     Args:
-        groups: The number M of groups, >= 1; with as many as tasks, or more, each is alone.
-        every: The number n of steps that groups are kept for, >= 1; micro-batches count as steps.
-            They are also renewed when a task comes that is in none.
+        groups: The number M of groups, >= 1; with M ≥ K each task is alone.
+        every: The number n of steps for which groups are kept, >= 1; micro-batches count as steps.
+            Groups are also renewed when a task appears that is in none.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -54,6 +53,8 @@ class TaskGroups(Grouping):
 
     exact: ClassVar[bool] = True
     uses_mean: ClassVar[bool] = False
+    groups_tasks: ClassVar[bool] = True
+    stateful: ClassVar[bool] = True
     references: ClassVar[tuple[str, ...]] = ("fifty2021tag", "li2024gradtag")
 
     def __init__(self, groups: int = 4, every: int = 100) -> None:
@@ -70,7 +71,7 @@ class TaskGroups(Grouping):
         return probe.gradient()
 
     def group(self, probes: Mapping[str, Probe]) -> list[list[str]]:
-        """Divides the tasks that are present, in the way of the last time if that is recent."""
+        """Divides the tasks that are present; the last division is reused for ``every`` steps."""
         tasks = list(probes)
         if len(tasks) <= self.groups:
             return [[task] for task in tasks]
@@ -85,11 +86,11 @@ class TaskGroups(Grouping):
         return [group for group in present if group]
 
     def state_dict(self) -> dict[str, Any]:
-        """The groups, and for how many steps there have been these."""
+        """Returns the groups, and the number of steps for which they have been in use."""
         return {"groups": [list(group) for group in self._known], "age": self._age}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._known = [list(group) for group in state["groups"]]
         self._age = state["age"]
 
@@ -98,32 +99,32 @@ class TaskGroups(Grouping):
 
 
 def _cosines(probes: Sequence[Probe]) -> Tensor:
-    """The cosines of the tasks' gradients, up to the error of the sketches: ``[K, K]``."""
+    """Returns the cosines of the tasks' gradients, up to the error of the sketches: ``[K, K]``."""
     signs = probes[0].draw("rademacher")
-    sketches = torch.stack([_sketch(probe.gradient(), signs) for probe in probes])
+    sketches = torch.stack([sketch(probe.gradient(), signs) for probe in probes])
     unit = F.normalize(sketches)
     return unit @ unit.T
 
 
-def _sketch(vector: Vector, signs: Vector) -> Tensor:
-    """Sums of a vector's coordinates with random signs, in float64 on the CPU: ``[4096]``."""
-    total = torch.zeros(_SKETCH, dtype=torch.float64)
+def sketch(vector: Vector, signs: Vector) -> Tensor:
+    """Returns sums of coordinates with random signs, in float64 on the CPU: ``[4096]``."""
+    total = torch.zeros(_SKETCH_LENGTH, dtype=torch.float64)
     for flat, sign in zip(vector.flats, signs.flats, strict=True):
-        signed = F.pad(flat * sign, (0, -flat.numel() % _SKETCH)).view(-1, _SKETCH)
+        signed = F.pad(flat * sign, (0, -flat.numel() % _SKETCH_LENGTH)).view(-1, _SKETCH_LENGTH)
         total += signed.sum(0, dtype=wide(flat.dtype)).cpu()
-    spread = vector.layout.spread
-    return total if spread is None else spread(total)
+    global_sum = vector.layout.global_sum
+    return total if global_sum is None else global_sum(total)
 
 
 def joined(likeness: Tensor, count: int) -> list[list[int]]:
-    """Joins the two groups that are most alike on average until so many are left.
+    """Merges the two most similar groups (average linkage) until ``count`` are left.
 
     Args:
-        likeness: How alike any two are, symmetric: ``[K, K]``.
+        likeness: The similarity of each pair, symmetric: ``[K, K]``.
         count: The number of groups.
 
     Returns:
-        The groups, each in order, by their first members.
+        The groups, sorted, in the order of their first members.
 
     Example:
         >>> joined(torch.tensor([[1.0, 0.1, 0.9], [0.1, 1.0, 0.2], [0.9, 0.2, 1.0]]), 2)

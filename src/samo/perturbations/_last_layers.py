@@ -5,31 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from samo.tensors._vector import Vector
+from samo.tensors import Vector
 
-from ._base import LocalGradient, Probe
+from ._estimator import LocalGradient, Probe
 
 
 @dataclass(frozen=True)
 class LastLayers(LocalGradient):
-    r"""ĝ_i = ∇l_i with respect to the shared layers next to the heads, and g_0 for all before them.
+    r"""ĝ_i = ∇l_i with respect to the last shared layers, and g_0 for all before them.
 
     .. math::
         \hat g_i^d = \nabla_{\theta^d} l_i \ \text{ for the last tensors } d, \qquad
         \hat g_i^d = g_0^d \ \text{ for the others}
 
-    The natural graph is differentiated for each task, but no further back than to these tensors:
-    K short backward passes, of which each costs its head and the last layers. The mean gradient
-    stands in for the rest: it is of the same batch, and has 1/K of ∇l_i in it. The natural graph is
-    kept in memory until the last task is done.
+    The natural graph is differentiated for each task, but only back to these tensors: K short
+    backward passes, each through one head and the last layers. The mean gradient replaces the rest:
+    it is of the same batch, and contains ∇l_i with weight 1/K. The natural graph is kept in memory
+    until the last task is done.
 
-    The last shared layer as a stand-in for all is GradNorm's (arXiv 1711.02257, §3.2), gradients
-    that go back no further than to the shared representation are MGDA-UB's (arXiv 1810.04650,
-    §3.3); both balance tasks by them, here they give a direction of ascent.
+    Using the last shared layer for all is GradNorm's idea (arXiv 1711.02257, §3.2), stopping at the
+    shared representation is MGDA-UB's (arXiv 1810.04650, §3.3); both balance tasks by these
+    gradients, here they give a direction of ascent.
 
     Args:
-        share: The share of the perturbed shared parameters that is to be exact, in (0, 1]. Tensors
-            are taken by their distance from the losses in the autograd graph until it is reached.
+        share: The share of the perturbed shared parameters whose gradient is exact, in (0, 1].
+            Tensors are taken in the order of their distance from the losses in the autograd graph.
             With 1 this is `ExactGradient`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The perturbation: from ascent directions to ε and η."""
+"""The perturbation: computes ε and η from ascent directions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from samo.tensors._dtensor import part_of
-from samo.tensors._vector import Vector
+from samo.tensors import Vector, part_of, ratio
 
-from ._base import LocalGradient, ratio
+from ._estimator import LocalGradient
 from ._spsa import SPSA
 
 Where = Callable[[str, Parameter], bool | Tensor]
@@ -21,7 +20,7 @@ Where = Callable[[str, Parameter], bool | Tensor]
 
 @dataclass(frozen=True)
 class Perturbation:
-    r"""How far, and along what, the parameters are perturbed.
+    r"""The radius and the direction of the perturbation.
 
     .. math::
         u_i = \alpha g_0 + (1 - \alpha) \hat g_i, \qquad
@@ -35,14 +34,14 @@ class Perturbation:
 
     Args:
         rho: The radius ρ, in units of the parameters; >= 0. With 0 there is no perturbation.
-        alpha: The weight α of the mean gradient g_0 against the task's local gradient, in [0, 1].
-            With 1 there is one ε for all tasks, and ``local`` plays no part.
+        alpha: The weight α of the mean gradient g_0 relative to the local gradient, in [0, 1].
+            With 1 there is one ε for all tasks, and ``local`` is not used.
         local: The estimator of the local gradient ĝ_i; `SPSA` if left out.
-        adaptive: Whether to scale by the parameters' size.
-        where: Limits the perturbation: ``where(name, parameter)`` says True or False for a whole
-            parameter (SAM-ON, arXiv 2306.04226, perturbs norm layers only), or gives a boolean mask
-            of the parameter's shape (SSAM, arXiv 2210.05177). It is asked at every step. The local
-            gradient is estimated among the coordinates that it selects.
+        adaptive: Whether to scale by the parameters' absolute values.
+        where: Limits the perturbation: ``where(name, parameter)`` returns True or False for a whole
+            parameter (SAM-ON, arXiv 2306.04226, perturbs norm layers only), or a boolean mask of
+            the parameter's shape (SSAM, arXiv 2210.05177). It is called in every step. The local
+            gradient is estimated with respect to the coordinates that it selects.
 
     Raises:
         TypeError: If ``local`` is not an estimator or ``where`` is not callable.
@@ -81,13 +80,13 @@ class Perturbation:
 
     @property
     def estimator(self) -> LocalGradient | None:
-        """The estimator, or None where α = 1 makes it irrelevant."""
+        """The estimator; None if α = 1, which makes it irrelevant."""
         return None if self.alpha == 1 else self.local
 
     def selected(
         self, named: Iterable[tuple[str, Parameter]]
     ) -> tuple[list[Parameter], list[Tensor | None]]:
-        """The parameters to perturb, with the mask of each (None for the whole)."""
+        """Returns the parameters to perturb, and the mask of each (None for the whole)."""
         parameters: list[Parameter] = []
         masks: list[Tensor | None] = []
         for name, parameter in named:
@@ -95,7 +94,7 @@ class Perturbation:
             if isinstance(mask, Tensor):
                 if mask.dtype != torch.bool or mask.shape != parameter.shape:
                     raise ValueError(
-                        f"where({name!r}, ..) must give True, False or a boolean mask of shape "
+                        f"where({name!r}, ..) must return True, False or a boolean mask of shape "
                         f"{tuple(parameter.shape)}; found {mask.dtype} of {tuple(mask.shape)}."
                     )
                 masks.append(part_of(mask.to(parameter.device), parameter))
@@ -105,22 +104,23 @@ class Perturbation:
                 continue
             else:
                 raise TypeError(
-                    f"where({name!r}, ..) must give True, False or a boolean mask (a tensor); "
+                    f"where({name!r}, ..) must return True, False or a boolean mask (a tensor); "
                     f"found {mask!r}."
                 )
             parameters.append(parameter)
         return parameters, masks
 
     def to_radius_(self, direction: Vector, point: Vector) -> tuple[Tensor, float]:
-        """Turns an ascent direction into a perturbation of radius ρ, but for a factor.
+        """Scales an ascent direction such that ``factor * direction`` has radius ρ.
 
         Args:
             direction: u_i, or the gradient with respect to the own parameters; changed in place.
-            point: The parameters' values (the adaptive form scales by them).
+            point: The parameters' values, for the adaptive form.
 
         Returns:
-            The norm that is divided by, and the factor: it is left to who adds the perturbation to
-            the parameters anyway, and 1 where the norm is on a device that is not waited for.
+            The norm that is divided by, and the factor. The factor is 1 if the norm is on a device
+            that is not waited for, and is otherwise left to the caller, who adds the perturbation
+            to the parameters anyway.
         """
         if self.adaptive:
             direction.hadamard_(point.tensors)

@@ -1,28 +1,29 @@
-"""A random direction: the control."""
+"""A random direction: the control experiment."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import get_args
 
-from samo.tensors._vector import Vector
+from samo.tensors import Vector
 
-from ._base import LocalGradient, Noise, Normalization, Probe, check_choice, normalized
+from ._estimator import LocalGradient, Noise, Normalization, Probe, check_choice
+from ._spsa import normalized
 
 
 @dataclass(frozen=True)
 class RandomDirection(LocalGradient):
-    """ĝ_i = z, a random direction that knows nothing of the task: the control that SPSA must beat.
+    """ĝ_i = z, a random direction independent of the task: the control that SPSA must beat.
 
-    It is scaled as SPSA's estimate is, so that with the same noise and normalisation the two differ
-    in the sign alone, which SPSA spends two evaluations on.
+    It is scaled like SPSA's estimate, so that with the same noise and normalisation the two differ
+    in the sign alone, for which SPSA needs two evaluations.
 
     Args:
         noise: ``"gaussian"`` or ``"rademacher"``.
         normalization: ``"layerwise"``, ``"global"`` or ``"none"``.
 
     Raises:
-        ValueError: If an argument is none of these.
+        ValueError: If an argument has another value.
     """
 
     noise: Noise = "gaussian"

@@ -1,6 +1,6 @@
-"""What one rank holds of a tensor: all of it, or its part of a ``DTensor``.
+"""This rank's shard of a ``DTensor``.
 
-``torch.distributed.tensor`` takes long to import, so DTensors are told by what they can do.
+``torch.distributed.tensor`` takes long to import, so DTensors are recognised by their methods.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def in_parts(tensor: Tensor) -> bool:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part that this rank holds, with the same storage."""
+    """Returns the shard that this rank holds, with the same storage; a plain tensor itself."""
     if not in_parts(tensor):
         return tensor
     dtensor: Any = tensor
@@ -27,7 +27,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def part_of(whole: Tensor, like: Tensor) -> Tensor:
-    """Of a tensor of another's shape, the part that this rank holds of the other."""
+    """Returns, of a tensor with the shape of ``like``, what this rank holds of ``like``."""
     if in_parts(whole) or not in_parts(like):
         return local(whole)
     model: Any = like
@@ -41,7 +41,7 @@ def part_of(whole: Tensor, like: Tensor) -> Tensor:
 
 
 def assembled(part: Tensor, like: Tensor) -> Tensor:
-    """A tensor of another's shape, of the parts that the ranks hold."""
+    """Returns a tensor like ``like`` (a ``DTensor`` or not) of which this rank holds ``part``."""
     if not in_parts(like):
         return part
     model: Any = like

@@ -1,104 +1,83 @@
-"""The task gradients of a step, kept in as little room as the aggregation allows."""
+"""The task gradients of a batch, kept in as little memory as the aggregation allows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from samo.distributed._placement import Placement
-from samo.distributed._ranks import Ranks
-from samo.engine._finite import Ledger
-from samo.engine._partition import Partition
-from samo.tensors._dtensor import assembled, local
-from samo.tensors._vector import Matrix, Vector, cut
-from samo.tensors._workspace import Workspace
+from samo.distributed import Placement, Ranks
+from samo.tensors import Matrix, Vector, cut, shards
+
+from ._finite import Guard
+from ._partition import Partition
+from ._setting import Setting
 
 
-class Scale:
-    """The factor of a ``GradScaler`` that losses are multiplied by before backward passes.
+@dataclass(frozen=True)
+class Plan:
+    """What is kept of the task gradients.
 
-    Args:
-        factor: A 0-d tensor, or None for no scaling.
+    Attributes:
+        use: The matrix of the workspace to use.
+        stage: The name of the gradients in errors, for instance "natural gradient".
+        weights: The weights of the present tasks by task, if they are known already. Then the
+            weighted sum is kept, and no matrix.
+        weighs_own: Whether the weights apply to the tasks' own parameters as well.
+        remembers: Whether each task's gradient is kept separately as well.
+        columns: The ranks among which the columns of the matrix are divided, each row as soon as it
+            is computed; None if each rank keeps all of them.
     """
 
-    def __init__(self, factor: Tensor | None) -> None:
-        self.factor = factor
-
-    def seed(self, loss: Tensor, weight: Tensor | float = 1.0) -> Tensor:
-        """What a backward pass from a loss starts with: the weight times the factor."""
-        if isinstance(weight, Tensor):
-            seed = weight.to(loss.device, loss.dtype)
-        else:  # filled on the device, which is not waited for
-            seed = torch.full((), weight, dtype=loss.dtype, device=loss.device)
-        return seed if self.factor is None else seed * self.factor.to(loss.device, loss.dtype)
-
-    def undo_(self, vector: Vector) -> Vector:
-        """Divides the factor out of a gradient."""
-        return vector if self.factor is None else vector.mul_(1 / self.factor)
-
-    def apply_(self, vector: Vector) -> Vector:
-        """Multiplies a gradient by the factor."""
-        return vector if self.factor is None else vector.mul_(self.factor)
+    use: str
+    stage: str
+    weights: Mapping[str, Tensor] | None = None
+    weighs_own: bool = False
+    remembers: bool = False
+    columns: Ranks | None = None
 
 
 class TaskGradients:
-    """Gradients of the tasks' losses: of shape K × m, or their weighted sum where it is known how.
+    """Gradients of the tasks' losses: a K × m matrix, or their weighted sum.
 
     Args:
-        partition: The shared and own parameters.
-        placement: Where the parameters are.
-        tasks: All tasks, in the order of the rows.
-        shares: This rank's part of each present task's samples.
-        workspace: The storage.
-        use: Which of the workspace's matrices to use.
-        scale: The factor on the losses.
-        ledger: Where to enter what must be finite.
-        stage: What the gradients are called in an error: "natural gradient", say. The rows of a
-            matrix are entered by whoever makes something of them.
-        weights: The weights of the present tasks if they are known already, by task.
-        weighs_own: Whether the weights apply to the tasks' own parameters as well.
-        remembers: Whether each task's gradient is to be kept by itself as well.
-        columns: The ranks between which the columns of the matrix are divided, each row as soon as
-            it is made; None where each rank keeps all of them.
+        setting: What is common to the engine's steps.
+        shares: This rank's share of each present task's samples.
+        guard: The loss scale and the finite checks. The rows of a matrix are checked by its user.
+        plan: What is kept.
+
+    Attributes:
+        plan: What is kept.
+        rows: The gradients with respect to the shared parameters, by task; None if summed.
+        total: Their weighted sum; None if there are rows.
+        own: The gradients with respect to the tasks' own parameters.
+        remembered: The tasks' gradients that are kept separately.
+        reached: The ids of the parameters that were reached.
+        sizes: The sizes of the micro-batches, by task that has a gradient.
     """
 
     def __init__(
-        self,
-        partition: Partition,
-        placement: Placement,
-        tasks: Sequence[str],
-        shares: Mapping[str, float],
-        workspace: Workspace,
-        use: str,
-        scale: Scale,
-        ledger: Ledger,
-        stage: str,
-        *,
-        weights: Mapping[str, Tensor] | None = None,
-        weighs_own: bool = False,
-        remembers: bool = False,
-        columns: Ranks | None = None,
+        self, setting: Setting, shares: Mapping[str, float], guard: Guard, plan: Plan
     ) -> None:
-        self._partition, self._placement = partition, placement
-        self._shares, self._columns = shares, columns
-        self._scale, self._ledger, self.stage = scale, ledger, stage
+        partition, workspace = setting.partition, setting.workspace
+        self._partition, self._placement = partition, setting.world.placement
+        self._shares, self._guard, self.plan = shares, guard, plan
         self._shared, self._own = partition.shared, partition.own
-        self._index = {task: i for i, task in enumerate(tasks)}
-        self._weights = weights or {}
-        self._weighs_own = weighs_own
-        self._remembers = remembers
+        self._index = {task: i for i, task in enumerate(setting.tasks)}
         self._layout = workspace.layout("shared", self._shared)
         every = workspace.layout("own", [p for own in self._own.values() for p in own]).zeros()
         counts = [len(own) for own in self._own.values()]
         self._parts = dict(zip(self._own, every.layout.sections(every, counts), strict=True))
         self.rows: Matrix | None = None
         self.total: Vector | None = None
-        if weights is None:
-            kept = self._layout if columns is None else workspace.columns(self._layout, columns)
-            self.rows = workspace.matrix(use, kept, len(tasks))
+        if plan.weights is None:
+            kept, ranks = self._layout, plan.columns
+            if ranks is not None:
+                kept = workspace.columns(kept, ranks.size, ranks.total)
+            self.rows = workspace.matrix(plan.use, kept, len(setting.tasks))
         self.own: dict[str, Vector] = {}
         self.remembered: dict[str, Vector] = {}
         self.reached: set[int] = set()
@@ -110,8 +89,13 @@ class TaskGradients:
         """The tasks that have a gradient, in the order of the rows."""
         return [task for task in self._index if task in self.sizes]
 
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of the tasks that have a gradient."""
+        return [i for task, i in self._index.items() if task in self.sizes]
+
     def row(self, task: str) -> Vector:
-        """The gradient of a task with respect to the shared parameters, where rows are kept."""
+        """Returns the gradient of a task with respect to the shared parameters."""
         assert self.rows is not None
         return self.rows.rows[self._index[task]]
 
@@ -120,17 +104,18 @@ class TaskGradients:
 
         Args:
             tasks: The tasks.
-            losses: This rank's losses of them, with their graphs, which are used up.
+            losses: This rank's losses of them, with their graphs, which are freed.
         """
-        together = self._weighs_own and not self._remembers
+        plan, weights = self.plan, self.plan.weights or {}
+        together = plan.weighs_own and not plan.remembers
         groups = [list(tasks)] if together else [[task] for task in tasks]
         last = list(losses)[-1] if losses else None
         for group in groups:
             here = [task for task in group if task in losses]
-            weights = [(self._weights[t] if together else 1.0) * self._shares[t] for t in here]
+            factors = [(weights[t] if together else 1.0) * self._shares[t] for t in here]
             shared, own = self._backward(
                 [losses[task] for task in here],
-                [self._scale.seed(losses[t], w) for t, w in zip(here, weights, strict=True)],
+                [self._guard.seed(losses[t], w) for t, w in zip(here, factors, strict=True)],
                 group,
                 retain=last not in here,
             )
@@ -142,8 +127,11 @@ class TaskGradients:
     def merge(self, earlier: TaskGradients) -> None:
         """Adds the gradients of the micro-batches before.
 
-        Parameters that these did not reach, or that fewer tasks reached, may have found their part
+        Parameters that these did not reach, or that fewer tasks reached, may have been assigned
         since.
+
+        Args:
+            earlier: The gradients of the micro-batches before.
         """
         for task in earlier.sizes:
             found = dict(zip(map(id, earlier._shared), earlier.row(task).tensors, strict=True))
@@ -164,13 +152,19 @@ class TaskGradients:
         self.reached |= earlier.reached
 
     def weigh(self, sizes: Mapping[str, float]) -> None:
-        """Multiplies each task's gradient by its micro-batch's size."""
+        """Multiplies each task's gradient by the size of its micro-batch."""
         self.sizes = {task: sizes[task] for task in self.sizes}
         self._multiply(self.sizes)
 
     def average(self) -> None:
         """Divides each task's sum by the size of its micro-batches."""
         self._multiply({task: 1 / size for task, size in self.sizes.items()})
+
+    def multiply_own(self, factors: Tensor) -> None:
+        """Multiplies the gradients of own parameters by a factor for each present task."""
+        for task, factor in zip(self.present, factors, strict=True):
+            if task in self.own:
+                self.own[task].mul_(factor)
 
     def reduce(self) -> None:
         """Sums over the ranks, in one transfer for the rows and one for the rest."""
@@ -183,7 +177,7 @@ class TaskGradients:
         rest = [flat for vector in (*self.own.values(), *kept) for flat in vector.flats]
         parameters = [*self._shared, *(p for ps in self._own.values() for p in ps)]
         ids = list(map(id, parameters))
-        whole = main.flats if self._columns is None else []
+        whole = main.flats if self.plan.columns is None else []
         marks = self._placement.reduce_(whole, rest, [i in self.reached for i in ids])
         self.reached = {i for i, mark in zip(ids, marks, strict=True) if mark}
         if self.rows is not None:
@@ -191,12 +185,13 @@ class TaskGradients:
                 vector.copy_(self.row(task).tensors)
 
     def whole(self, update: Vector) -> Vector:
-        """A combination of the rows, from the ranks' columns of it."""
-        if self._columns is None:
+        """Returns a combination of the rows, gathered from the ranks' columns of it."""
+        ranks = self.plan.columns
+        if ranks is None:
             return update
-        whole = self._layout.padded(self._columns.size)
+        whole = self._layout.padded(ranks.size)
         for flat, part in zip(whole.flats, update.flats, strict=True):
-            flat.copy_(self._columns.gather(part))
+            flat.copy_(ranks.gather(part))
         return whole
 
     def _multiply(self, factors: Mapping[str, float]) -> None:
@@ -212,13 +207,8 @@ class TaskGradients:
         self, losses: list[Tensor], seeds: list[Tensor], group: list[str], *, retain: bool
     ) -> tuple[list[Tensor | None], dict[str, list[Tensor | None]]]:
         parameters = [*self._shared, *(p for task in group for p in self._own[task])]
-        gradients = gradients_of(
-            losses,
-            parameters,
-            seeds,
-            retain=retain,
-            partition=self._partition,
-            placement=self._placement,
+        gradients = differentiate(
+            losses, parameters, seeds, self._placement, self._partition, retain=retain
         )
         pairs = zip(parameters, gradients, strict=True)
         self.reached.update(id(p) for p, gradient in pairs if gradient is not None)
@@ -229,48 +219,49 @@ class TaskGradients:
     def _add_own(self, task: str, gradients: list[Tensor | None], *, weighed: bool) -> None:
         if not gradients:
             return
-        vector = self._scale.undo_(self._parts[task].copy_(gradients))
-        self._ledger.note([task], self.stage, vector.norm())
-        if self._weighs_own and not weighed:
-            vector.mul_(self._weights[task])
+        vector = self._guard.unscale_(self._parts[task].copy_(gradients))
+        self._guard.check([task], self.plan.stage, vector.norm())
+        if self.plan.weighs_own and self.plan.weights is not None and not weighed:
+            vector.mul_(self.plan.weights[task])
         self.own[task] = vector
 
     def _add_shared(
         self, group: list[str], gradients: list[Tensor | None], *, weighed: bool
     ) -> None:
-        if self._remembers:
-            self.remembered[group[0]] = self._scale.undo_(self._layout.copy_of(gradients))
-        if self.rows is not None:
+        guard, weights = self._guard, self.plan.weights
+        if self.plan.remembers:
+            self.remembered[group[0]] = guard.unscale_(self._layout.copy_of(gradients))
+        if weights is None:
             self._add_row(group[0], gradients)
             return
-        alpha: Tensor | float = 1.0 if weighed else self._weights[group[0]]
-        if self._scale.factor is not None:
-            alpha = alpha / self._scale.factor
+        alpha: Tensor | float = 1.0 if weighed else weights[group[0]]
+        if guard.factor is not None:
+            alpha = alpha / guard.factor
         if self.total is not None:
             self.total.add_(gradients, alpha)
         else:
             self.total = self._layout.copy_of(gradients)
             if isinstance(alpha, Tensor):
                 self.total.mul_(alpha)
-        self._ledger.note(group, self.stage, self.total.norm())
+        guard.check(group, self.plan.stage, self.total.norm())
 
     def _add_row(self, task: str, gradients: list[Tensor | None]) -> None:
-        row = self.row(task)
-        vector = row if self._columns is None else self._layout.padded(self._columns.size)
-        self._scale.undo_(vector.copy_(gradients))
-        if self._columns is not None:
+        row, ranks = self.row(task), self.plan.columns
+        vector = row if ranks is None else self._layout.padded(ranks.size)
+        self._guard.unscale_(vector.copy_(gradients))
+        if ranks is not None:
             for part, flat in zip(row.flats, vector.flats, strict=True):
-                part.copy_(self._columns.scatter(flat))
+                part.copy_(ranks.scatter(flat))
 
 
-def gradients_of(
+def differentiate(
     losses: Sequence[Tensor],
     parameters: Sequence[Parameter],
     seeds: Sequence[Tensor],
+    placement: Placement,
+    partition: Partition,
     *,
     retain: bool,
-    partition: Partition,
-    placement: Placement,
 ) -> list[Tensor | None]:
     """Differentiates a weighted sum of losses.
 
@@ -278,9 +269,9 @@ def gradients_of(
         losses: The losses, with their graphs.
         parameters: The parameters.
         seeds: The losses' weights, in the losses' dtypes.
-        retain: Whether the graph is to be used again.
-        partition: For the parameters' names.
         placement: Where the parameters are.
+        partition: Provides the parameters' names.
+        retain: Whether the graph is needed again.
 
     Returns:
         The gradients; None for parameters that the losses do not reach.
@@ -294,37 +285,41 @@ def gradients_of(
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None and gradient.layout is not torch.strided:
             raise ValueError(
-                f"The gradient of parameter {partition.name(parameter)!r} is sparse "
+                f"The gradient of parameter {partition.names[id(parameter)]!r} is sparse "
                 f"({gradient.layout}). Perturbations and task gradients need dense ones: make its "
                 f"layer with sparse=False."
             )
         if gradient is not None and gradient.is_complex():
             raise ValueError(
-                f"Parameter {partition.name(parameter)!r} is complex ({gradient.dtype}). Inner "
-                f"products of task gradients need real ones: keep it as torch.view_as_real gives "
-                f"it, and use torch.view_as_complex in the model."
+                f"Parameter {partition.names[id(parameter)]!r} is complex ({gradient.dtype}). "
+                f"Inner products of task gradients need real ones: keep it as torch.view_as_real "
+                f"returns it, and use torch.view_as_complex in the model."
             )
     return gradients
 
 
 def accumulate(
-    parameters: Sequence[Tensor], gradients: Sequence[Tensor], reached: Sequence[bool]
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    reached: Sequence[bool],
+    placement: Placement,
 ) -> None:
     """Adds to ``.grad`` of the parameters that were reached, as ``Tensor.backward`` does.
 
     Args:
         parameters: The parameters.
-        gradients: Their gradients, which may become their ``.grad``.
+        gradients: What this rank holds of their gradients, which may become their ``.grad``.
         reached: Which of the parameters were reached.
+        placement: Where the parameters are.
     """
     sums, terms = [], []
     for parameter, gradient, here in zip(parameters, gradients, reached, strict=True):
         if not here:
             continue
         if parameter.grad is None:
-            parameter.grad = assembled(gradient, parameter)
+            parameter.grad = placement.as_gradient(gradient, parameter)
         else:
-            sums.append(local(parameter.grad))
+            sums.append(parameter.grad)
             terms.append(gradient)
     if sums:
-        torch._foreach_add_(sums, terms)
+        torch._foreach_add_(shards(sums), terms)
