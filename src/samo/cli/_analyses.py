@@ -24,8 +24,7 @@ from ..records import read_json, write_json
 from ..training import RunError, Trained, perturbation, to_device
 
 if TYPE_CHECKING:
-    from ..analysis._data import Losses
-    from ..analysis._results import Result
+    from ..analysis import Losses, Result
 
 ESTIMATORS: Mapping[str, Callable[[], LocalGradient]] = {
     "SPSA": SPSA,

@@ -123,7 +123,7 @@ def _one(
 
 def _load(directory: Path) -> Loaded:
     """Loads all results of a run, including those of earlier calls."""
-    from ..analysis._kinds import KINDS
+    from ..analysis import KINDS
 
     return {
         file.stem: kind.load(file)

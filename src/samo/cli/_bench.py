@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..cost import CASES, SUBJECTS, Setting, chosen, load, measure, setting
+from ..cost import CASES, SUBJECTS, Conditions, chosen, conditions, measure, read_results
 from ..training import RunError
 from ._arguments import reporting_errors, say
 from ._options import names
@@ -75,17 +75,17 @@ def bench_(
                 )
         for table in tables:
             console.print(table)
-        found = sorted(map(load, out.glob("*.json")), key=_place)
+        found = sorted(map(read_results, out.glob("*.json")), key=_place)
         figures = write_costs(found, out)
         say(console, "Figures:", *figures)
         say(console, f"Tables: {out / 'table.md'} (explains the columns), {out / 'table.csv'}")
 
 
-def _settings(cases: Sequence[str], **options: Any) -> list[Setting]:
+def _settings(cases: Sequence[str], **options: Any) -> list[Conditions]:
     """Looks up all cases, before the first is measured."""
     if not cases:
         raise RunError(f"name at least one case of {', '.join(CASES)}.")
-    return [setting(case, **options) for case in dict.fromkeys(cases)]
+    return [conditions(case, **options) for case in dict.fromkeys(cases)]
 
 
 def _place(results: Mapping[str, Any]) -> tuple[str, int]:

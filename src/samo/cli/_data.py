@@ -48,14 +48,13 @@ def scenes_(
 
     Class, depth and normal are exact in every pixel. After an interrupt the same command resumes.
     """
-    from ..benchmarks.scenes._layouts import LAYOUTS
-    from ..benchmarks.scenes._write import Order, write_scenes
+    from ..benchmarks.scenes import LAYOUTS, SceneSet, write_scenes
 
     with reporting_errors() as console:
         height, width = LAYOUTS[layout.value].size if size is None else _size(size)
-        order = Order(layout.value, train, val, seed, height, width)
+        scenes = SceneSet(layout.value, train, val, seed, height, width)
         with CountView(console, "images", train + val) as view:
-            write_scenes(order, out, watch=view.watch)
+            write_scenes(scenes, out, watch=view.watch)
         say(console, f"written to {out}: samo train {layout.value} --data {out} ...")
 
 

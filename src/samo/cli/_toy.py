@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from .. import NonFiniteError, aggregation, toy
-from ..benchmarks._names import unknown
+from .._names import unknown
 from ..training import PRESETS, RunError, complete_preset
 from ._arguments import OptionPairs, reporting_errors, say
 from ._options import assignments, names

@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ...analysis import (
+    KINDS,
     AnalysisError,
     Cosines,
     EstimatorQuality,
@@ -19,7 +20,6 @@ from ...analysis import (
     Sharpness,
     Spectrum,
 )
-from ...analysis._kinds import KINDS
 from ...analysis._results import FORMAT, Result
 from ...records.foreign import UnusableError, parse, plain, read_text
 from ...records.scan import Findings, FoundRun

@@ -1,4 +1,4 @@
-"""One solver for α-fairness, which Nash-MTL and FairGrad are."""
+"""The solver for α-fair weights, behind Nash-MTL and FairGrad."""
 
 from __future__ import annotations
 
@@ -7,68 +7,71 @@ import sys
 
 from torch import Tensor
 
-from ._arrays import Array, diagonal_of, library
+from ._arrays import Array, diagonal_of, library, normalized, resolution
 from ._errors import ConvergenceError
 from ._nonnegative import NonnegativePrograms
-from ._normal import normalized, resolution
 
 _EPSILON = sys.float_info.epsilon
-# What a step leaves of a positive number at least.
+# Smallest factor by which one step shrinks a positive number.
 _LEAST_LEFT = 0.05
-# A relative step after which the error is below float64's resolution.
+# Relative step after which the error is below the resolution of float64.
 _SMALL_STEP = 1e-8
-# A relative step from which on rounding may be all that moves.
+# Relative step below which rounding may be all that moves.
 _SMALL = 1e-2
 _ITERATIONS = 500
-# The relative size of weights that are as good as zero.
+# Relative size of weights that count as zero.
 _NOTHING = 1e-150
-# What is accepted of the equation's two sides as equal, relative to them.
+# Relative tolerance between the two sides of the equation.
 _TOLERANCE = 1e-9
-# How many times larger than usual rounding errors may be, where there is no solution otherwise.
+# Multiples of the usual rounding errors that are tried where there is no solution otherwise.
 _UNLUCKY = (10, 100, 1000)
-# The square of the part of a normalised gradient outside a space that is taken for rounding.
+# Squared norm, outside a subspace, below which a normalised gradient counts as inside it.
 _IN_SPAN = 1e-10
 
 
 def alpha_fair(gramian: Tensor, alpha: float) -> Array:
-    r"""The weights w > 0 with :math:`G w = w^{-1/\alpha}`.
+    r"""Solves :math:`G w = w^{-1/\alpha}` for the weights w > 0.
 
-    They are the one minimum of :math:`\frac12 w^\top G w - \sum_i \psi(w_i)` with
-    :math:`\psi'(w) = w^{-1/\alpha}`, a strictly convex function. In the terms of the tasks: the
+    w is the unique minimum of the strictly convex function
+    :math:`\frac12 w^\top G w - \sum_i \psi(w_i)` with :math:`\psi'(w) = w^{-1/\alpha}`. The
     direction :math:`d = J^\top w` maximises the α-fair utility of the improvements
-    :math:`u = J d = G w`, less :math:`\frac12 \|d\|^2`. α = 1 is the Nash bargaining solution; for
-    α → 0 all weights become 1, and for α → ∞ the direction becomes that of MGDA, whose smallest
-    improvement is the largest.
+    :math:`u = J d = G w`, minus :math:`\frac12 \|d\|^2`. α = 1 is the Nash bargaining solution; for
+    α → 0 all weights tend to 1, and for α → ∞ the direction tends to that of MGDA, which maximises
+    the smallest improvement.
 
-    Newton's method on z > 0 and u > 0 at once, for
+    Newton's method runs on z > 0 and u > 0 together, for
 
     .. math::
         C z = u, \qquad \log(z_i / t_i) + \alpha \log(u_i / t_i) = 0, \qquad
         w_i = z_i / d_i, \quad t_i = d_i^{(1 - \alpha) / (1 + \alpha)},
 
-    with d the norms of the gradients and C their cosines. So the size of a gradient enters through
-    t alone, and the solution is z = t where the gradients are orthogonal. A number that a step
-    would make negative falls by 95 % instead. 4 to 8 steps are usual, 20 for condition numbers of
-    1e12.
+    with d the norms of the gradients and C their cosines. The size of a gradient thus enters
+    through t alone, and z = t if the gradients are orthogonal. A number that a step would make
+    negative falls by 95 % instead. 4 to 8 steps are usual, 20 for condition numbers of 1e12.
 
-    A gradient of zero gets the weight 0, and the others are solved without it. More generally,
-    there is no solution where a combination of gradients with positive weights is zero: nothing
+    A zero gradient gets the weight 0, and the others are solved without it. More generally, there
+    is no solution if a combination of gradients with positive weights is zero, because no direction
     improves all of its tasks. The weights that solve the equations of :math:`G + \varepsilon I`
-    grow without bound for ε → 0, but the direction :math:`J^\top w` has a limit, and weights that
-    give it are returned: the tasks of such combinations keep their losses, to first order, and the
-    others get the α-fair direction among those that have this effect. Where every task is in such
-    a combination, all weights are 0.
+    grow without bound for ε → 0, but the direction :math:`J^\top w` has a limit, and weights with
+    this direction are returned: the losses of the tasks in such combinations stay the same, to
+    first order, and the other tasks get the α-fair direction among those with this effect. If every
+    task is in such a combination, all weights are 0.
 
     Args:
         gramian: The Gramian G of the gradients, ``[K, K]``.
-        alpha: α > 0.
+        alpha: The fairness α > 0.
 
     Returns:
-        w, ``[K]``.
+        The weights w, ``[K]``.
 
     Raises:
-        ConvergenceError: If the iteration does not get there.
+        ConvergenceError: If the iteration does not converge.
         ValueError: If the Gramian is not finite.
+
+    Example:
+        >>> import torch
+        >>> torch.as_tensor(alpha_fair(torch.tensor([[4.0, 0.0], [0.0, 1.0]]), alpha=1.0))
+        tensor([0.5000, 1.0000], dtype=torch.float64)
     """
     xp, (cosines, norms) = library(), normalized(gramian)
     weights, present = xp.zeros_like(norms), norms > 0
@@ -81,7 +84,7 @@ def alpha_fair(gramian: Tensor, alpha: float) -> Array:
 
 
 def _solved(cosines: Array, norms: Array, alpha: float, noise: float) -> Array:
-    """The weights for gradients that are not zero."""
+    """Returns the weights for gradients that are not zero."""
     xp = library()
     log_t = xp.log(norms) * ((1 - alpha) / (1 + alpha))
     z, out = _newton(cosines, log_t, alpha, noise)
@@ -91,7 +94,7 @@ def _solved(cosines: Array, norms: Array, alpha: float, noise: float) -> Array:
 
 
 def _newton(cosines: Array, log_t: Array, alpha: float, noise: float) -> tuple[Array, Array]:
-    """Solves for z, or finds tasks of which a combination is zero, and marks them."""
+    """Solves for z; also returns a mask of tasks of which a combination is zero, if any."""
     xp, magnitudes = library(), abs(cosines)
     target, resolved = (1 + alpha) * log_t, noise / len(cosines) ** 0.5
     z, u = _start(cosines, log_t, alpha)
@@ -106,7 +109,7 @@ def _newton(cosines: Array, log_t: Array, alpha: float, noise: float) -> tuple[A
         new = xp.maximum(xp.maximum(z + dz, _LEAST_LEFT * z), _NOTHING * z.max())
         before, step, z = step, float(abs(new / z - 1).max()), new
         image, size = cosines @ z, magnitudes @ z
-        # Sums that cancel to less than this part of their terms are zero.
+        # Sums that cancel to less than this fraction of their terms count as zero.
         zero = (0.1 * _EPSILON * min(alpha, 1)) * size
         new = xp.maximum(xp.maximum(u + du, _LEAST_LEFT * u), zero)
         if step < _SMALL:
@@ -121,41 +124,41 @@ def _newton(cosines: Array, log_t: Array, alpha: float, noise: float) -> tuple[A
         if step < _SMALL_STEP:
             break
         if before <= step < _SMALL and hold < _SMALL_STEP:
-            # Rounding moves z in the flattest directions: hold it there, for the others to
+            # Rounding moves z along the flattest directions: damp these so that the others
             # converge.
             hold *= 100
     if _equal(z, image, xp.exp((target - xp.log(z)) / alpha), size):
         return z, z < 0
-    # Where combinations of gradients nearly cancel, rounding may be larger than it usually is.
+    # Where combinations of gradients nearly cancel, rounding errors may be larger than usual.
     suspects = u < resolved**0.5 * size
     for larger in _UNLUCKY if suspects.any() else ():
         out = _cancelling(cosines, suspects, larger * noise)
         if out.any():
             return z, out
     raise ConvergenceError(
-        f"The weights for alpha={alpha} are not found in {_ITERATIONS} iterations: G w is not "
-        f"w^(-1/alpha) to {_TOLERANCE:.0e} of it."
+        f"The weights for alpha={alpha} are not found in {_ITERATIONS} iterations: the relative "
+        f"error of G w = w^(-1/alpha) is above {_TOLERANCE:.0e}."
     )
 
 
 def _start(cosines: Array, log_t: Array, alpha: float) -> tuple[Array, Array]:
-    """The solution for orthogonal gradients, in the multiple that is best for these."""
+    """Returns z and u for orthogonal gradients, scaled to fit the given ones best."""
     z = library().exp(log_t)
     square = float(z @ z)
-    # Where it nearly cancels, that multiple says nothing.
+    # The scale is meaningless where the combination nearly cancels.
     scale = (square / max(float(z @ (cosines @ z)), 1e-3 * square)) ** (alpha / (1 + alpha))
     return z * scale, z * scale ** (-1 / alpha)
 
 
 def _equal(z: Array, image: Array, u: Array, size: Array) -> bool:
-    """Whether C z is what it should be."""
+    """Tests whether C z is u, to the tolerance."""
     equal = abs(image - u) <= _TOLERANCE * u + 10 * len(z) * _EPSILON * size
     as_good_as_zero = (z < 2 * _NOTHING * z.max()) & (image > u)
     return bool((equal | as_good_as_zero).all())
 
 
 def _cancelling(cosines: Array, suspects: Array, noise: float) -> Array:
-    """Marks suspects of which a combination with positive weights is zero, if there are such."""
+    """Marks the suspects of which a combination with positive weights is zero, if any."""
     inner = cosines[suspects][:, suspects]
     (y,), _ = NonnegativePrograms(inner, noise).solve(-cosines.diagonal()[suspects][None])
     out = suspects & ~suspects
@@ -165,7 +168,7 @@ def _cancelling(cosines: Array, suspects: Array, noise: float) -> Array:
 
 
 def _without(out: Array, cosines: Array, norms: Array, alpha: float, noise: float) -> Array:
-    """Solves for the tasks that do not cancel, orthogonally to those that are marked as `out`."""
+    """Solves for the tasks that are not in `out`, orthogonally to those that are."""
     xp, rest = library(), ~out
     z = xp.zeros_like(norms)
     values, vectors = xp.linalg.eigh(cosines[out][:, out])

@@ -1,4 +1,4 @@
-"""The cost model against the collective operations of a step."""
+"""The cost model agrees with the collective operations of a step."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
+from benchmarks._cost_model import Sizes, Transfer, cost
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import samo
 from samo.aggregation import method_of
 from samo.distributed import Replicated
-from samo.scaling import Transfer, cost
 from tests.distributed import cases
 from tests.distributed.processes import all_well, on_ranks
 
@@ -38,7 +38,7 @@ SETTINGS: list[dict[str, Any]] = [
 
 
 class Counting(TorchDispatchMode):
-    """Counts collective operations, and the bytes of the larger side of each."""
+    """Counts collective operations, and the bytes of the larger of input and output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Counting(TorchDispatchMode):
 
 
 def counted(rank: int, size: int) -> list[tuple[int, int]]:
-    """Calls and bytes of the second step of each setting."""
+    """Counts calls and bytes of the second step of each setting."""
     found = []
     for setting in SETTINGS:
         options = dict(setting)
@@ -77,42 +77,30 @@ def counted(rank: int, size: int) -> list[tuple[int, int]]:
 
 
 def planned(ranks: int) -> list[tuple[int, int]]:
-    """The same by the model."""
+    """Estimates the same by the model."""
     net, found = cases.model(), []
+    own = [p.numel() for p in net.get_submodule("heads").parameters()]
+    every = [parameter.numel() for parameter in net.parameters()]
+    sizes = Sizes(
+        tasks=3, shared=sum(every) - sum(own), own=sum(own), tensors=len(every), element=8
+    )
     for setting in SETTINGS:
-        options = {"perturbation": None, **setting}
-        threshold, Replicated.divided_from = (
-            Replicated.divided_from,
-            options.pop("divided_from", 0),
-        )
+        options = {"perturbation": None, "divided_from": 0, **setting}
         method = method_of(samo.aggregation.create(options.pop("method"), 3))
         assert method is not None
-        own = [p.numel() for p in net.get_submodule("heads").parameters()]
-        every = [parameter.numel() for parameter in net.parameters()]
-        plan = cost(
-            needs=method.needs,
-            tasks=3,
-            shared=sum(every) - sum(own),
-            own=sum(own),
-            tensors=len(every),
-            element=8,
-            ranks=ranks,
-            **options,
-        )
-        Replicated.divided_from = threshold
+        plan = cost(needs=method.needs, sizes=sizes, ranks=ranks, **options)
         found.append((plan.calls, plan.payload))
     return found
 
 
-def test_two_ranks():
-    """Every call and every byte of a step."""
+def test_calls_and_bytes_of_two_ranks() -> None:
     for found in all_well(on_ranks(2, counted)):
         assert found == planned(2)
 
 
 @pytest.mark.parametrize("ranks", [64, 1024])
-def test_many_ranks(ranks):
-    """The same on torch's fake process group, which sends nothing."""
+def test_calls_and_bytes_of_many_ranks(ranks: int) -> None:
+    """On torch's fake process group, which sends nothing."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
@@ -122,16 +110,21 @@ def test_many_ranks(ranks):
         dist.destroy_process_group()
 
 
-def test_rings():
-    """Of 100 bytes, each of four ranks sends 75 to scatter or gather them, twice that to sum."""
+def test_a_ring_sends_three_quarters_with_four_ranks_and_twice_that_to_sum() -> None:
     sent = {kind: Transfer("", kind, 100, 1).sent(4) for kind in ("all_reduce", "all_gather")}
     assert sent == {"all_reduce": 150.0, "all_gather": 75.0}
 
 
-def test_dividing_halves_the_traffic():
-    """With many tasks; and a rank keeps 1/N of the matrix."""
-    options: Any = {"tasks": 40, "shared": 1 << 24, "ranks": 16}
-    whole, divided = (cost(None, needs, **options) for needs in ("gradients", "gramian"))
+def test_dividing_the_columns_halves_the_traffic_of_many_tasks() -> None:
+    """A rank then keeps 1/N of the task gradients."""
+    sizes = Sizes(tasks=40, shared=1 << 24)
+    whole, divided = (cost(None, needs, sizes, ranks=16) for needs in ("gradients", "gramian"))
     assert divided.sent / whole.sent == pytest.approx((40 + 1) / (2 * 40), rel=1e-3)
     assert whole.memory == 16 * divided.memory
     assert divided.seconds(1e9) == pytest.approx(divided.sent / 1e9)
+
+
+def test_eleven_tasks_on_a_resnet_50_and_eight_ranks() -> None:
+    """At 25 GB/s, with 30 µs per collective operation."""
+    step = cost(samo.Perturbation(0.05), "gramian", Sizes(tasks=11, shared=25_000_000), ranks=8)
+    assert f"{step.sent / 1e9:.2f} GB, {step.seconds(25e9, 30e-6):.3f} s" == "1.23 GB, 0.051 s"

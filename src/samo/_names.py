@@ -1,4 +1,4 @@
-"""Unknown names, and what may have been meant."""
+"""Error messages for unknown names."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from difflib import get_close_matches
 
 
 def unknown(what: str, found: str, allowed: Iterable[str]) -> str:
-    """Words the error about a name that is none of those allowed.
+    """Formats the error message for an unknown name.
 
     Args:
-        what: What the name is of, for instance ``"benchmark"``.
-        found: The name.
-        allowed: The names that exist.
+        what: What the name stands for, for instance ``"benchmark"``.
+        found: The unknown name.
+        allowed: The known names.
 
     Returns:
-        One line with the nearest name, if one is near, and all that are allowed.
+        One line with the closest known name, if one is close, and all known names.
 
     Example:
         >>> unknown("benchmark", "digit", ["digits", "qm9"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from samo.training import plan, train
-from tests.test_cli import TOY, run
+from tests.cli.test_app import TOY, run
 
 FILE = "tests.training.files:FromFile"
 

@@ -11,7 +11,7 @@ from filelock import FileLock
 
 import samo.training._compare
 import samo.training._sweep
-from tests.test_cli import TOY, run
+from tests.cli.test_app import TOY, run
 from tests.training.inline import TRAINED, InlineWorkers
 
 COMMAND = ["sweep", TOY, "--sharpness", "erm,samo", "--epochs", "1", "--trials", "2"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.test_cli import run
+from tests.cli.test_app import run
 
 
 def test_toy_runs_once(tmp_path: Path) -> None:

@@ -7,32 +7,41 @@ import sys
 from ._arrays import Array, diagonal_of, library
 from ._errors import ConvergenceError
 
-# Steps of gradient descent towards a guess for many programs at once, at most.
+# Maximal number of gradient descent steps that improve the guess for many programs at once.
 _DESCENT = 30
-# Rounds after which exchanging variables is taken to go round in circles.
+# Number of rounds after which pivoting counts as cycling.
 _ROUNDS = 10
-# Steps of the interior-point method, of which 10 to 40 are usual.
+# Maximal number of interior-point steps; 10 to 40 are usual.
 _STEPS = 100
-# What those steps leave of x s, relative to the size of both.
+# Tolerance of the products x s, relative to the sizes of x and s.
 _TOLERANCE = 1e-15
-# The least that is added to the diagonal of C, for gradients that depend on each other.
+# Smallest number added to the diagonal of C, for linearly dependent gradients.
 _RIDGE = 1e-13
 
 
 class NonnegativePrograms:
     r"""Minimises :math:`\frac12 x^\top C x + q^\top x` over x ≥ 0, for several q at once.
 
-    x is the solution if and only if x ≥ 0, :math:`s = C x + q \ge 0` and :math:`x_i s_i = 0`. So
-    the question is which x are positive: these then solve linear equations, exactly. From a guess
-    on, all variables with :math:`x_i < 0` or :math:`s_i < 0` change sides together (principal block
-    pivoting; Kostreva, Linear Algebra and its Applications 21, 1978). That ends after 1 to 5
-    rounds for condition numbers up to 1e6; beyond that it may go round in circles. Then x and s are
-    found by an interior-point method (Mehrotra, SIAM Journal on Optimization 2, 1992), which
-    does not care for the condition number.
+    x is the solution if and only if x ≥ 0, :math:`s = C x + q \ge 0` and :math:`x_i s_i = 0`. Once
+    it is known which x are positive, these solve linear equations. Starting from a guess, all
+    variables with :math:`x_i < 0` or :math:`s_i < 0` change sides together (principal block
+    pivoting; Kostreva, Linear Algebra and its Applications 21, 1978). This ends after 1 to 5 rounds
+    for condition numbers up to 1e6. Beyond that it may cycle; then Mehrotra's interior-point method
+    (SIAM Journal on Optimization 2, 1992), which is insensitive to the condition number, takes
+    over.
 
     Args:
         cosines: C, ``[K, K]``, with 1 on the diagonal.
-        noise: The size of C's rounding errors.
+        noise: The size of the rounding errors in C.
+
+    Example:
+        >>> import torch
+        >>> from samo.aggregation.solvers import to_array
+        >>> programs = NonnegativePrograms(to_array(torch.tensor([[1.0, 0.5], [0.5, 1.0]])), 1e-15)
+        >>> x, positive = programs.solve(to_array(torch.tensor([[-1.0, -1.0], [-1.0, 1.0]])))
+        >>> torch.as_tensor(x)
+        tensor([[0.6667, 0.6667],
+                [1.0000, 0.0000]], dtype=torch.float64)
     """
 
     def __init__(self, cosines: Array, noise: float) -> None:
@@ -49,13 +58,13 @@ class NonnegativePrograms:
 
         Args:
             linear: The vectors q, ``[n, K]``.
-            guess: Which variables are positive, perhaps, ``[n, K]``.
+            guess: A guess of which variables are positive, ``[n, K]``.
 
         Returns:
-            The solutions x, ``[n, K]``, and which variables are positive in them.
+            The solutions x, ``[n, K]``, and a mask of their positive variables, ``[n, K]``.
 
         Raises:
-            ConvergenceError: If one is not found.
+            ConvergenceError: If the interior-point method does not converge.
         """
         positive = self._guess(linear) if guess is None else guess
         x = self.equations(positive, linear)
@@ -69,7 +78,7 @@ class NonnegativePrograms:
             wrong[open_] = self._wrong(x[open_], positive[open_], linear[open_])
             open_ = wrong.any(1)
         if self._ridge > _RIDGE:
-            # One step of refinement, whose residual is without the ridge, undoes its effect.
+            # One step of iterative refinement, with the residual of C itself, undoes the ridge.
             refined = x + self.equations(positive, x @ self.cosines + linear)
             better = (refined >= 0).all(1)
             x[better] = refined[better]
@@ -79,10 +88,10 @@ class NonnegativePrograms:
         return x, positive
 
     def equations(self, positive: Array, linear: Array) -> Array:
-        """Solves C x + q = 0 for the variables marked positive, with the others at 0.
+        """Solves C x + q = 0 for the positive variables, with the others at 0.
 
         Args:
-            positive: The marks, ``[n, K]``.
+            positive: The mask of the positive variables, ``[n, K]``.
             linear: The vectors q, ``[n, K]``.
 
         Returns:
@@ -97,11 +106,11 @@ class NonnegativePrograms:
         return xp.linalg.solve(matrix, right[:, :, None])[:, :, 0]
 
     def _guess(self, linear: Array) -> Array:
-        """Which variables may be positive."""
+        """Guesses which variables are positive."""
         guess = linear < 0
         if len(linear) == 1 or not guess.any():
             return guess
-        # Steps for all programs together cost less than a round for each.
+        # Gradient steps for all programs together cost less than a pivoting round for each.
         step = 1.8 / float(self._magnitudes.sum(0).max())
         x = nothing = linear * 0.0
         for _ in range(min(len(linear), _DESCENT)):
@@ -109,13 +118,13 @@ class NonnegativePrograms:
         return x > 0
 
     def _wrong(self, x: Array, positive: Array, linear: Array) -> Array:
-        """The variables on the wrong side: negative ones, and zeros with a negative slack."""
+        """Marks variables on the wrong side: negative ones, and zeros with a negative slack."""
         slack = x @ self.cosines + linear
         rounding = self._rounding * (abs(x) @ self._magnitudes + abs(linear))
         return library().where(positive, x < 0, slack < -rounding)
 
     def _interior(self, linear: Array) -> tuple[Array, Array]:
-        """Mehrotra's method for one program: x, s > 0 with s = C x + q and x s ever smaller."""
+        """Solves one program by Mehrotra's method: x, s > 0 with s = C x + q and x s → 0."""
         xp, size = library(), float(abs(linear).max())
         q = linear / size
         x = s = q * 0.0 + 1.0
@@ -144,5 +153,5 @@ class NonnegativePrograms:
 
 
 def _longest(x: Array, s: Array, dx: Array, ds: Array) -> float:
-    """The longest step, up to 1, that leaves x and s positive."""
+    """Returns the longest step, up to 1, that keeps x and s nonnegative."""
     return 1 / max(1.0, float((-dx / x).max()), float((-ds / s).max()))
