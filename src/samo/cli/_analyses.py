@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,15 +78,12 @@ class Subject:
             reason = str(error).splitlines()[0]
             raise RunError(f"device {request.device!r} cannot be used: {reason}") from error
         self._generator = torch.Generator()
+        split: Any = request.split
         self._batches = run.benchmark.batches(
-            self._split, run.tasks, run.config.batch_size, self._generator
+            split, run.tasks, run.config.batch_size, self._generator
         )
         own = run.benchmark.own
         self.own = None if own is None else {t: getattr(self.model, own)[t] for t in run.tasks}
-
-    @property
-    def _split(self) -> Any:
-        return self.request.split
 
     @property
     def data(self) -> tuple[nn.Module, Losses, Iterable[Any], Sequence[str]]:
@@ -113,14 +111,10 @@ class Subject:
             outputs = self.run.benchmark.outputs(self.model, batch, self.run.tasks)
         return {task: len(target) for task, (_, target) in outputs.items()}
 
-    def labels(self, task: str) -> Callable[[Any], Tensor]:
-        """Returns the function from a batch to the classes of its examples by one task."""
-
-        def classes(batch: Any) -> Tensor:
-            with torch.no_grad():
-                return self.run.benchmark.outputs(self.model, batch, [task])[task][1]
-
-        return classes
+    def classes(self, task: str, batch: Any) -> Tensor:
+        """Returns the classes of a batch's examples by one task."""
+        with torch.no_grad():
+            return self.run.benchmark.outputs(self.model, batch, [task])[task][1]
 
 
 def _spectrum(of: Subject) -> dict[str, Result]:
@@ -194,7 +188,7 @@ def _features(of: Subject) -> dict[str, Result]:
         return {"features": features(*of.data, of=by_task, seed=seed)}
     batch = next(iter(of))
     for task in of.run.tasks:
-        classes = of.labels(task)
+        classes = partial(of.classes, task)
         target = classes(batch)
         if target.dim() == 1 and not target.is_floating_point():
             return {"features": features(*of.data, of=module, labels=classes, seed=seed)}

@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ...analysis import Agreement, Cosines, EstimatorQuality, Sharpness, Spectrum
+from ...analysis import Cosines, EstimatorQuality, Sharpness, Spectrum
 from .style import (
     MUTED,
     Look,
@@ -180,32 +180,19 @@ def estimators(found: EstimatorQuality) -> Figure:
     Returns:
         The figure.
     """
-    mean = {_MEAN: found.mean_gradient}
-    return _by_tasks(
-        {
-            "estimate ĝ": _agreements({**mean, **found.direction}, found.tasks),
-            f"perturbation ε, α = {found.alpha:g}": _agreements(
-                {**mean, **found.epsilon}, found.tasks
-            ),
-        },
-        "cosine with the exact local gradient",
-        band=1.96 / np.sqrt(found.parameters),
-    )
-
-
-_MEAN = "mean gradient"
-
-
-def _agreements(
-    found: Mapping[str, Agreement], tasks: Sequence[str]
-) -> dict[str, dict[str, _Mark]]:
-    return {
-        name: {
-            task: (mean, mean - std, mean + std)
-            for task, mean, std in zip(tasks, one.mean, one.std, strict=True)
+    titles = {"estimate ĝ": found.direction, f"perturbation ε, α = {found.alpha:g}": found.epsilon}
+    shown = {
+        title: {
+            name: {
+                task: (mean, mean - std, mean + std)
+                for task, mean, std in zip(found.tasks, one.mean, one.std, strict=True)
+            }
+            for name, one in {"mean gradient": found.mean_gradient, **quality}.items()
         }
-        for name, one in found.items()
+        for title, quality in titles.items()
     }
+    band = 1.96 / np.sqrt(found.parameters)
+    return _by_tasks(shown, "cosine with the exact local gradient", band)
 
 
 _Mark = tuple[float, float, float]
@@ -237,11 +224,8 @@ def _by_tasks(
             for i, (name, by_task) in enumerate(values.items()):
                 aside = 0.7 / len(values) * (i - (len(values) - 1) / 2)
                 middle, low, high = np.array(list(by_task.values())).T
-                x, bars = (
-                    [tasks.index(task) + aside for task in by_task],
-                    lengths(middle, low, high),
-                )
-                marks(axis, x, middle, styles[name], yerr=bars)
+                x = [tasks.index(task) + aside for task in by_task]
+                marks(axis, x, middle, styles[name], yerr=lengths(middle, low, high))
             _name_tasks(axis, tasks, width)
             axis.set_title(title)
         axes[0, 0].set_ylabel(label)

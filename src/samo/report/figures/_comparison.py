@@ -208,16 +208,7 @@ def _scores(axis: Axes, summary: Summary, row: Row) -> None:
 
 
 def intervals(summary: Summary) -> Figure | None:
-    """Draws the differences to plain training with 95 % confidence intervals.
-
-    Large marks are over all methods, small ones are of single methods.
-
-    Args:
-        summary: The comparison.
-
-    Returns:
-        The figure; None if there is nothing to compare.
-    """
+    """Draws the differences to plain training with 95 % confidence intervals; None without any."""
     scores = summary.scores(summary.differences)
     if not scores:
         return None

@@ -13,22 +13,14 @@ from matplotlib.patches import Patch
 
 from ...cost import Row, rows
 from ..summary import Summary
-from .style import MUTED, hide_rest, house_style, legend, look, panels, remark
+from .style import MUTED, grid, house_style, legend, look, panels, remark
 
-_COLUMNS = 2
 _BARE = "#000000"
 _HATCHES = ("", "////", "....", "\\\\\\\\", "xx", "--")
 
 
 def run_costs(summary: Summary) -> Figure | None:
-    """Draws the time of a step, and the peak memory where it was recorded.
-
-    Args:
-        summary: The comparison.
-
-    Returns:
-        The figure; None if no run is finished.
-    """
+    """Draws the time of a step, and the peak memory if recorded; None without finished runs."""
     labels = {"step_ms": "time of a step (ms)", "peak_memory_mb": "peak memory (MB)"}
     names = [name for name in labels if any(row.timings(name) for row in summary.rows)]
     if not summary.methods or not names:
@@ -119,13 +111,11 @@ def _bars(
     """Draws a panel per case, with a bar per step from top to bottom."""
     if not results:
         return None
-    columns = min(_COLUMNS, len(results))
     lines = max(len(rows(found)) for found in results)
     with house_style():
-        count = -(-len(results) // columns)
-        figure, axes = panels(count, columns, height=0.19 * lines + 0.75)
-        figure.set_figwidth(4.2 * columns)
-        for axis, found in zip(axes.flat, results, strict=False):
+        figure, axes = grid(len(results), columns=2, height=0.19 * lines + 0.75)
+        figure.set_figwidth(4.2 * min(len(results), 2))
+        for axis, found in zip(axes, results, strict=True):
             shown = [row for row in rows(found) if known(row)]
             for place, row in enumerate(shown):
                 draw(axis, row, place)
@@ -137,7 +127,6 @@ def _bars(
             case, numbers = found["setting"]["case"], found["setting"]["numbers"]
             axis.set_title(f"{case}: K = {numbers['tasks']}, batch {numbers['batch']}")
             axis.set_xlabel(label)
-        hide_rest(axes, len(results))
         legend(figure, handles)
     return figure
 

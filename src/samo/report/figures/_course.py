@@ -57,14 +57,7 @@ def course(summary: Summary) -> Figure | None:
 
 
 def conflict_map(summary: Summary) -> Figure | None:
-    """Draws the share of conflicting task pairs of every arm and epoch.
-
-    Args:
-        summary: The comparison.
-
-    Returns:
-        The figure; None if it was not logged.
-    """
+    """Draws the share of conflicting task pairs by arm and epoch; None if it was not logged."""
     found = {
         f"{row.method} {row.sharpness}": values.mean(0)
         for method in summary.methods

@@ -182,13 +182,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Score:
-    """A score over all tasks, of rows and of differences.
-
-    Attributes:
-        name: The name of the attribute, ``"average"`` or ``"delta_m"``.
-        label: The label.
-        higher_is_better: The direction.
-    """
+    """A score over all tasks: its attribute in rows and differences, its label and direction."""
 
     name: ScoreName
     label: str
