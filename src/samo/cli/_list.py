@@ -18,15 +18,7 @@ _ABOUT = "what it is"
 
 
 def tables(what: str | None) -> list[Table]:
-    """Makes the tables of ``samo list``.
-
-    Args:
-        what: ``"benchmarks"``, ``"methods"``, ``"sharpness"`` or ``"schedules"``; None for a short
-            form of all.
-
-    Returns:
-        The tables.
-    """
+    """Makes the tables of ``samo list``; without a kind, all of them in a short form."""
     short = what is None
     made: dict[str, Callable[[], Table]] = {
         "benchmarks": _benchmarks,

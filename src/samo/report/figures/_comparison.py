@@ -167,14 +167,7 @@ def _dots(axis: Axes, summary: Summary, score: Score) -> None:
 
 
 def rho_grid(summary: Summary) -> Figure:
-    """Draws the validation score by ρ: how much ρ matters, and whether the grid holds the best.
-
-    Args:
-        summary: The comparison.
-
-    Returns:
-        The figure.
-    """
+    """Draws the validation score by ρ: how much ρ matters, and whether the grid holds the best."""
     methods = summary.methods
     lowest = min(rho for by_rho in summary.grid.values() for rho in by_rho)
     with house_style():

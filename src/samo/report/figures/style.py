@@ -111,17 +111,7 @@ def house_style() -> Iterator[None]:
 
 
 def panels(rows: int, columns: int, *, height: float = 2.5, **options: Any) -> tuple[Figure, Any]:
-    """Makes a figure of equal panels, without the global state of pyplot.
-
-    Args:
-        rows: The number of rows.
-        columns: The number of columns.
-        height: The height of a panel in inches.
-        **options: Those of ``Figure.subplots``.
-
-    Returns:
-        The figure, and its axes of shape ``[rows, columns]``.
-    """
+    """Makes a figure of equal panels, with axes of shape ``[rows, columns]``, without pyplot."""
     figure = Figure(figsize=(WIDTH * columns, height * rows + 0.6), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 

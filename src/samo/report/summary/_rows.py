@@ -44,14 +44,7 @@ class Spread:
         return float(t.ppf(0.975, n - 1)) * self.std / math.sqrt(n)
 
     def text(self, decimals: int = 2) -> str:
-        """Formats the mean and the standard deviation.
-
-        Args:
-            decimals: The number of decimals.
-
-        Returns:
-            For instance ``"92.00 ± 2.83"``.
-        """
+        """Formats mean and standard deviation, such as ``"92.00 ± 2.83"``."""
         spread = "" if self.std is None else f" ± {self.std:.{decimals}f}"
         return f"{self.mean:.{decimals}f}{spread}"
 

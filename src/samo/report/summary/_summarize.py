@@ -42,14 +42,7 @@ def read(out: Path | str) -> list[Entry]:
 
 
 def chosen_by_sweep(out: Path | str) -> tuple[str, ...]:
-    """Formats the settings that a sweep chose for the runs that it compares.
-
-    Args:
-        out: The directory of the sweep.
-
-    Returns:
-        A sentence; nothing if there was no sweep.
-    """
+    """Formats the settings that a sweep chose, in a sentence; empty if there was no sweep."""
     file = Path(out) / "best.json"
     return (format_choices(read_json(file)),) if file.exists() else ()
 
