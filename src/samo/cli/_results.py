@@ -57,7 +57,7 @@ def show_results(console: Console, out: Path, *, published: bool) -> None:
     figures = write(summary, out)
     console.print(rich_table(summary, width=console.width))
     if differences := difference_table(summary):
-        console.print(differences)
+        console.print("", differences)
     if published and not summary.quoted:
         say(console, f"There are no published results of {summary.benchmark!r} here.")
     elif not published and benchmarks.published(summary.benchmark):
