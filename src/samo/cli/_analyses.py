@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,19 @@ from .. import (
     PreviousGradient,
     RandomDirection,
 )
+from ..analysis import (
+    Losses,
+    Result,
+    estimator_quality,
+    features,
+    gradient_cosines,
+    hessian_spectrum,
+    landscape,
+    random_plane,
+    sharpness,
+)
 from ..records import read_json, write_json
 from ..training import RunError, Trained, perturbation, to_device
-
-if TYPE_CHECKING:
-    from ..analysis import Losses, Result
 
 ESTIMATORS: Mapping[str, Callable[[], LocalGradient]] = {
     "SPSA": SPSA,
@@ -118,15 +126,11 @@ class Subject:
 
 
 def _spectrum(of: Subject) -> dict[str, Result]:
-    from ..analysis import hessian_spectrum
-
     return {"spectrum": hessian_spectrum(*of.data, sizes=of.sizes, seed=of.request.seed)}
 
 
 def _cosines(of: Subject) -> dict[str, Result]:
     """Evaluates them at the parameters, and at the points that the run itself perturbs them to."""
-    from ..analysis import gradient_cosines
-
     if len(of.run.tasks) < 2:
         return {}
     config = of.run.config
@@ -140,8 +144,6 @@ def _cosines(of: Subject) -> dict[str, Result]:
 
 def _sharpness(of: Subject) -> dict[str, Result]:
     """Evaluates it along each task's own gradient, and along the mean gradient."""
-    from ..analysis import sharpness
-
     ways = {
         "sharpness": Perturbation(of.rho, alpha=0.0, local=ExactGradient()),
         "sharpness-global": Perturbation(of.rho, alpha=1.0),
@@ -153,8 +155,6 @@ def _sharpness(of: Subject) -> dict[str, Result]:
 
 
 def _estimators(of: Subject) -> dict[str, Result]:
-    from ..analysis import estimator_quality
-
     if len(of.run.tasks) < 2:
         return {}
     made = {name: make() for name, make in ESTIMATORS.items()}
@@ -165,16 +165,12 @@ def _estimators(of: Subject) -> dict[str, Result]:
 
 
 def _landscape(of: Subject) -> dict[str, Result]:
-    from ..analysis import landscape, random_plane
-
     plane = random_plane(of.model, seed=of.request.seed)
     return {"landscape": landscape(*of.data, plane=plane, sizes=of.sizes)}
 
 
 def _features(of: Subject) -> dict[str, Result]:
     """Labels them by the classes of the first task that has classes, or by task."""
-    from ..analysis import features
-
     module, seed = of.request.module, of.request.seed
     if module is None:
         if not hasattr(of.model, "trunk"):

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from .. import NonFiniteError
+from ..analysis import KINDS
 from ..training import RunError, trained
 from ._analyses import ANALYSES, Analyses, Request, Subject, runs_below
 from ._arguments import Device, Split, fail, reporting_errors, say
@@ -120,8 +121,6 @@ def _one(
 
 def _load(directory: Path) -> Loaded:
     """Loads all results of a run, including those of earlier calls."""
-    from ..analysis import KINDS
-
     return {
         file.stem: kind.load(file)
         for kind in KINDS

@@ -19,6 +19,7 @@ _BARE = "#000000"
 _HATCHES = ("", "////", "....", "\\\\\\\\", "xx", "--")
 
 
+@house_style()
 def run_costs(summary: Summary) -> Figure | None:
     """Draws the time of a step, and the peak memory if recorded; None without finished runs."""
     labels = {"step_ms": "time of a step (ms)", "peak_memory_mb": "peak memory (MB)"}
@@ -27,18 +28,17 @@ def run_costs(summary: Summary) -> Figure | None:
         return None
     styles = {name: _bar_style(name, i) for i, name in enumerate(summary.presets)}
     width = 0.84 / len(styles)
-    with house_style():
-        figure, axes = panels(1, len(names), height=2.4)
-        for axis, name in zip(axes[0], names, strict=True):
-            for i, method in enumerate(summary.methods):
-                for row in summary.arms(method):
-                    if values := row.timings(name):
-                        aside = list(styles).index(row.sharpness) - (len(styles) - 1) / 2
-                        axis.bar(i + width * aside, fmean(values), width, **styles[row.sharpness])
-            axis.set_xticks(range(len(summary.methods)), summary.methods)
-            axis.grid(visible=False, axis="x")
-            axis.set_ylabel(labels[name])
-        legend(figure, [Patch(label=preset, **style) for preset, style in styles.items()])
+    figure, axes = panels(1, len(names), height=2.4)
+    for axis, name in zip(axes[0], names, strict=True):
+        for i, method in enumerate(summary.methods):
+            for row in summary.arms(method):
+                if values := row.timings(name):
+                    aside = list(styles).index(row.sharpness) - (len(styles) - 1) / 2
+                    axis.bar(i + width * aside, fmean(values), width, **styles[row.sharpness])
+        axis.set_xticks(range(len(summary.methods)), summary.methods)
+        axis.grid(visible=False, axis="x")
+        axis.set_ylabel(labels[name])
+    legend(figure, [Patch(label=preset, **style) for preset, style in styles.items()])
     return figure
 
 
@@ -101,6 +101,7 @@ def memory_figure(results: Sequence[Mapping[str, Any]]) -> Figure | None:
     return _bars(measured, draw, known, "peak memory above the model's own (MB)", handles)
 
 
+@house_style()
 def _bars(
     results: Sequence[Mapping[str, Any]],
     draw: Callable[[Axes, Row, int], None],
@@ -112,22 +113,21 @@ def _bars(
     if not results:
         return None
     lines = max(len(rows(found)) for found in results)
-    with house_style():
-        figure, axes = grid(len(results), columns=2, height=0.19 * lines + 0.75)
-        figure.set_figwidth(4.2 * min(len(results), 2))
-        for axis, found in zip(axes, results, strict=True):
-            shown = [row for row in rows(found) if known(row)]
-            for place, row in enumerate(shown):
-                draw(axis, row, place)
-            axis.set_yticks(range(len(shown)), [row.name for row in shown], fontsize=8)
-            axis.invert_yaxis()
-            axis.margins(x=0.14)
-            axis.set_xlim(left=0)
-            axis.grid(visible=False, axis="y")
-            case, numbers = found["setting"]["case"], found["setting"]["numbers"]
-            axis.set_title(f"{case}: K = {numbers['tasks']}, batch {numbers['batch']}")
-            axis.set_xlabel(label)
-        legend(figure, handles)
+    figure, axes = grid(len(results), columns=2, height=0.19 * lines + 0.75)
+    figure.set_figwidth(4.2 * min(len(results), 2))
+    for axis, found in zip(axes, results, strict=True):
+        shown = [row for row in rows(found) if known(row)]
+        for place, row in enumerate(shown):
+            draw(axis, row, place)
+        axis.set_yticks(range(len(shown)), [row.name for row in shown], fontsize=8)
+        axis.invert_yaxis()
+        axis.margins(x=0.14)
+        axis.set_xlim(left=0)
+        axis.grid(visible=False, axis="y")
+        case, numbers = found["setting"]["case"], found["setting"]["numbers"]
+        axis.set_title(f"{case}: K = {numbers['tasks']}, batch {numbers['batch']}")
+        axis.set_xlabel(label)
+    legend(figure, handles)
     return figure
 
 

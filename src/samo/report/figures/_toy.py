@@ -97,6 +97,7 @@ def _problem(trajectories: Sequence[Trajectory]) -> Problem:
     return next(iter(problems.values()))
 
 
+@house_style()
 def _panels(
     trajectories: Sequence[Trajectory],
     line: Callable[[Trajectory], NDArray[Any]],
@@ -107,17 +108,16 @@ def _panels(
 ) -> Figure:
     """Draws a panel per method: the background by `panel`, with trajectories on top."""
     methods = list(dict.fromkeys(t.setting.method for t in trajectories))
-    with house_style():
-        figure, axes = grid(len(methods), columns=3, height=2.9 * tall + 0.55)
-        for axis, method in zip(axes, methods, strict=True):
-            panel(axis)
-            axis.set_title(method)
-            if pareto is not None:
-                axis.plot(*pareto.T, **_PARETO)
-            for trajectory in trajectories:
-                if trajectory.setting.method == method:
-                    draw_path(axis, line(trajectory), look(trajectory.setting.sharpness))
-        legend(figure, _handles(trajectories, None if pareto is None else pareto_label))
+    figure, axes = grid(len(methods), columns=3, height=2.9 * tall + 0.55)
+    for axis, method in zip(axes, methods, strict=True):
+        panel(axis)
+        axis.set_title(method)
+        if pareto is not None:
+            axis.plot(*pareto.T, **_PARETO)
+        for trajectory in trajectories:
+            if trajectory.setting.method == method:
+                draw_path(axis, line(trajectory), look(trajectory.setting.sharpness))
+    legend(figure, _handles(trajectories, None if pareto is None else pareto_label))
     return figure
 
 

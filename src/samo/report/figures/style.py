@@ -105,7 +105,7 @@ def plain(text: str) -> str:
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Applies the house style within the block."""
+    """Applies the house style within a block, or as a decorator in a function."""
     with mpl.rc_context(_STYLE):
         yield
 
