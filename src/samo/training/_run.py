@@ -14,7 +14,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from .. import Engine, StepResult, aggregation, benchmarks
 from ..analysis import StepMeans
-from ..benchmarks._errors import DataError
+from ..benchmarks import DataError
 from ..benchmarks._names import unknown
 from ..records import RunError
 from ..records.schema import Epoch, validated
