@@ -191,7 +191,7 @@ def test_unknown_fields_are_kept_in_a_configuration_and_ignored_elsewhere() -> N
     ("content", "message"),
     [
         ("[", "compare.json cannot be read: "),
-        ({}, "compare.json cannot be read: it must hold a list; found a dict."),
+        ({}, "compare.json cannot be read: it is not a JSON array."),
         ([7], "Input should be a valid dictionary"),
         ([{"path": "x", "baseline": 1, "config": config()}], "baseline: Input should be a valid b"),
         ([{"baseline": True, "config": config()}], "path: Field required"),
