@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 from samo.cli._app import app
 from samo.records.scan import scan
 from samo.report import read, summarize
-from samo.report.html import _comparison, html_page
-from samo.report.html._groups import groups
+from samo.report.page import _blocks, html_page
+from samo.report.page._groups import groups
 from samo.training import RunError
 from tests.records.malformed import WRONG
 from tests.report import pages
@@ -147,7 +147,7 @@ def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
     def inline(figure: Figure, prefix: str, label: str, *, themed: bool = True) -> Markup:
         return Markup("<svg id='{}' aria-label='{}'></svg>").format(prefix, label)
 
-    monkeypatch.setattr(_comparison, "inline", inline)
+    monkeypatch.setattr(_blocks, "inline", inline)
 
 
 @pytest.mark.usefixtures("sketched")
@@ -363,7 +363,7 @@ def test_a_directory_with_a_wrong_file_of_each_kind(wrong: int, tmp_path: Path) 
     (run,) = [run for run in found.runs if run.path == "good"]
     assert run.state == "finished"
     for group in groups(found):
-        group.summed_up(published=True)
+        group.summarized(published=True)
 
 
 @pytest.mark.usefixtures("sketched")

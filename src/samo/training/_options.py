@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..benchmarks._names import unknown
+from .._names import unknown
 
 
 def completed(

@@ -13,9 +13,9 @@ from torch import Generator, Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from .. import Engine, StepResult, aggregation, benchmarks
+from .._names import unknown
 from ..analysis import StepMeans
 from ..benchmarks import DataError
-from ..benchmarks._names import unknown
 from ..records import RunError
 from ..records.schema import Epoch, validated
 from ._config import RunConfig

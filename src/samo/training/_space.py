@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import aggregation
-from ..benchmarks._names import unknown
+from .._names import unknown
 from ..records import RunError
 from ._config import RunConfig, configured
 from ._plan import Cell
