@@ -155,14 +155,14 @@ def check(model: str, aggregator: str, variant: Variant, *, declared: bool = Fal
         torch.testing.assert_close(result.gramian, matrix @ matrix.T, rtol=1e-10, atol=1e-10)
 
 
-# A step meets the model and the perturbation in its evaluations, and the aggregator only in the rows
-# and losses that these lead to. So the fast tests hold any two of the three together; the slow one
-# holds all three.
+# A step meets the model and the perturbation in its evaluations, and the aggregator only in the
+# rows and losses that these lead to. So the fast tests hold any two of the three together; the
+# slow one holds all three.
 
 
 @pytest.mark.parametrize(("model", "aggregator", "preset"), in_pairs(MODELS, AGGREGATORS, PRESETS))
 def test_presets(model, aggregator, preset):
-    """Every model with every aggregator and every preset, and every preset with every aggregator."""
+    """Any two of model, aggregator and preset together."""
     check(model, aggregator, PRESETS[preset])
 
 
