@@ -7,29 +7,33 @@ from typing import TYPE_CHECKING
 
 from . import metrics
 from ._errors import NonFiniteError, PartitionError, RankError
-from ._local import (
+from ._version import __version__
+from .perturbations import (
     SPSA,
     ExactGradient,
     LastLayers,
     LocalGradient,
+    Perturbation,
     PreviousGradient,
     Probe,
     RandomDirection,
     TaskGroups,
 )
-from ._perturbation import Perturbation
-from ._result import StepResult
-from ._version import __version__
 
 if TYPE_CHECKING:
     from . import aggregation, analysis
-    from ._engine import Engine
     from ._presets import ERM, FMTL, GSAM, LSAM, SAMO
+    from .engine import Engine, StepResult
 
 # What needs TorchJD is loaded at its first use: where solvers such as cvxpy are installed, TorchJD
 # loads them, which takes seconds.
 _LAZY = dict.fromkeys(("ERM", "FMTL", "GSAM", "LSAM", "SAMO"), "._presets")
-_LAZY |= {"Engine": "._engine", "aggregation": ".aggregation", "analysis": ".analysis"}
+_LAZY |= {
+    "Engine": ".engine",
+    "StepResult": ".engine",
+    "aggregation": ".aggregation",
+    "analysis": ".analysis",
+}
 
 __all__ = [
     "ERM",

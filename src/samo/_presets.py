@@ -1,26 +1,23 @@
-"""The published methods, as presets of one engine."""
+"""The published methods, as presets of `Engine`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import torch
 from torch import nn
 from torch.distributed import ProcessGroup
-from torchjd.aggregation import Aggregator, Weighting
-from torchjd.scalarization import Scalarizer
 
-from ._engine import Engine
-from ._local import SPSA, ExactGradient, LocalGradient
-from ._partition import Declared
-from ._perturbation import Perturbation, Where
+from .aggregation import TorchJDObject
+from .engine import Declared, Engine
+from .perturbations import SPSA, ExactGradient, LocalGradient, Perturbation, Where
 
 along_the_mean = partial(Perturbation, alpha=1.0)
 along_own_gradient = partial(Perturbation, alpha=0.0, local=ExactGradient())
 
-Method = str | Aggregator | Weighting[Any] | Scalarizer
+AnyMethod = str | TorchJDObject
 
 
 class EngineOptions(TypedDict, total=False):
@@ -44,7 +41,7 @@ def ERM(
     model: nn.Module,
     tasks: Sequence[str],
     *,
-    aggregator: Method,
+    aggregator: AnyMethod,
     **options: Unpack[EngineOptions],
 ) -> Engine:
     """Plain multi-task learning: no perturbation.
@@ -66,7 +63,7 @@ def GSAM(
     model: nn.Module,
     tasks: Sequence[str],
     *,
-    aggregator: Method,
+    aggregator: AnyMethod,
     rho: float = 0.05,
     adaptive: bool = False,
     where: Where | None = None,
@@ -81,7 +78,7 @@ def GSAM(
         tasks: The names of the tasks.
         aggregator: A method's name or a TorchJD object.
         rho: The radius ρ.
-        adaptive: Whether to scale by the parameters' size (ASAM).
+        adaptive: Whether to scale by the parameters' absolute values (ASAM).
         where: Limits the perturbation, see `Perturbation`.
         **options: Further options of `Engine`.
 
@@ -96,7 +93,7 @@ def LSAM(
     model: nn.Module,
     tasks: Sequence[str],
     *,
-    aggregator: Method,
+    aggregator: AnyMethod,
     rho: float = 0.05,
     adaptive: bool = False,
     where: Where | None = None,
@@ -109,7 +106,7 @@ def LSAM(
         tasks: The names of the tasks.
         aggregator: A method's name or a TorchJD object.
         rho: The radius ρ.
-        adaptive: Whether to scale by the parameters' size (ASAM).
+        adaptive: Whether to scale by the parameters' absolute values (ASAM).
         where: Limits the perturbation, see `Perturbation`.
         **options: Further options of `Engine`.
 
@@ -124,20 +121,20 @@ def FMTL(
     model: nn.Module,
     tasks: Sequence[str],
     *,
-    aggregator: Method,
+    aggregator: AnyMethod,
     rho: float = 0.05,
     adaptive: bool = False,
     where: Where | None = None,
     **options: Unpack[Options],
 ) -> Engine:
-    """F-MTL (arXiv 2211.13723, Alg. 1): L-SAM with loss and flat gradients aggregated apart.
+    """F-MTL (arXiv 2211.13723, Alg. 1): L-SAM with loss and flat gradients aggregated separately.
 
     Args:
         model: The model.
         tasks: The names of the tasks.
         aggregator: A method's name or a TorchJD object.
-        rho: The radius ρ, of shared and own perturbations alike.
-        adaptive: Whether to scale by the parameters' size (ASAM).
+        rho: The radius ρ, of shared and own perturbations.
+        adaptive: Whether to scale by the parameters' absolute values (ASAM).
         where: Limits the perturbation, see `Perturbation`.
         **options: Further options of `Engine`.
 
@@ -153,7 +150,7 @@ def SAMO(
     model: nn.Module,
     tasks: Sequence[str],
     *,
-    aggregator: Method,
+    aggregator: AnyMethod,
     rho: float = 0.05,
     alpha: float = 0.5,
     local: LocalGradient | None = None,
@@ -161,7 +158,7 @@ def SAMO(
     where: Where | None = None,
     **options: Unpack[Options],
 ) -> Engine:
-    """SAMO (arXiv 2507.07883, Alg. 1): a joint global and local perturbation, with SPSA.
+    """SAMO (arXiv 2507.07883, Alg. 1): a combined global and local perturbation, with SPSA.
 
     The paper's own values are ρ = 0.001, α = 0.5, μ = 0.01 (QM9: ρ = 0.00001, α = 0.1).
 
@@ -172,7 +169,7 @@ def SAMO(
         rho: The radius ρ.
         alpha: The weight α of the mean gradient.
         local: The estimator of the local gradient; ``SPSA(mu=0.01)`` if left out.
-        adaptive: Whether to scale by the parameters' size (ASAM).
+        adaptive: Whether to scale by the parameters' absolute values (ASAM).
         where: Limits the perturbation, see `Perturbation`.
         **options: Further options of `Engine`.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from samo.aggregation import _arrays as arrays
+from samo.aggregation.solvers import _arrays as arrays
 
 
 @pytest.fixture(params=["numpy", "torch"])

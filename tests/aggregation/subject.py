@@ -9,14 +9,8 @@ import torch
 from torch import Tensor
 
 from samo import aggregation
-from samo._vector import Layout
-from samo.aggregation._combine import (
-    Combiner,
-    WeightsFirst,
-    WeightsOfGramian,
-    WholeMatrix,
-    combiner,
-)
+from samo.aggregation import Combiner, combiner
+from samo.tensors import Layout
 
 M = 23
 
@@ -41,16 +35,12 @@ def aggregate(
     for vector, row in zip(matrix.rows, rows, strict=True):
         vector.copy_([row[:8].view(2, 4), row[8:]])
     weights: Tensor | None
-    if isinstance(method, WeightsFirst):
-        weights, _ = method.weights(losses, present)
+    if method.weighs_first:
+        weights, _ = method.weigh(losses, present)
         return matrix.combine(weights).flats[0], weights
     method.tell(losses, present)
-    if isinstance(method, WeightsOfGramian):
-        weights = method.weights(matrix.gramian(), present)
-        return matrix.combine(weights).flats[0], weights
-    assert isinstance(method, WholeMatrix)
-    direction, weights = method.combine(matrix.whole(), present)
-    return layout.over(direction).flats[0], weights
+    direction, weights = method.combine(matrix, matrix.gramian(), present)
+    return direction.flats[0], weights
 
 
 def losses_of(n_tasks: int) -> Tensor:

@@ -275,5 +275,5 @@ def test_options() -> None:
         with pytest.raises(ValueError, match=r"alpha must be in \[0, inf\); found"):
             FairGrad(value)
     with pytest.raises(TypeError, match="alpha must be a number; found '2'"):
-        method.alpha = "2"
+        method.alpha = "2"  # type: ignore[assignment]
     assert method.alpha == 1.0

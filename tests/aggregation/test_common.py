@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from samo import aggregation
-from samo.aggregation import ScaleFree
-from samo.aggregation._combine import Combiner, WeightsFirst, WeightsOfGramian, _innermost
-from samo.aggregation._state import capture, restore
+from samo.aggregation import Combiner, capture, restore
+from samo.tensors import Layout
 from tests.aggregation.subject import KINDS, aggregate, gradients, losses_of, make, options
 
 NAMES = aggregation.available()
@@ -100,7 +99,7 @@ def test_scales(name: str, scale: float) -> None:
 
 
 def scale_free(method: Combiner) -> bool:
-    return isinstance(method, WeightsOfGramian) and isinstance(_innermost(method.method), ScaleFree)
+    return getattr(method, "scale_free", False)
 
 
 @pytest.mark.parametrize("power", [-50, -3, 50])
@@ -212,8 +211,8 @@ def trained(method: Any, steps: int, seed: int) -> Iterator[Tensor]:
     for step in range(steps):
         rows = torch.randn(k, 23, generator=generator, dtype=torch.float64)
         losses = torch.rand(k, generator=generator, dtype=torch.float64) + 0.1
-        if isinstance(method, WeightsFirst):
-            weights, gradients_of_method = method.weights(losses, range(k))
+        if method.weighs_first:
+            weights, gradients_of_method = method.weigh(losses, range(k))
             yield weights
         else:
             _, gradients_of_method = method.tell(losses, range(k))
@@ -229,10 +228,11 @@ def trained(method: Any, steps: int, seed: int) -> Iterator[Tensor]:
 
 
 def aggregate_told(method: Any, rows: Tensor) -> Tensor:
-    """The direction of a method that has been told the losses."""
-    if isinstance(method, WeightsOfGramian):
-        return method.weights(rows @ rows.T, range(len(rows)))
-    return method.combine(rows, range(len(rows)))[0]
+    """The direction of a method that has received the losses."""
+    matrix = Layout([rows[0]]).matrix(len(rows))
+    for vector, row in zip(matrix.rows, rows, strict=True):
+        vector.copy_([row])
+    return method.combine(matrix, matrix.gramian(), range(len(rows)))[0].flats[0]
 
 
 @pytest.mark.parametrize("steps", [0, 1, 4])
@@ -259,7 +259,7 @@ def test_what_is_said_of_the_state(name: str) -> None:
     after, new = list(trained(used, 2, seed=2)), list(trained(fresh, 2, seed=2))
     same = all(map(torch.equal, after, new))
     assert same != (said.stateful or said.trained)
-    told = fresh.weights if isinstance(fresh, WeightsFirst) else fresh.tell
+    told = fresh.weigh if fresh.weighs_first else fresh.tell
     assert said.trained == any(g is not None for g in told(losses_of(3), range(3))[1])
 
 

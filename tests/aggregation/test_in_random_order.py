@@ -10,8 +10,8 @@ import torchjd.aggregation
 from torch import Tensor
 
 from samo.aggregation import GradVac, GradVacWeighting, PCGrad, PCGradWeighting, _gradvac, _pcgrad
-from samo.aggregation._arrays import to_array
-from samo.aggregation._orders import random_orders
+from samo.aggregation._pcgrad import random_orders
+from samo.aggregation.solvers import to_array
 from tests.gramians import draw, gramian_of, jacobians, of_spectrum
 
 N_TASKS = [1, 2, 3, 11, 40]

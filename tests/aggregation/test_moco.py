@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import minimize
 
 from samo.aggregation import MoCo
-from samo.aggregation._simplex import onto_simplex
+from samo.aggregation.solvers import onto_simplex
 from tests.aggregation.subject import gradients
 
 

@@ -8,10 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from samo.aggregation import ConvergenceError, _nonnegative
-from samo.aggregation._arrays import to_array
-from samo.aggregation._nonnegative import NonnegativePrograms
-from samo.aggregation._normal import normalized, resolution
+from samo.aggregation.solvers import (
+    ConvergenceError,
+    NonnegativePrograms,
+    _nonnegative,
+    normalized,
+    resolution,
+    to_array,
+)
 from tests.gramians import draw, gramian_of, jacobians, of_sizes, of_spectrum
 
 

@@ -138,7 +138,7 @@ def test_go4align_with_fewer_tasks_than_groups() -> None:
         (lambda: SLAW(eps=0), r"eps must be in \(0, inf\); found 0"),
         (lambda: LDCMTL(2, lambda_=-1), r"lambda_ must be in \[0, inf\); found -1"),
         (lambda: LDCMTL(2)(torch.ones(3)), "LDCMTL was made for 2 tasks"),
-        (lambda: GO4Align(num_groups=0), "num_groups must be a positive integer; found 0"),
+        (lambda: GO4Align(num_groups=0), r"num_groups must be in \[1, inf\); found 0"),
         (lambda: SI()(torch.tensor([1.0, 0.0])), r"SI needs positive losses; found \[1.0, 0.0\]"),
     ],
 )

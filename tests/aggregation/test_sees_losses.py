@@ -17,8 +17,7 @@ from torchjd.aggregation import (
 )
 
 import samo
-from samo.aggregation import IMTL, ScaleFree, SeesLosses
-from samo.aggregation._combine import combiner
+from samo.aggregation import IMTL, ScaleFree, SeesLosses, combiner
 from tests.tools import Quadratics
 
 TASKS = ("a", "b", "c")

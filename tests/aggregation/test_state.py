@@ -16,7 +16,7 @@ from torchjd.aggregation import Aggregator
 from torchjd.scalarization import Scalarizer
 
 from samo import aggregation
-from samo.aggregation._state import capture, restore
+from samo.aggregation import capture, restore
 
 K = 3
 Make = Callable[[], Any]

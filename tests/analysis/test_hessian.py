@@ -242,7 +242,7 @@ def test_memory_does_not_grow_with_the_number_of_batches() -> None:
     assert 0 < most[2] == most[5]
 
 
-def test_what_cannot_be_analysed() -> None:
+def test_invalid_arguments_raise_errors() -> None:
     point = Point(30)
     batch = rotated(torch.ones(30, dtype=torch.float64))
     evaluate = quadratic(point)
@@ -256,7 +256,7 @@ def test_what_cannot_be_analysed() -> None:
     }.items():
         with pytest.raises(AnalysisError, match=wrong):
             hessian_spectrum(point, evaluate, [batch], ["a"], **options)  # type: ignore[arg-type]
-    with pytest.raises(AnalysisError, match="again and again; found generator"):
+    with pytest.raises(AnalysisError, match="another re-iterable; found generator"):
         hessian_spectrum(point, evaluate, (b for b in [batch]), ["a"])
     with pytest.raises(AnalysisError, match="batches is empty"):
         hessian_spectrum(point, evaluate, [], ["a"])

@@ -226,7 +226,7 @@ def test_the_history_of_a_monitor(tmp_path: Path) -> None:
     assert found.by_task("sharpness") == {"a": (0.5, 0.5, 0.5), "b": (1.0, 1.0, 1.0)}
     assert found.by_task("nothing") == {}
     assert "time" not in found.values
-    with pytest.raises(ValueError, match="holds no log"):
+    with pytest.raises(ValueError, match="has no log"):
         history(tmp_path / "nowhere")
 
 

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import samo
-from samo import _placement
+from samo.distributed import Replicated
 
 TASKS = ["a", "b", "c"]
 PRESETS = ["ERM", "GSAM", "LSAM", "FMTL", "SAMO"]
@@ -129,11 +129,11 @@ def run(case: Case, rank: int, size: int, *, together: bool) -> dict[str, Tensor
     Returns:
         All parameters in the end, those of the method included, with losses and Gramians.
     """
-    before, _placement.DIVIDED_FROM = _placement.DIVIDED_FROM, case.divided_from
+    before, Replicated.divided_from = Replicated.divided_from, case.divided_from
     try:
         return _run(case, rank, size, together=together)
     finally:
-        _placement.DIVIDED_FROM = before
+        Replicated.divided_from = before
 
 
 def _run(case: Case, rank: int, size: int, *, together: bool) -> dict[str, Tensor]:

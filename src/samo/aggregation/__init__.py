@@ -1,7 +1,13 @@
-"""Names for aggregation methods: what there is, what each one needs, and how to make one.
+"""Aggregation methods by name: which there are, what each needs, and how to make one.
 
-The methods are TorchJD's, with the defaults that their papers give, and classes of the same kind
-for those that TorchJD lacks, is slow at, or does not solve exactly.
+The methods are those of TorchJD, with the defaults of their papers, and classes of the same kinds
+for methods that TorchJD lacks, or for which this package has a faster or an exact solver.
+
+A weighting maps the Gramian of the task gradients, ``[K, K]``, to the weights of the tasks,
+``[K]``; an aggregator maps the matrix of the gradients, ``[K, m]``, to a direction, ``[m]``; and a
+scalarizer maps the losses, ``[K]``, to a scalar. A call raises ``ValueError`` for values that the
+method does not allow, such as a Gramian that is not finite, losses that must be positive, or
+another number of tasks than before, and `ConvergenceError` if a solver does not converge.
 
 Example:
     >>> from samo import aggregation
@@ -12,9 +18,9 @@ Example:
 """
 
 from ._cagrad import CAGrad, CAGradWeighting
+from ._combiner import Combiner, TorchJDObject, combiner
 from ._conic_grad import ConicGrad, ConicGradWeighting
 from ._db_mtl import DBMTL
-from ._errors import ConvergenceError
 from ._fair_grad import FairGrad, FairGradWeighting
 from ._go4align import GO4Align
 from ._grad_norm import GradNorm, GradNormWeighting
@@ -34,13 +40,20 @@ from ._sdmgrad import SDMGradWeighting
 from ._sees_losses import SeesLosses
 from ._si import SI
 from ._slaw import SLAW
+from ._state import capture, restore
 from ._stl import STL
+from .solvers import ConvergenceError
 
 __all__ = [
     "available",
     "create",
     "describe",
     "method_of",
+    "Combiner",
+    "combiner",
+    "TorchJDObject",
+    "capture",
+    "restore",
     "Method",
     "ScaleFree",
     "SeesLosses",

@@ -1,4 +1,4 @@
-"""CAGrad: the direction near the mean that helps the worst-off task most."""
+"""CAGrad: the direction near the mean gradient that improves the worst-off task most."""
 
 from __future__ import annotations
 
@@ -9,85 +9,67 @@ from torch import Tensor
 from torchjd.aggregation import GramianWeightedAggregator, Weighting
 from torchjd.linalg import PSDMatrix
 
-from ._arrays import Array, library, to_tensor
-from ._checks import ranged
-from ._errors import ConvergenceError
-from ._forward import of_weighting
-from ._nonnegative import NonnegativePrograms
-from ._normal import normalized, resolution
+from ._options import ConstructorRepr, of_weighting, ranged
 from ._scale_free import ScaleFree
+from .solvers import (
+    Array,
+    ConvergenceError,
+    NonnegativePrograms,
+    library,
+    normalized,
+    resolution,
+    to_tensor,
+)
 
 _ITERATIONS = 60
-# Of the square of the distance, and of what it is the sum of.
+# Relative to the squared distance, and to the terms that it is the sum of.
 _TOLERANCE, _ROUNDING = 1e-12, 1e-15
 
 
 @final
-class CAGradWeighting(Weighting[PSDMatrix], ScaleFree):
-    """The weighting of `CAGrad`.
+class CAGradWeighting(ConstructorRepr, Weighting[PSDMatrix], ScaleFree):
+    """The weighting of `CAGrad`, with the same options."""
 
-    Args:
-        c: The radius of the ball, relative to the mean gradient.
-
-    Raises:
-        TypeError: If it is not a number.
-        ValueError: If it is out of its range.
-    """
+    c: float = ranged(0)
 
     def __init__(self, c: float = 0.4) -> None:
         super().__init__()
         self.c = c
 
-    c = ranged("c", 0, open_high=True)
-
     def forward(self, gramian: PSDMatrix, /) -> Tensor:
-        """Weighs the tasks.
-
-        Args:
-            gramian: The Gramian, ``[K, K]``.
-
-        Returns:
-            The weights, ``[K]``.
-
-        Raises:
-            ConvergenceError: If they are not found.
-            ValueError: If the Gramian is not finite.
-        """
+        """Returns the weights, ``[K]``."""
         cosines, norms = normalized(gramian)
         lengths = norms / (norms.max() or 1.0)
         x = _best(cosines, lengths, self.c, resolution(gramian))
         weights = 1 / len(norms) + x / library().where(norms > 0, lengths, 1.0)
         return to_tensor(weights, gramian)
 
-    def __repr__(self) -> str:
-        return f"CAGradWeighting(c={self.c})"
-
 
 @final
-class CAGrad(GramianWeightedAggregator):
+class CAGrad(ConstructorRepr, GramianWeightedAggregator):
     r"""Conflict-averse gradient descent.
 
     .. math::
         \max_d \min_i g_i^\top d \quad \text{s.t.} \quad \|d - g_0\| \le c \|g_0\|, \qquad
         g_0 = \tfrac{1}{K} \sum_i g_i
 
-    (Liu et al., NeurIPS 2021, arXiv 2110.14048). c = 0 gives :math:`g_0`. Where the best that can
-    be had is that no task's loss rises, the nearest such direction to :math:`g_0` is taken, which
-    is ``DualProj``'s.
+    (Liu et al., NeurIPS 2021, arXiv 2110.14048). c = 0 gives :math:`g_0`. If no direction improves
+    all tasks, the result is the direction nearest to :math:`g_0` that harms none, as in
+    ``DualProj``.
 
     The authors' code minimises the dual with scipy's SLSQP, TorchJD's class of the same name with
-    cvxpy; the latter gives zero where the dual's solution is shorter than 1e-4 of the gradients
-    together. Here the problem is solved exactly: the nearest direction to :math:`g_0` with
-    :math:`J d \ge t` is a quadratic program, and t is raised until its distance is
+    cvxpy; the latter returns zero if the norm of the dual's solution is below 1e-4 of that of the
+    gradients together. Here the problem is solved exactly: the nearest direction to :math:`g_0`
+    with :math:`J d \ge t` is a quadratic program, and t increases until the distance is
     :math:`c \|g_0\|`.
 
     Args:
-        c: The radius of the ball, relative to the mean gradient. 0.4 is what the authors take for
-            most of their experiments.
+        c: The radius of the ball, relative to the mean gradient, at least 0. The default is the
+            authors' value for most of their experiments.
 
     Raises:
-        TypeError: If it is not a number.
-        ValueError: If it is out of its range.
+        TypeError: If c is not a number.
+        ValueError: If c is out of range.
 
     Example:
         >>> import torch
@@ -97,40 +79,36 @@ class CAGrad(GramianWeightedAggregator):
     """
 
     gramian_weighting: CAGradWeighting
+    c: float = of_weighting()
 
     def __init__(self, c: float = 0.4) -> None:
         super().__init__(CAGradWeighting(c))
 
-    c = of_weighting("c")
-
-    def __repr__(self) -> str:
-        return f"CAGrad(c={self.c})"
-
 
 def _best(cosines: Array, norms: Array, c: float, noise: float) -> Array:
-    r"""Finds x ≥ 0 of the solution :math:`d = g_0 + \sum_i x_i g_i / \|g_i\|`.
+    r"""Solves for x ≥ 0 in :math:`d = g_0 + \sum_i x_i g_i / \|g_i\|`.
 
     The nearest d to :math:`g_0` with :math:`J d \ge t` is the quadratic program of C and
     :math:`q = b - t a`, with :math:`b_i = g_i^\top g_0 / \|g_i\|` and :math:`a_i = 1 / \|g_i\|`.
-    Its distance from :math:`g_0` grows with t, and the square of that is quadratic in t as long as
-    the same x are positive.
+    Its distance from :math:`g_0` grows with t, and is the root of a quadratic in t as long as the
+    same x are positive.
 
     Args:
         cosines: C, ``[K, K]``.
-        norms: The norms of the gradients, ``[K]``, of a size near 1.
+        norms: The norms of the gradients, ``[K]``, with the largest near 1.
         c: The radius of the ball, relative to the mean gradient.
-        noise: The size of C's rounding errors.
+        noise: The size of the rounding errors in C.
 
     Returns:
         x, ``[K]``.
 
     Raises:
-        ConvergenceError: If it is not found.
+        ConvergenceError: If the iteration does not converge.
     """
     xp, mean, programs = library(), norms / len(norms), NonnegativePrograms(cosines, noise)
     b, a = cosines @ mean, xp.where(norms > 0, 1.0, 0.0) / xp.where(norms > 0, norms, 1.0)
     square = c * c * max(float(mean @ b), 0.0)
-    # What the ball allows for one task; none can gain from a gradient of zero.
+    # The most that the ball allows for one task; no task can gain from a zero gradient.
     low, high = -math.inf, float(((b + square**0.5) * norms).min())
     level, positive = high, None
     for _ in range(_ITERATIONS):
@@ -153,6 +131,6 @@ def _best(cosines: Array, norms: Array, c: float, noise: float) -> Array:
         if not low < level < high:
             level = (low + high) / 2
     raise ConvergenceError(
-        f"CAGrad's direction is not found in {_ITERATIONS} iterations: the square of its distance "
-        f"from the mean gradient differs by {surplus / square:.1e} of it."
+        f"CAGrad's direction is not found in {_ITERATIONS} iterations: its squared distance from "
+        f"the mean gradient has a relative error of {surplus / square:.1e}."
     )

@@ -1,21 +1,19 @@
-"""Checks that several methods make."""
+"""Checks of the losses and gradients that methods receive."""
 
 from __future__ import annotations
-
-import math
 
 from torch import Tensor
 
 
 def check_positive(method: object, losses: Tensor) -> None:
-    """Refuses losses of which no logarithm or quotient can be taken.
+    """Checks that losses have a logarithm.
 
     Args:
         method: The method, for the message.
         losses: The losses.
 
     Raises:
-        ValueError: If one is zero or negative.
+        ValueError: If a loss is zero or negative.
     """
     if not (losses > 0).all():
         raise ValueError(
@@ -24,15 +22,15 @@ def check_positive(method: object, losses: Tensor) -> None:
 
 
 def check_shape(method: object, losses: Tensor, n_tasks: int) -> None:
-    """Refuses losses of another number of tasks.
+    """Checks the number of losses.
 
     Args:
         method: The method, for the message.
         losses: The losses.
-        n_tasks: The number of tasks that the method was made for.
+        n_tasks: The number of tasks K of the method.
 
     Raises:
-        ValueError: If there are more or fewer.
+        ValueError: If the shape is not ``[K]``.
     """
     if losses.shape != (n_tasks,):
         raise ValueError(
@@ -41,67 +39,19 @@ def check_shape(method: object, losses: Tensor, n_tasks: int) -> None:
         )
 
 
-def in_range(
-    name: str,
-    value: float,
-    low: float,
-    high: float = math.inf,
-    *,
-    open_low: bool = False,
-    open_high: bool = False,
-) -> float:
-    """Checks a hyper-parameter.
+def check_same_shape(method: object, matrix: Tensor, kept: Tensor) -> None:
+    """Checks that gradients have the shape of those that a method keeps.
 
     Args:
-        name: Its name, for the message.
-        value: Its value.
-        low: The lower end of the values allowed.
-        high: The upper end.
-        open_low: Whether the lower end itself is not allowed.
-        open_high: Whether the upper end itself is not allowed.
-
-    Returns:
-        The value.
+        method: The method, for the message.
+        matrix: The gradients.
+        kept: The kept gradients of earlier calls.
 
     Raises:
-        TypeError: If it is not a number.
-        ValueError: If it is outside.
+        ValueError: If the shapes differ.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number; found {value!r}.")
-    above = value > low if open_low else value >= low
-    below = value < high if open_high or math.isinf(high) else value <= high
-    if not (above and below):
-        left = "(" if open_low else "["
-        right = ")" if open_high or math.isinf(high) else "]"
-        raise ValueError(f"{name} must be in {left}{low:g}, {high:g}{right}; found {value!r}.")
-    return value
-
-
-def ranged(
-    name: str,
-    low: float,
-    high: float = math.inf,
-    *,
-    open_high: bool = False,
-) -> property:
-    """A property for a hyper-parameter, which is checked whenever it is set.
-
-    Args:
-        name: Its name.
-        low: The lower end of the values allowed.
-        high: The upper end.
-        open_high: Whether the upper end itself is not allowed.
-
-    Returns:
-        The property.
-    """
-
-    def get(self: object) -> float:
-        value: float = getattr(self, f"_{name}")
-        return value
-
-    def set_(self: object, value: float) -> None:
-        setattr(self, f"_{name}", in_range(name, value, low, high, open_high=open_high))
-
-    return property(get, set_)
+    if matrix.shape != kept.shape:
+        raise ValueError(
+            f"{type(method).__name__} keeps gradients of shape {tuple(kept.shape)}; found "
+            f"{tuple(matrix.shape)}. Call reset() before the tasks or the shared parameters change."
+        )

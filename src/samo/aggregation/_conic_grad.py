@@ -1,4 +1,4 @@
-"""ConicGrad: the direction that helps the worst-off task most, within a cone around the mean."""
+"""ConicGrad: the best direction for the worst-off task, in a cone around the mean gradient."""
 
 from __future__ import annotations
 
@@ -12,80 +12,69 @@ from torch import Tensor
 from torchjd.aggregation import GramianWeightedAggregator, Weighting
 from torchjd.linalg import PSDMatrix
 
-from ._arrays import Array, diagonal_of, library, to_array, to_tensor
-from ._checks import in_range
-from ._forward import of_weighting
+from ._options import ConstructorRepr, of_weighting, ranged
 from ._scale_free import ScaleFree
+from .solvers import Array, diagonal_of, library, to_array, to_tensor
 
-# For gradients of norm 1: a mean shorter than this has no direction, and a best direction that
-# helps by less helps not at all.
-_NOTHING = 1e-6
-# The duality gap, relative and absolute, at which the direction is found, and the number of steps
-# after which it is given up; 10 to 20 are usual.
+# For gradients of norm 1: a mean gradient shorter than this counts as zero, and so does a smaller
+# improvement.
+_ZERO = 1e-6
+# The tolerances of the duality gap, relative and absolute, and the maximal number of steps; 10 to
+# 20 are usual.
 _RELATIVE, _ABSOLUTE, _STEPS = 1e-7, 1e-13, 100
 
 
 @final
-class ConicGradWeighting(Weighting[PSDMatrix], ScaleFree):
-    """The weighting of `ConicGrad`.
+class ConicGradWeighting(ConstructorRepr, Weighting[PSDMatrix], ScaleFree):
+    """The weighting of `ConicGrad`, with the same options."""
 
-    Args:
-        c: The smallest cosine between the direction and the mean gradient, in [0, 1].
-
-    Raises:
-        TypeError: If c is not a number.
-        ValueError: If c is out of its range.
-    """
+    c: float = ranged(0, 1)
 
     def __init__(self, c: float = 0.5) -> None:
         super().__init__()
-        self.c = in_range("c", c, 0, 1)
+        self.c = c
 
     def forward(self, gramian: PSDMatrix, /) -> Tensor:
-        """Weighs the tasks.
-
-        Args:
-            gramian: The Gramian, ``[K, K]``.
-
-        Returns:
-            The weights, ``[K]``.
-        """
+        """Returns the weights, ``[K]``."""
         n = len(gramian)
         unit = to_array(gramian)
         unit = unit / (float(unit.diagonal().mean()) or 1.0)
         norm = max(float(unit.mean()), 0.0) ** 0.5
-        if norm < _NOTHING:  # the gradients cancel: the cone has no axis, the direction no length
+        if norm < _ZERO:  # the gradients cancel: the cone has no axis, and the direction is zero
             return torch.zeros_like(gramian[0])
         cone = _Cone(unit, unit.mean(0) / norm, self.c)
         best, at = _minimized(cone)
-        if best.length < _NOTHING:  # no direction of the cone helps all tasks: its axis
+        if best.length < _ZERO:  # no direction in the cone improves all tasks: its axis
             weights = at * 0.0 + 1 / n
         else:
             weights = (norm * best.own * at + best.axis / n) / best.length
         return to_tensor(weights, gramian)
 
-    def __repr__(self) -> str:
-        return f"ConicGradWeighting(c={self.c})"
-
 
 @final
-class ConicGrad(GramianWeightedAggregator):
-    r"""The direction that helps the worst-off task most, within a cone around the mean gradient.
+class ConicGrad(ConstructorRepr, GramianWeightedAggregator):
+    r"""The direction that improves the worst-off task most, in a cone around the mean gradient.
 
     .. math::
         \max_d \min_i g_i^\top d \quad \text{s.t.} \quad
         \cos(d, g_0) \ge c, \quad \|d\| = \|g_0\|, \qquad g_0 = \tfrac{1}{K} \sum_i g_i
 
     (Hassanpour et al., arXiv 2502.00217). c = 1 gives :math:`g_0`, c = 0 the direction of MGDA. If
-    no direction of the cone helps all tasks, the cone's axis :math:`g_0` is taken.
+    no direction in the cone improves all tasks, d is the axis :math:`g_0`.
 
     The paper solves a Lagrangian dual of the max-min problem by the Sherman–Morrison–Woodbury
-    formula and normalises d; its steps are not followed here. Instead, with P the projection onto
-    the cone, :math:`d \propto P(\sum_i w_i g_i)` where w minimises :math:`\|P(\sum_i w_i g_i)\|`
-    over the simplex, a smooth convex problem, which an interior-point method solves in float64.
+    formula and normalises d; this class does not follow its steps. Instead, with P the projection
+    onto the cone, :math:`d \propto P(\sum_i w_i g_i)` where w minimises
+    :math:`\|P(\sum_i w_i g_i)\|` over the simplex: a smooth convex problem, which an interior-point
+    method solves in float64.
 
     Args:
-        c: The smallest cosine c, in [0, 1]; 0.5 is a choice of this package.
+        c: The smallest cosine c between the direction and the mean gradient, in [0, 1]. The default
+            is this package's choice.
+
+    Raises:
+        TypeError: If c is not a number.
+        ValueError: If c is out of range.
 
     Example:
         >>> import torch
@@ -96,19 +85,15 @@ class ConicGrad(GramianWeightedAggregator):
     """
 
     gramian_weighting: ConicGradWeighting
+    c: float = of_weighting()
 
     def __init__(self, c: float = 0.5) -> None:
         super().__init__(ConicGradWeighting(c))
 
-    c = of_weighting("c")
-
-    def __repr__(self) -> str:
-        return f"ConicGrad(c={self.c})"
-
 
 @dataclass(frozen=True)
 class _Projection:
-    """The projection of g_w onto the cone, ``own`` g_w + ``axis`` ĝ_0, and F(w) = ½ ‖it‖²."""
+    """The projection p = ``own`` g_w + ``axis`` ĝ_0 of g_w = Σ w_i g_i, and F(w) = ½ ‖p‖²."""
 
     own: float
     axis: float
@@ -118,20 +103,20 @@ class _Projection:
 
     @property
     def gap(self) -> float:
-        """How far 2 F(w) can be from its minimum over the simplex."""
+        """The duality gap, which bounds the error of 2 F(w)."""
         return self.length**2 - float(self.gradient.min())
 
 
 @dataclass(frozen=True)
 class _Cone:
-    """The cone, by the Gramian and the inner products of the gradients with its axis ĝ_0."""
+    """The cone: the Gramian, the inner products of the gradients with the axis ĝ_0, and c."""
 
     gramian: Array
     along: Array
     c: float
 
     def projected(self, w: Array) -> _Projection:
-        """Projects Σ w_i g_i."""
+        """Projects Σ w_i g_i onto the cone."""
         image = self.gramian @ w
         a, square = float(self.along @ w), max(float(w @ image), 0.0)
         if a >= self.c * math.sqrt(square):
@@ -154,11 +139,8 @@ def _outer(vector: Array) -> Array:
 def _minimized(cone: _Cone) -> tuple[_Projection, Array]:
     """Minimises F over the simplex by a primal-dual interior-point method.
 
-    Each step is Newton's on F'(w) - z - y = 0, Σ w = 1, w z = μ, with μ a fraction of its present
-    value, as far as w and z stay positive.
-
-    Args:
-        cone: The cone.
+    Each step is a Newton step on F'(w) - z - y = 0, Σ w = 1, w z = μ, with μ a fraction of its
+    current value, shortened so that w and z stay positive.
 
     Returns:
         The projection at the minimum, and w.

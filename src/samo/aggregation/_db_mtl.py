@@ -1,4 +1,4 @@
-"""DB-MTL: balance of the losses by logarithms, of the gradients by the largest norm."""
+"""DB-MTL: balances losses by logarithms, and gradients by their largest norm."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from torchjd import Stateful
 from torchjd.aggregation import Aggregator
 from torchjd.linalg import Matrix
 
-from ._checks import check_positive, check_shape, in_range
-from ._moco import check_same_shape
+from ._checks import check_positive, check_same_shape, check_shape
+from ._options import ConstructorRepr, ranged
 from ._sees_losses import SeesLosses
 
 
 @final
-class DBMTL(Aggregator, SeesLosses, Stateful):
+class DBMTL(ConstructorRepr, Aggregator, SeesLosses, Stateful):
     r"""Dual balancing.
 
-    The gradients are those of the logarithms of the losses, averaged over the steps and brought to
-    the norm of the largest:
+    Averages the gradients of the logarithms of the losses over the steps, and rescales them to the
+    norm of the largest:
 
     .. math::
         \hat g_i \leftarrow \beta_k \hat g_i + (1 - \beta_k) \nabla \log l_i, \qquad
         d = \max_j \|\hat g_j\| \sum_i \frac{\hat g_i}{\|\hat g_i\|}
 
     with :math:`\nabla \log l_i = g_i / l_i`, :math:`\beta_k = \beta / k^{\beta_\sigma}` at call k,
-    and :math:`\hat g = 0` at first (Lin et al., arXiv 2308.12029). The tasks' own parameters
-    minimise the sum of the logarithms. The authors' code adds 1e-8 to losses and norms; here a loss
-    that is not positive is refused, and a gradient of zero stays zero. Without losses, the
-    gradients are taken as they are.
+    and :math:`\hat g = 0` initially (Lin et al., arXiv 2308.12029). The tasks' own parameters
+    minimise the sum of the logarithms. The authors' code adds 1e-8 to losses and norms; here losses
+    must be positive, and a zero gradient stays zero. If no losses are given, the gradients are used
+    without the division by them.
 
-    State: :math:`\hat g`, a matrix of the gradients' shape in float32 or wider, which is memory for
-    K copies of the shared parameters.
+    State: :math:`\hat g`, a matrix of the shape of the gradients in float32 or wider, with the size
+    of K copies of the shared parameters.
 
     Args:
-        beta: The weight β of the past, in [0, 1]. The paper tunes it for each benchmark; 0.9 is a
-            choice of this package.
-        beta_sigma: Its decay; 0 for none.
+        beta: The decay β of the average, in [0, 1]. The paper tunes it for each benchmark; the
+            default is this package's choice.
+        beta_sigma: The exponent with which β itself decays; 0 for none.
 
     Raises:
-        TypeError: If an argument is not a number.
-        ValueError: If an argument is out of its range.
+        TypeError: If an option is not a number.
+        ValueError: If an option is out of range.
 
     Example:
         >>> import torch
@@ -54,47 +54,30 @@ class DBMTL(Aggregator, SeesLosses, Stateful):
         tensor([3., 3.])
     """
 
+    beta: float = ranged(0, 1)
+    beta_sigma: float = ranged(0)
+
     def __init__(self, beta: float = 0.9, beta_sigma: float = 0.0) -> None:
         super().__init__()
-        self.beta = in_range("beta", beta, 0, 1)
-        self.beta_sigma = in_range("beta_sigma", beta_sigma, 0)
+        self.beta = beta
+        self.beta_sigma = beta_sigma
         self.register_buffer("_average", None)
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all calls so far."""
+        """Resets the average and the losses."""
         self._average: Tensor | None = None
         self._losses: Tensor | None = None
         self._calls = 0
 
     def see_losses(self, losses: Tensor, /) -> Tensor:
-        """Takes note of the losses.
-
-        Args:
-            losses: The natural losses, ``[K]``.
-
-        Returns:
-            The sum of their logarithms.
-
-        Raises:
-            ValueError: If one is not positive.
-        """
+        """Stores the losses and returns the sum of their logarithms."""
         check_positive(self, losses)
         self._losses = losses.detach()
         return losses.log().sum()
 
     def forward(self, matrix: Matrix, /) -> Tensor:
-        """Aggregates the gradients, and takes them into the average.
-
-        Args:
-            matrix: The gradients of the losses as they are, ``[K, m]``.
-
-        Returns:
-            The direction, ``[m]``.
-
-        Raises:
-            ValueError: If the shape changes, or the losses are not as many as the rows.
-        """
+        """Updates the average of the gradients, ``[K, m]``, and returns the direction, ``[m]``."""
         gradients = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
         if self._losses is not None:
             check_shape(self, self._losses, len(matrix))
@@ -108,6 +91,3 @@ class DBMTL(Aggregator, SeesLosses, Stateful):
         factors = (norms.max() / norms).where(norms > 0, 0.0)
         direction: Tensor = factors @ self._average
         return direction.to(matrix.dtype)
-
-    def __repr__(self) -> str:
-        return f"DBMTL(beta={self.beta}, beta_sigma={self.beta_sigma})"

@@ -9,53 +9,29 @@ from torch import Tensor
 from torchjd.aggregation import GramianWeightedAggregator, Weighting
 from torchjd.linalg import PSDMatrix
 
-from ._alpha_fair import alpha_fair
-from ._arrays import to_tensor
-from ._checks import ranged
-from ._forward import of_weighting
+from ._options import ConstructorRepr, of_weighting, ranged
+from .solvers import alpha_fair, to_tensor
 
 
 @final
-class FairGradWeighting(Weighting[PSDMatrix]):
-    """The weighting of `FairGrad`.
+class FairGradWeighting(ConstructorRepr, Weighting[PSDMatrix]):
+    """The weighting of `FairGrad`, with the same options."""
 
-    Args:
-        alpha: The kind of fairness α, at least 0.
-
-    Raises:
-        TypeError: If it is not a number.
-        ValueError: If it is out of its range.
-    """
+    alpha: float = ranged(0)
 
     def __init__(self, alpha: float = 2.0) -> None:
         super().__init__()
         self.alpha = alpha
 
-    alpha = ranged("alpha", 0, open_high=True)
-
     def forward(self, gramian: PSDMatrix, /) -> Tensor:
-        """Weighs the tasks.
-
-        Args:
-            gramian: The Gramian, ``[K, K]``.
-
-        Returns:
-            The weights, ``[K]``.
-
-        Raises:
-            ConvergenceError: If they are not found.
-            ValueError: If the Gramian is not finite.
-        """
+        """Returns the weights, ``[K]``."""
         if self.alpha == 0:
             return torch.full_like(gramian.diagonal(), 1 / len(gramian))
         return to_tensor(alpha_fair(gramian, self.alpha), gramian)
 
-    def __repr__(self) -> str:
-        return f"FairGradWeighting(alpha={self.alpha})"
-
 
 @final
-class FairGrad(GramianWeightedAggregator):
+class FairGrad(ConstructorRepr, GramianWeightedAggregator):
     r"""Fair resource allocation.
 
     The weights w > 0 solve
@@ -64,26 +40,26 @@ class FairGrad(GramianWeightedAggregator):
         G w = w^{-1/\alpha}, \qquad G = J J^\top
 
     (Ban and Ji, ICML 2024, arXiv 2402.15638, Eq. 4 and Algorithm 1): the direction
-    :math:`J^\top w` is α-fair in what it improves the tasks by. α = 0 is the mean of the gradients,
-    α = 1 has the direction of Nash-MTL, and α → ∞ tends to that of MGDA. 2 is what the
-    experiments with SAMO use.
+    :math:`J^\top w` is α-fair in the improvements of the tasks. α = 0 is the mean of the gradients,
+    α = 1 has the direction of Nash-MTL, and for α → ∞ it tends to that of MGDA. The experiments of
+    SAMO use 2.
 
-    The authors' code and TorchJD's class of the same name, which both hand the equation to
-    ``scipy.optimize.least_squares``, approximate the weights; here they are exact to rounding, for
-    gradients of any size and a condition number of G up to 1e12 (for α below 0.2, up to 1e10).
+    The authors' code and TorchJD's class of the same name pass the equation to
+    ``scipy.optimize.least_squares``, which approximates the weights. Here they are exact up to
+    rounding, for gradients of any size and a condition number of G up to 1e12 (1e10 for α < 0.2).
 
-    A gradient of zero gets the weight 0. Where a combination of gradients with positive weights is
-    zero, no direction improves all of its tasks, and the equation has no solution. Then weights are
-    given of the direction to which those of :math:`G + \varepsilon I` lead for ε → 0: it keeps the
-    losses of such tasks, to first order, and is the α-fair one for the others among those that do.
-    Where all tasks are such, it is zero.
+    A zero gradient gets the weight 0. If a combination of gradients with positive weights is zero,
+    no direction improves all of its tasks, and the equation has no solution. The weights returned
+    then give the limit of the directions of :math:`G + \varepsilon I` for ε → 0: it leaves the
+    losses of such tasks unchanged, to first order, and is α-fair for the others among all
+    directions that do. If all tasks are such, it is zero.
 
     Args:
-        alpha: The kind of fairness α, at least 0.
+        alpha: The fairness α, at least 0.
 
     Raises:
-        TypeError: If it is not a number.
-        ValueError: If it is out of its range.
+        TypeError: If alpha is not a number.
+        ValueError: If alpha is out of range.
 
     Example:
         >>> import torch
@@ -94,11 +70,7 @@ class FairGrad(GramianWeightedAggregator):
     """
 
     gramian_weighting: FairGradWeighting
+    alpha: float = of_weighting()
 
     def __init__(self, alpha: float = 2.0) -> None:
         super().__init__(FairGradWeighting(alpha))
-
-    alpha = of_weighting("alpha")
-
-    def __repr__(self) -> str:
-        return f"FairGrad(alpha={self.alpha})"

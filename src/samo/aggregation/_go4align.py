@@ -1,4 +1,4 @@
-"""GO4Align: weights of groups of tasks that are found anew at each step."""
+"""GO4Align: loss weights for groups of tasks, which are recomputed at each step."""
 
 from __future__ import annotations
 
@@ -9,65 +9,57 @@ from torch import Tensor
 from torchjd import Stateful
 from torchjd.scalarization import Scalarizer
 
-from ._checks import check_positive, check_shape, in_range
+from ._checks import check_positive, check_shape
+from ._options import ConstructorRepr, ranged
 
 
 @final
-class GO4Align(Scalarizer, Stateful):
+class GO4Align(ConstructorRepr, Scalarizer, Stateful):
     r"""Group optimization for multi-task alignment.
 
-    Risks of earlier steps are kept in probabilities p, balanced by the size of the losses, and
-    shared within groups of tasks for which they are alike:
+    Accumulates the risks of earlier steps in probabilities p, balances them by the size of the
+    losses, and averages them within groups of tasks with similar values:
 
     .. math::
         p_i \propto p_i e^{-\eta l_i}, \qquad \gamma_i = p_i \frac{\sum_j l_j}{l_i}, \qquad
         w_i = \text{mean of } \gamma \text{ over the group of } i
 
     (Shen et al., NeurIPS 2024, arXiv 2404.06486, in the form of the authors' code). The groups are
-    those of K-means on the numbers γ. The authors' code runs Lloyd's algorithm from a random start;
-    on numbers the best division can be found exactly, so here it is, and nothing is drawn.
+    the K-means clusters of the numbers γ. The authors' code runs Lloyd's algorithm from a random
+    initialisation; here the optimal clusters are computed exactly, without random numbers.
 
     Args:
-        num_groups: The number of groups G; K if there are fewer tasks.
-        robust_step_size: The step size η of the probabilities.
+        num_groups: The number of groups; K if there are fewer tasks.
+        robust_step_size: The step size η of the probabilities, at least 0.
 
     Raises:
-        TypeError: If an argument is not a number.
-        ValueError: If an argument is out of its range.
+        TypeError: If an option is not a number, or ``num_groups`` is not an integer.
+        ValueError: If an option is out of range.
 
     Example:
         >>> import torch
         >>> from samo.aggregation import GO4Align
         >>> losses = torch.tensor([1.0, 1.1, 9.0], requires_grad=True)
         >>> GO4Align()(losses).backward()
-        >>> losses.grad  # the first two make a group
+        >>> losses.grad  # the first two tasks are one group
         tensor([3.5328, 3.5328, 0.4109])
     """
 
+    num_groups: int = ranged(1, integer=True)
+    robust_step_size: float = ranged(0)
+
     def __init__(self, num_groups: int = 2, robust_step_size: float = 1e-4) -> None:
         super().__init__()
-        if not isinstance(num_groups, int) or num_groups < 1:
-            raise ValueError(f"num_groups must be a positive integer; found {num_groups!r}.")
         self.num_groups = num_groups
-        self.robust_step_size = in_range("robust_step_size", robust_step_size, 0)
+        self.robust_step_size = robust_step_size
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all calls so far."""
+        """Resets the probabilities."""
         self._log_p: Tensor | None = None
 
     def forward(self, values: Tensor, /) -> Tensor:
-        """Scalarizes, and takes the losses into the probabilities.
-
-        Args:
-            values: The losses, ``[K]``.
-
-        Returns:
-            Their weighted sum; the weights are constants.
-
-        Raises:
-            ValueError: If their number changes, or if one is not positive.
-        """
+        """Updates the probabilities and returns the sum of the losses with constant weights."""
         check_positive(self, values)
         losses = values.detach()
         if self._log_p is None:
@@ -78,28 +70,16 @@ class GO4Align(Scalarizer, Stateful):
         weights = _group_means(indicators, min(self.num_groups, len(losses)))
         return (weights * values).sum()
 
-    def __repr__(self) -> str:
-        return f"GO4Align(num_groups={self.num_groups}, robust_step_size={self.robust_step_size})"
-
 
 def _group_means(numbers: Tensor, groups: int) -> Tensor:
-    """Replaces numbers by the means of their groups, for the best division into groups.
-
-    Groups of numbers are intervals of their sorted order, so a table of the costs of all intervals,
-    and of the best divisions of all first parts, finds the best in O(groups K²).
-
-    Args:
-        numbers: The numbers, ``[K]``.
-        groups: The number of groups, at most K.
-
-    Returns:
-        The means, ``[K]``.
-    """
+    """Replaces each number by the mean of its cluster, for an optimal K-means clustering."""
+    # Clusters of numbers are intervals of their sorted order, so dynamic programming over the costs
+    # of all intervals finds the optimal clusters in O(groups K²).
     ordered, order = numbers.double().cpu().sort()
     n = len(ordered)
     zero = ordered.new_zeros(1)
     sums = torch.cat([zero, ordered.cumsum(0)])
-    # Around the mean, so that the difference of squares does not lose the spread.
+    # Centred, so that the difference of squares does not cancel.
     centred = ordered - ordered.mean()
     first, second = (torch.cat([zero, part.cumsum(0)]) for part in (centred, centred.square()))
     length = torch.arange(n + 1)

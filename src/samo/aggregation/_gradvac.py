@@ -1,4 +1,4 @@
-"""GradVac: task gradients turned towards each other, up to their usual similarity."""
+"""GradVac: turns task gradients towards each other, up to their average similarity."""
 
 from __future__ import annotations
 
@@ -11,25 +11,18 @@ from torchjd import Stateful
 from torchjd.aggregation import GramianWeightedAggregator, Weighting
 from torchjd.linalg import PSDMatrix
 
-from ._arrays import Array, library, to_array, to_tensor
-from ._checks import ranged
-from ._forward import of_weighting
-from ._orders import random_orders
+from ._options import ConstructorRepr, of_weighting, ranged
+from ._pcgrad import random_orders
 from ._scale_free import ScaleFree
+from .solvers import Array, library, to_array, to_tensor
 
 
 @final
-class GradVacWeighting(Weighting[PSDMatrix], Stateful, ScaleFree):
-    """The weighting of `GradVac`.
+class GradVacWeighting(ConstructorRepr, Weighting[PSDMatrix], Stateful, ScaleFree):
+    """The weighting of `GradVac`, with the same options."""
 
-    Args:
-        beta: The share of a call in the moving averages, in [0, 1].
-        eps: What is added to denominators, where the gradients' mean square is 1.
-
-    Raises:
-        TypeError: If an argument is not a number.
-        ValueError: If an argument is out of its range.
-    """
+    beta: float = ranged(0, 1)
+    eps: float = ranged(0)
 
     def __init__(self, beta: float = 0.5, eps: float = 1e-8) -> None:
         super().__init__()
@@ -38,22 +31,12 @@ class GradVacWeighting(Weighting[PSDMatrix], Stateful, ScaleFree):
         self.register_buffer("_similarities", None)
         self._similarities: Tensor | None = None
 
-    beta = ranged("beta", 0, 1)
-    eps = ranged("eps", 0)
-
     def reset(self) -> None:
-        """Forgets all calls so far."""
+        """Resets the moving averages."""
         self._similarities = None
 
     def forward(self, gramian: PSDMatrix, /) -> Tensor:
-        """Weighs the tasks, and updates the moving averages.
-
-        Args:
-            gramian: The Gramian, ``[K, K]``.
-
-        Returns:
-            The weights, ``[K]``.
-        """
+        """Updates the moving averages and returns the weights, ``[K]``."""
         if self._similarities is None or self._similarities.shape != gramian.shape:
             self._similarities = torch.zeros(gramian.shape, dtype=torch.float64)
         array = to_array(gramian)
@@ -67,17 +50,14 @@ class GradVacWeighting(Weighting[PSDMatrix], Stateful, ScaleFree):
         self._similarities = torch.as_tensor(similarities)
         return to_tensor(weights, gramian)
 
-    def __repr__(self) -> str:
-        return f"GradVacWeighting(beta={self.beta}, eps={self.eps})"
-
 
 @final
-class GradVac(GramianWeightedAggregator, Stateful):
+class GradVac(ConstructorRepr, GramianWeightedAggregator, Stateful):
     r"""Gradient vaccine.
 
     For each task i, and for the other tasks j in a random order, with φ the cosine of
-    :math:`g_i^{PC}` and :math:`g_j`, and :math:`\hat\varphi_{ij}` its moving average: where φ is
-    less than that, the part of :math:`g_j` is added that makes them equal,
+    :math:`g_i^{PC}` and :math:`g_j`, and :math:`\hat\varphi_{ij}` its moving average: if φ is
+    less than its average, the multiple of :math:`g_j` that makes them equal is added,
 
     .. math::
         g_i^{PC} \leftarrow g_i^{PC} + \frac{\|g_i^{PC}\| (\hat\varphi_{ij} \sqrt{1 - \varphi^2}
@@ -87,20 +67,20 @@ class GradVac(GramianWeightedAggregator, Stateful):
     The direction is the sum of the :math:`g_i^{PC}` (Wang et al., ICLR 2021, arXiv 2010.05874,
     Algorithm 1). The orders come from torch's global generator.
 
-    The result is distributed as that of TorchJD's class of the same name, which takes one pair at a
-    time; here all tasks i take their next j together, and ``eps`` is relative to the size of the
-    gradients.
+    The result has the same distribution as that of TorchJD's class of the same name, which takes
+    one pair at a time; here each step takes one j for every task i, and ``eps`` is
+    relative to the size of the gradients.
 
-    State: the moving averages, ``[K, K]``, in float64; 0 at first, and anew where the number of
+    State: the moving averages, ``[K, K]``, in float64; initially 0, and reset when the number of
     tasks changes.
 
     Args:
-        beta: The share of a call in the moving averages, in [0, 1].
-        eps: What is added to denominators, where the gradients' mean square is 1.
+        beta: The weight β of a call in the moving averages, in [0, 1].
+        eps: The number that is added to denominators, for gradients with a mean square norm of 1.
 
     Raises:
-        TypeError: If an argument is not a number.
-        ValueError: If an argument is out of its range.
+        TypeError: If an option is not a number.
+        ValueError: If an option is out of range.
 
     Example:
         >>> import torch
@@ -110,35 +90,24 @@ class GradVac(GramianWeightedAggregator, Stateful):
     """
 
     gramian_weighting: GradVacWeighting
+    beta: float = of_weighting()
+    eps: float = of_weighting()
 
     def __init__(self, beta: float = 0.5, eps: float = 1e-8) -> None:
         super().__init__(GradVacWeighting(beta, eps))
 
-    beta = of_weighting("beta")
-    eps = of_weighting("eps")
-
     def reset(self) -> None:
-        """Forgets all calls so far."""
+        """Resets the moving averages."""
         self.gramian_weighting.reset()
-
-    def __repr__(self) -> str:
-        return f"GradVac(beta={self.beta}, eps={self.eps})"
 
 
 def vaccinated(
     gramian: Array, averages: Array, orders: Array, beta: float, eps: float
 ) -> tuple[Array, Array]:
-    """The weights and the new moving averages, given the orders.
-
-    Args:
-        gramian: The Gramian, ``[K, K]``.
-        averages: The moving averages of the cosines, ``[K, K]``.
-        orders: The other tasks in the order of each task, ``[K, K - 1]``.
-        beta: The share of a call in the moving averages.
-        eps: What is added to denominators, where the gradients' mean square is 1.
+    """Computes the weights for a Gramian with mean diagonal 1 and for given orders, ``[K, K - 1]``.
 
     Returns:
-        The weights, ``[K]``, and the moving averages, ``[K, K]``.
+        The weights, ``[K]``, and the updated moving averages, ``[K, K]``.
     """
     xp = library()
     if len(gramian) == 1:
@@ -146,12 +115,12 @@ def vaccinated(
     tasks = xp.arange(len(gramian))[:, None]
     norms = xp.sqrt(gramian.diagonal().clip(min=0))
     eps, nothing = max(eps, sys.float_info.min), norms * 0.0
-    # In the order of the steps: a row for each.
+    # One row for each step.
     later = orders.T
     targets = averages[tasks, orders].T
     sines = xp.sqrt((1 - targets * targets).clip(min=0))
     lengths = norms[orders].T
-    # Nothing can be turned towards a gradient of zero.
+    # No gradient can be turned towards a zero gradient.
     slopes = xp.where(lengths > 0, 1 / (lengths * sines + eps), 0.0)
     products, squares = gramian[tasks, orders].T * 1.0, norms * norms
     found, added = [], []
@@ -160,11 +129,11 @@ def vaccinated(
     ):
         product, own = products[step], xp.sqrt(xp.maximum(squares, nothing))
         cosine = product / (own * length + eps)
-        # The sine of the angle to turn by: positive where the cosine is less than its target.
+        # The sine of the angle to turn by: positive if the cosine is less than its target.
         turn = target * xp.sqrt(xp.maximum(1 - cosine * cosine, nothing)) - cosine * sine
         factors = xp.maximum(turn, nothing) * own * slope
         squares = squares + factors * (product * 2 + factors * length * length)
-        # The products of the new g_i^PC with the tasks to come.
+        # The inner products of the new g_i^PC with the gradients of the remaining steps.
         products[step + 1 :] += factors * gramian[later[step], later[step + 1 :]]
         found.append(cosine)
         added.append(factors)

@@ -1,4 +1,4 @@
-"""Full IMTL: its loss balance and its gradient balance together."""
+"""IMTL: loss balance and gradient balance together."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ from torchjd.aggregation import GramianWeightedAggregator, IMTLGWeighting, Weigh
 from torchjd.linalg import PSDMatrix
 
 from ._checks import check_shape
-from ._forward import of_weighting
+from ._options import ConstructorRepr, of_weighting
 from ._scale_free import ScaleFree
 from ._sees_losses import SeesLosses
 
 
 @final
-class IMTLWeighting(Weighting[PSDMatrix], SeesLosses, ScaleFree):
-    """The weighting of `IMTL`.
-
-    Args:
-        n_tasks: The number of tasks K.
-    """
+class IMTLWeighting(ConstructorRepr, Weighting[PSDMatrix], SeesLosses, ScaleFree):
+    """The weighting of `IMTL`, with the same options."""
 
     def __init__(self, n_tasks: int) -> None:
         super().__init__()
@@ -30,48 +26,28 @@ class IMTLWeighting(Weighting[PSDMatrix], SeesLosses, ScaleFree):
         self.balance = IMTLGWeighting()
 
     def reset(self) -> None:
-        """Makes all scales 1."""
+        """Resets all scales to 1."""
         with torch.no_grad():
             self.log_scale.zero_()
 
     def see_losses(self, losses: Tensor, /) -> Tensor:
-        """Scales the losses.
-
-        Args:
-            losses: The natural losses, ``[K]``.
-
-        Returns:
-            The sum of the scaled losses.
-
-        Raises:
-            ValueError: If they are not of K tasks.
-        """
+        """Returns the sum of the scaled losses."""
         check_shape(self, losses, self.n_tasks)
         return (self.log_scale.exp() * losses - self.log_scale).sum()
 
     def forward(self, gramian: PSDMatrix, /) -> Tensor:
-        """Weighs the tasks.
-
-        Args:
-            gramian: The Gramian of the gradients of the losses as they are, ``[K, K]``.
-
-        Returns:
-            The weights of these gradients, ``[K]``.
-        """
+        """Returns the weights of the unscaled gradients, ``[K]``, from their Gramian."""
         scale = self.log_scale.detach().to(gramian).exp()
         weights: Tensor = self.balance(scale[:, None] * gramian * scale)
         return weights * scale
 
-    def __repr__(self) -> str:
-        return f"IMTLWeighting(n_tasks={self.n_tasks})"
-
 
 @final
-class IMTL(GramianWeightedAggregator, SeesLosses):
-    r"""Impartial multi-task learning, its two balances together.
+class IMTL(ConstructorRepr, GramianWeightedAggregator, SeesLosses):
+    r"""Impartial multi-task learning, with both of its balances.
 
-    IMTL-L scales each loss, and learns the scale along with the model; IMTL-G combines the
-    gradients of the scaled losses so that it projects equally onto each of them:
+    IMTL-L scales each loss by a factor that is trained with the model; IMTL-G combines the
+    gradients of the scaled losses to a direction with equal projections onto each of them:
 
     .. math::
         \tilde l_i = e^{s_i} l_i - s_i, \qquad \tilde g_i = e^{s_i} g_i, \qquad
@@ -79,11 +55,11 @@ class IMTL(GramianWeightedAggregator, SeesLosses):
         \quad \sum_i \alpha_i = 1
 
     (Liu et al., ICLR 2021, Sections 3.1 to 3.3). The tasks' own parameters and s minimise
-    :math:`\sum_i \tilde l_i`. IMTL-G is TorchJD's, with a pseudoinverse for gradients that are
-    linearly dependent.
+    :math:`\sum_i \tilde l_i`. IMTL-G is TorchJD's class, with a pseudoinverse for linearly
+    dependent gradients.
 
-    s is the parameter ``log_scale``, 0 at first: give `parameters()` to the optimizer that trains
-    the model. As long as s is not trained or no losses are seen, this is IMTL-G.
+    s is the parameter ``log_scale``, initially 0: pass `parameters()` to the optimizer of the
+    model. While s is not trained, this is IMTL-G.
 
     Args:
         n_tasks: The number of tasks K.
@@ -99,11 +75,10 @@ class IMTL(GramianWeightedAggregator, SeesLosses):
     """
 
     gramian_weighting: IMTLWeighting
+    n_tasks: int = of_weighting()
 
     def __init__(self, n_tasks: int) -> None:
         super().__init__(IMTLWeighting(n_tasks))
-
-    n_tasks = of_weighting("n_tasks")
 
     @property
     def log_scale(self) -> nn.Parameter:
@@ -111,19 +86,9 @@ class IMTL(GramianWeightedAggregator, SeesLosses):
         return self.gramian_weighting.log_scale
 
     def reset(self) -> None:
-        """Makes all scales 1."""
+        """Resets all scales to 1."""
         self.gramian_weighting.reset()
 
     def see_losses(self, losses: Tensor, /) -> Tensor:
-        """Scales the losses.
-
-        Args:
-            losses: The natural losses, ``[K]``.
-
-        Returns:
-            The sum of the scaled losses.
-        """
+        """Returns the sum of the scaled losses."""
         return self.gramian_weighting.see_losses(losses)
-
-    def __repr__(self) -> str:
-        return f"IMTL(n_tasks={self.n_tasks})"

@@ -1,4 +1,4 @@
-"""MoCo: task gradients that are tracked over the steps."""
+"""MoCo: averages of the task gradients over the steps."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from torchjd import Stateful
 from torchjd.aggregation import Aggregator
 from torchjd.linalg import Matrix
 
-from ._checks import in_range
-from ._simplex import onto_simplex
+from ._checks import check_same_shape
+from ._options import ConstructorRepr, ranged
+from .solvers import onto_simplex
 
 
 @final
-class MoCo(Aggregator, Stateful):
+class MoCo(ConstructorRepr, Aggregator, Stateful):
     r"""Stochastic multi-objective gradient correction.
 
-    A minibatch's gradients give a biased common descent direction. So each task's gradient is
-    tracked over the steps, and the weights follow the tracked ones, a projected gradient step at a
-    time:
+    The gradients of a minibatch give a biased common descent direction. MoCo therefore tracks each
+    task's gradient over the steps, and updates the weights by projected gradient steps on the
+    tracked gradients:
 
     .. math::
         y_i \leftarrow y_i - \beta_k (y_i - g_i), \qquad
@@ -28,27 +29,27 @@ class MoCo(Aggregator, Stateful):
         d = \sum_i \lambda_i y_i
 
     with :math:`\beta_k = \beta / k^{\beta_\sigma}` and :math:`\gamma_k = \gamma /
-    k^{\gamma_\sigma}` at call k, Δ the simplex, y = 0 and λ = 1 / K at first (Fernando et al., ICLR
-    2023, arXiv 2210.12624, Algorithm 1). The order is that of the authors' code: y, then λ, then
-    the direction of both. LibMTL's version differs: it divides the gradients by their norms and
-    multiplies them by the losses, and has a softmax for the projection.
+    k^{\gamma_\sigma}` at call k, Δ the simplex, and initially y = 0 and λ = 1 / K (Fernando et al.,
+    ICLR 2023, arXiv 2210.12624, Algorithm 1). The order is that of the authors' code: y, then λ,
+    then the direction from both. LibMTL's version differs: it divides the gradients by their norms,
+    multiplies them by the losses, and uses a softmax instead of the projection.
 
-    The step γ is absolute, so the weights depend on the size of the gradients. The paper bounds y
-    by a projection, which the authors' code leaves out, as is done here.
+    The step size γ is absolute, so the weights depend on the size of the gradients. The paper
+    bounds y by a projection, which is omitted here as in the authors' code.
 
-    State: y, a matrix of the gradients' shape in float32 or wider, which is memory for K copies of
-    the shared parameters.
+    State: y, a matrix of the shape of the gradients in float32 or wider, with the size of K copies
+    of the shared parameters; and λ, ``[K]``.
 
     Args:
-        beta: The step β of the tracking, in (0, 1].
-        beta_sigma: Its decay.
-        gamma: The step γ of the weights.
-        gamma_sigma: Its decay.
+        beta: The step size β of the tracking, in (0, 1].
+        beta_sigma: The exponent with which β decays.
+        gamma: The step size γ of the weights.
+        gamma_sigma: The exponent with which γ decays.
         rho: The regularisation ρ of the weights. The defaults are LibMTL's.
 
     Raises:
-        TypeError: If an argument is not a number.
-        ValueError: If an argument is out of its range.
+        TypeError: If an option is not a number.
+        ValueError: If an option is out of range.
 
     Example:
         >>> import torch
@@ -57,6 +58,12 @@ class MoCo(Aggregator, Stateful):
         >>> moco(torch.tensor([[2.0, 0.0], [0.0, 2.0]]))
         tensor([0.5000, 0.5000])
     """
+
+    beta: float = ranged(0, 1, open_low=True)
+    beta_sigma: float = ranged(0)
+    gamma: float = ranged(0)
+    gamma_sigma: float = ranged(0)
+    rho: float = ranged(0)
 
     def __init__(
         self,
@@ -67,33 +74,23 @@ class MoCo(Aggregator, Stateful):
         rho: float = 0.0,
     ) -> None:
         super().__init__()
-        self.beta = in_range("beta", beta, 0, 1, open_low=True)
-        self.beta_sigma = in_range("beta_sigma", beta_sigma, 0)
-        self.gamma = in_range("gamma", gamma, 0)
-        self.gamma_sigma = in_range("gamma_sigma", gamma_sigma, 0)
-        self.rho = in_range("rho", rho, 0)
+        self.beta = beta
+        self.beta_sigma = beta_sigma
+        self.gamma = gamma
+        self.gamma_sigma = gamma_sigma
+        self.rho = rho
         self.register_buffer("_tracked", None)
         self.register_buffer("_lambda", None)
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all calls so far."""
+        """Resets the tracked gradients and the weights."""
         self._tracked: Tensor | None = None
         self._lambda: Tensor | None = None
         self._calls = 0
 
     def forward(self, matrix: Matrix, /) -> Tensor:
-        """Aggregates the gradients, and takes them into the tracked ones.
-
-        Args:
-            matrix: The gradients, ``[K, m]``.
-
-        Returns:
-            The direction, ``[m]``.
-
-        Raises:
-            ValueError: If the shape changes.
-        """
+        """Updates y and λ with the gradients, ``[K, m]``, and returns the direction, ``[m]``."""
         gradients = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
         if self._tracked is None or self._lambda is None:
             self._tracked = torch.zeros_like(gradients)
@@ -101,34 +98,10 @@ class MoCo(Aggregator, Stateful):
         check_same_shape(self, matrix, self._tracked)
         self._calls += 1
         self._tracked = self._tracked.lerp(gradients, self.beta / self._calls**self.beta_sigma)
-        # The Gramian of tracked gradients near 1e19 is beyond float32.
+        # The Gramian of gradients near 1e19 overflows in float32.
         scale = self._tracked.abs().amax().clamp(min=torch.finfo(gradients.dtype).tiny)
         unit = self._tracked / scale
         pull = (unit @ unit.T).double() @ self._lambda * scale.double() ** 2
         step = self.gamma / self._calls**self.gamma_sigma
         self._lambda = onto_simplex(self._lambda - step * (pull + self.rho * self._lambda))
         return (self._lambda.to(self._tracked.dtype) @ self._tracked).to(matrix.dtype)
-
-    def __repr__(self) -> str:
-        return (
-            f"MoCo(beta={self.beta}, beta_sigma={self.beta_sigma}, gamma={self.gamma}, "
-            f"gamma_sigma={self.gamma_sigma}, rho={self.rho})"
-        )
-
-
-def check_same_shape(method: Stateful, matrix: Tensor, kept: Tensor) -> None:
-    """Refuses gradients of another shape than those that a method keeps.
-
-    Args:
-        method: The method, for the message.
-        matrix: The gradients.
-        kept: What is kept of the earlier ones.
-
-    Raises:
-        ValueError: If the shapes differ.
-    """
-    if matrix.shape != kept.shape:
-        raise ValueError(
-            f"{type(method).__name__} keeps gradients of shape {tuple(kept.shape)}; found "
-            f"{tuple(matrix.shape)}. Call reset() before the tasks or the shared parameters change."
-        )

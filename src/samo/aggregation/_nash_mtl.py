@@ -1,4 +1,4 @@
-"""Nash-MTL: the bargaining solution."""
+"""Nash-MTL: the Nash bargaining solution."""
 
 from __future__ import annotations
 
@@ -8,55 +8,31 @@ from torch import Tensor
 from torchjd.aggregation import GramianWeightedAggregator, Weighting
 from torchjd.linalg import PSDMatrix
 
-from ._alpha_fair import alpha_fair
-from ._arrays import to_array, to_tensor
-from ._checks import ranged
-from ._forward import of_weighting
+from ._options import ConstructorRepr, of_weighting, ranged
+from .solvers import alpha_fair, to_array, to_tensor
 
 
 @final
-class NashMTLWeighting(Weighting[PSDMatrix]):
-    """The weighting of `NashMTL`.
+class NashMTLWeighting(ConstructorRepr, Weighting[PSDMatrix]):
+    """The weighting of `NashMTL`, with the same options."""
 
-    Args:
-        max_norm: The largest norm of the direction; 0 for no limit.
-
-    Raises:
-        TypeError: If it is not a number.
-        ValueError: If it is out of its range.
-    """
+    max_norm: float = ranged(0)
 
     def __init__(self, max_norm: float = 1.0) -> None:
         super().__init__()
         self.max_norm = max_norm
 
-    max_norm = ranged("max_norm", 0)
-
     def forward(self, gramian: PSDMatrix, /) -> Tensor:
-        """Weighs the tasks.
-
-        Args:
-            gramian: The Gramian, ``[K, K]``.
-
-        Returns:
-            The weights, ``[K]``.
-
-        Raises:
-            ConvergenceError: If they are not found.
-            ValueError: If the Gramian is not finite.
-        """
+        """Returns the weights, ``[K]``."""
         weights = alpha_fair(gramian, 1.0)
         norm = max(float(weights @ (to_array(gramian) @ weights)), 0.0) ** 0.5
         if 0 < self.max_norm < norm:
             weights = weights * (self.max_norm / norm)
         return to_tensor(weights, gramian)
 
-    def __repr__(self) -> str:
-        return f"NashMTLWeighting(max_norm={self.max_norm})"
-
 
 @final
-class NashMTL(GramianWeightedAggregator):
+class NashMTL(ConstructorRepr, GramianWeightedAggregator):
     r"""Multi-task learning as a bargaining game.
 
     The weights w > 0 solve
@@ -64,24 +40,24 @@ class NashMTL(GramianWeightedAggregator):
     .. math::
         G w = 1 / w, \qquad G = J J^\top
 
-    (Navon et al., ICML 2022, arXiv 2202.01017, Eq. 2 and Algorithm 1), and are then multiplied by
-    ``max_norm`` over the norm of :math:`J^\top w` where that is less than 1. Since
+    (Navon et al., ICML 2022, arXiv 2202.01017, Eq. 2 and Algorithm 1), and are then scaled down so
+    that the norm of :math:`J^\top w` is at most ``max_norm``. Since
     :math:`\|J^\top w\|^2 = w^\top G w = K`, the direction has the norm √K or ``max_norm``,
-    whichever is less: its length says nothing of how far away the solution is.
+    whichever is smaller, independently of the distance to the solution.
 
-    The authors' code and TorchJD's class of the same name take the matrix J, solve a sequence of
-    convex programs from the weights of the step before, and stop after 20, often far from the
-    solution. Here the Gramian is enough, the solution is exact and no step depends on another, so
-    that there is no ``optim_niter``; nor is there ``update_weights_every``, which saves the authors
-    backward passes, but not a user of a Gramian. See `FairGrad`, of which this is the case α = 1,
-    for what happens where tasks cannot all improve.
+    The authors' code and TorchJD's class of the same name take the matrix J and solve a sequence of
+    at most 20 convex programs, starting from the weights of the previous step, and often stop far
+    from the solution. Here the Gramian suffices, the solution is exact and no step depends on
+    another, so there is no ``optim_niter``. Nor is there ``update_weights_every``, which would save
+    no backward passes here. This is `FairGrad` with α = 1; see there for tasks that cannot all
+    improve.
 
     Args:
         max_norm: The largest norm of the direction; 0 for no limit.
 
     Raises:
-        TypeError: If it is not a number.
-        ValueError: If it is out of its range.
+        TypeError: If max_norm is not a number.
+        ValueError: If max_norm is negative.
 
     Example:
         >>> import torch
@@ -91,11 +67,7 @@ class NashMTL(GramianWeightedAggregator):
     """
 
     gramian_weighting: NashMTLWeighting
+    max_norm: float = of_weighting()
 
     def __init__(self, max_norm: float = 1.0) -> None:
         super().__init__(NashMTLWeighting(max_norm))
-
-    max_norm = of_weighting("max_norm")
-
-    def __repr__(self) -> str:
-        return f"NashMTL(max_norm={self.max_norm})"

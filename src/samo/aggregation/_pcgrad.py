@@ -1,16 +1,16 @@
-"""PCGrad: task gradients projected onto the normal planes of those that they conflict with."""
+"""PCGrad: projects task gradients onto the normal planes of those that they conflict with."""
 
 from __future__ import annotations
 
 from typing import final
 
+import torch
 from torch import Tensor
 from torchjd.aggregation import GramianWeightedAggregator, Weighting
 from torchjd.linalg import PSDMatrix
 
-from ._arrays import Array, library, to_array, to_tensor
-from ._orders import random_orders
 from ._scale_free import ScaleFree
+from .solvers import Array, library, to_array, to_tensor
 
 
 @final
@@ -18,26 +18,16 @@ class PCGradWeighting(Weighting[PSDMatrix], ScaleFree):
     """The weighting of `PCGrad`."""
 
     def forward(self, gramian: PSDMatrix, /) -> Tensor:
-        """Weighs the tasks.
-
-        Args:
-            gramian: The Gramian, ``[K, K]``.
-
-        Returns:
-            The weights, ``[K]``.
-        """
+        """Returns the weights, ``[K]``, for orders drawn at random."""
         return to_tensor(surgery(to_array(gramian), random_orders(len(gramian))), gramian)
-
-    def __repr__(self) -> str:
-        return "PCGradWeighting()"
 
 
 @final
 class PCGrad(GramianWeightedAggregator):
-    r"""Projecting conflicting gradients, or gradient surgery.
+    r"""Projecting conflicting gradients, also called gradient surgery.
 
-    For each task i, and for the other tasks j in a random order: where :math:`g_i^{PC}` conflicts
-    with :math:`g_j`,
+    For each task i, and for the other tasks j in a random order: if :math:`g_i^{PC}` conflicts with
+    :math:`g_j`,
 
     .. math::
         g_i^{PC} \leftarrow g_i^{PC} - \frac{g_i^{PC} \cdot g_j}{\|g_j\|^2} g_j
@@ -45,8 +35,8 @@ class PCGrad(GramianWeightedAggregator):
     The direction is the sum of the :math:`g_i^{PC}` (Yu et al., NeurIPS 2020, arXiv 2001.06782,
     Algorithm 1). The orders come from torch's global generator.
 
-    The result is distributed as that of TorchJD's class of the same name, which takes one pair at a
-    time; here all tasks i take their next j together.
+    The result has the same distribution as that of TorchJD's class of the same name, which takes
+    one pair at a time; here each step takes one j for every task i.
 
     Example:
         >>> import torch
@@ -61,16 +51,24 @@ class PCGrad(GramianWeightedAggregator):
         super().__init__(PCGradWeighting())
 
 
-def surgery(gramian: Array, orders: Array) -> Array:
-    """The weights, given the orders.
+def random_orders(n_tasks: int) -> Array:
+    """Draws an order of the other tasks for each task, from torch's global generator.
+
+    All orders are equally likely, and those of different tasks are independent.
 
     Args:
-        gramian: The Gramian, ``[K, K]``.
-        orders: The other tasks in the order of each task, ``[K, K - 1]``.
+        n_tasks: The number of tasks K.
 
     Returns:
-        The weights, ``[K]``.
+        The orders, ``[K, K - 1]``: row i has all tasks except i.
     """
+    keys = torch.rand(n_tasks, n_tasks, dtype=torch.float64).fill_diagonal_(2.0)
+    orders = keys.argsort(dim=1)[:, :-1]
+    return orders if library() is torch else orders.numpy()
+
+
+def surgery(gramian: Array, orders: Array) -> Array:
+    """Computes the weights, ``[K]``, for given orders of the other tasks, ``[K, K - 1]``."""
     xp = library()
     squares = gramian.diagonal()
     inverses = xp.where(squares > 0, 1.0, 0.0) / xp.where(squares > 0, squares, 1.0)

@@ -1,4 +1,4 @@
-"""Projections onto the dual cone of the gradients, which UPGrad and DualProj consist of."""
+"""The projection onto the dual cone of the gradients, for UPGrad and DualProj."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import final
 from torch import Tensor
 from torchjd.linalg import DualConeProjector, PSDMatrix
 
-from ._arrays import library, to_array, to_tensor
-from ._nonnegative import NonnegativePrograms
-from ._normal import normalized, resolution
+from .solvers import NonnegativePrograms, library, normalized, resolution, to_array, to_tensor
 
 
 @final
@@ -21,11 +19,11 @@ class ExactProjector(DualConeProjector):
     .. math::
         \min_v v^\top G v \quad \text{s.t.} \quad v \ge u
 
-    (Quinton and Rey, arXiv 2406.16232, Proposition 1). It is what TorchJD's ``UPGrad`` and
-    ``DualProj`` take as their ``projector``; their default, ``QuadprogProjector``, adds 1e-4 to the
-    diagonal of G over its trace, which is a different problem, and does not project where the
-    trace is below 1e-4. Here nothing is added that can be seen, the size of the gradients does not
-    matter, and all projections are solved together.
+    (Quinton and Rey, arXiv 2406.16232, Proposition 1). Pass it as the ``projector`` of TorchJD's
+    ``UPGrad`` and ``DualProj``. Their default, ``QuadprogProjector``, solves another problem: it
+    adds 1e-4 to the diagonal of G over its trace, and does not project if the trace is below 1e-4.
+    Here the solution is exact up to rounding, does not depend on the size of the gradients, and all
+    projections are solved together.
 
     Example:
         >>> import torch
@@ -36,7 +34,7 @@ class ExactProjector(DualConeProjector):
     """
 
     def __call__(self, U: Tensor, G: PSDMatrix) -> Tensor:  # noqa: N803 - TorchJD's names
-        """Projects.
+        """Projects combinations of gradients.
 
         Args:
             U: The combinations u, ``[.., K]``.
@@ -46,12 +44,12 @@ class ExactProjector(DualConeProjector):
             The combinations v, of the same shape, in the dtype of G.
 
         Raises:
-            ConvergenceError: If one is not found.
+            ConvergenceError: If the solver does not converge.
             ValueError: If the Gramian is not finite.
         """
         xp, (cosines, norms) = library(), normalized(G)
         u = to_array(U.reshape(-1, len(G)))
-        # A gradient of zero plays no part: its cosines with the others are zero.
+        # A zero gradient plays no part: its cosines with the others are zero.
         linear = xp.where(norms > 0, (u * norms) @ cosines, 0.0)
         x, _ = NonnegativePrograms(cosines, resolution(G)).solve(linear)
         v = u + x / xp.where(norms > 0, norms, 1.0)

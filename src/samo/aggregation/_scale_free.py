@@ -1,4 +1,4 @@
-"""Weightings that do not care about the size of the gradients."""
+"""The capability of weightings that do not depend on the size of the gradients."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from abc import ABC
 import torchjd.aggregation as agg
 
 
-class ScaleFree(ABC):  # noqa: B024 - a mark
+class ScaleFree(ABC):  # noqa: B024 - a marker
     r"""Marks a weighting of the Gramian with :math:`w(c \, G) = w(G)` for all c > 0.
 
-    The engine shows it a Gramian whose diagonal has the mean 1, so that constants within it that
-    guard against zero or end an iteration mean the same for gradients of all sizes. A weighting of
-    your own may inherit it.
+    The engine rescales the Gramian to a mean diagonal near 1 for such a weighting, so that its
+    tolerances and small constants mean the same for gradients of any size. Custom weightings may
+    inherit from this class.
     """
 
 
-# TorchJD's weightings of which this is true but for such constants.
+# TorchJD's weightings for which this holds, up to such constants.
 for _kind in (
     agg.AlignedMTLWeighting,
     agg.CAGradWeighting,

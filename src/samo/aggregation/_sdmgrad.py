@@ -1,4 +1,4 @@
-"""SDMGrad: the common descent direction, pulled towards a preferred one."""
+"""SDMGrad: the common descent direction, regularised towards a preferred one."""
 
 from __future__ import annotations
 
@@ -10,43 +10,42 @@ from torchjd import Stateful
 from torchjd.aggregation import Weighting
 from torchjd.linalg import PSDMatrix
 
-from ._arrays import Array, library, to_array, to_tensor
-from ._checks import in_range
+from ._options import ConstructorRepr, ranged
 from ._scale_free import ScaleFree
-from ._simplex import onto_simplex
+from .solvers import Array, library, onto_simplex, to_array, to_tensor
 
 
 @final
-class SDMGradWeighting(Weighting[PSDMatrix], Stateful, ScaleFree):
+class SDMGradWeighting(ConstructorRepr, Weighting[PSDMatrix], Stateful, ScaleFree):
     r"""Stochastic direction-oriented multi-objective gradient descent.
 
-    With w̃ the preferred weights, ``n_iter`` projected gradient steps with momentum are taken from
-    the last call's weights on
+    With the preferred weights w̃, each call takes ``n_iter`` projected gradient steps with momentum,
+    starting from the weights of the previous call, on
 
     .. math::
         \min_w \tfrac12 \|J^\top (w + \lambda \tilde w)\|^2 \quad \text{s.t.} \quad
         w \ge 0, \quad \sum_i w_i = 1
 
-    and the weights of the tasks are :math:`(w + \lambda \tilde w) / (1 + \lambda)` (Xiao, Ban and
-    Ji, NeurIPS 2023, arXiv 2305.18409). The Gramian is divided by the square of the gradients' mean
-    norm first, as in the authors' code. The paper has :math:`J_1 J_2^\top` of two independent
-    batches in its place.
+    and returns the weights :math:`(w + \lambda \tilde w) / (1 + \lambda)` (Xiao, Ban and Ji,
+    NeurIPS 2023, arXiv 2305.18409). The Gramian is first divided by the squared mean norm of the
+    gradients, as in the authors' code. The paper uses :math:`J_1 J_2^\top` of two independent
+    batches instead.
 
-    The steps are those of TorchJD's class of the same name, which looks for the threshold of the
-    projection in a Python loop, and adds 1e-8 to the square of the mean norm.
+    The steps are those of TorchJD's class of the same name, which finds the threshold of the
+    projection in a Python loop, and adds 1e-8 to the squared mean norm.
 
-    State: w, ``[K]``, in float64; equal at first, and anew where the number of tasks changes.
+    State: w, ``[K]``, in float64; initially equal, and reset when the number of tasks changes.
 
     Args:
-        lr: The size of the steps, above 0.
-        momentum: Their momentum, in [0, 1).
-        n_iter: Their number, at least 1.
-        lambda_: The pull λ towards the preferred direction, at least 0.
-        pref_vector: The preferred weights w̃, ``[K]``; equal ones that sum to 1 if None.
+        lr: The step size, above 0.
+        momentum: The momentum, in [0, 1).
+        n_iter: The number of steps, at least 1.
+        lambda_: The weight λ of the preferred direction, at least 0.
+        pref_vector: The preferred weights w̃, ``[K]``; equal weights with sum 1 if None.
 
     Raises:
-        TypeError: If an argument is not a number.
-        ValueError: If an argument is out of its range.
+        TypeError: If an option is not a number.
+        ValueError: If an option is out of range, or ``pref_vector`` is not a vector.
 
     Example:
         >>> import torch
@@ -54,6 +53,11 @@ class SDMGradWeighting(Weighting[PSDMatrix], Stateful, ScaleFree):
         >>> SDMGradWeighting(lambda_=1.0)(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
         tensor([0.5000, 0.5000])
     """
+
+    lr: float = ranged(0, open_low=True)
+    momentum: float = ranged(0, 1, open_high=True)
+    n_iter: int = ranged(1, integer=True)
+    lambda_: float = ranged(0)
 
     def __init__(
         self,
@@ -64,10 +68,10 @@ class SDMGradWeighting(Weighting[PSDMatrix], Stateful, ScaleFree):
         pref_vector: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.lr = in_range("lr", lr, 0, open_low=True)
-        self.momentum = in_range("momentum", momentum, 0, 1, open_high=True)
-        self.n_iter = int(in_range("n_iter", n_iter, 1))
-        self.lambda_ = in_range("lambda_", lambda_, 0)
+        self.lr = lr
+        self.momentum = momentum
+        self.n_iter = n_iter
+        self.lambda_ = lambda_
         if pref_vector is not None and pref_vector.ndim != 1:
             raise ValueError(
                 f"pref_vector must be a vector; found shape {tuple(pref_vector.shape)}."
@@ -77,21 +81,11 @@ class SDMGradWeighting(Weighting[PSDMatrix], Stateful, ScaleFree):
         self._w: Tensor | None = None
 
     def reset(self) -> None:
-        """Forgets all calls so far."""
+        """Resets w to equal weights."""
         self._w = None
 
     def forward(self, gramian: PSDMatrix, /) -> Tensor:
-        """Weighs the tasks, from the weights of the last call on.
-
-        Args:
-            gramian: The Gramian, ``[K, K]``.
-
-        Returns:
-            The weights, ``[K]``.
-
-        Raises:
-            ValueError: If ``pref_vector`` is for another number of tasks.
-        """
+        """Updates w and returns the weights, ``[K]``."""
         size = len(gramian)
         preferred = self.pref_vector
         if preferred is None:
@@ -114,9 +108,3 @@ class SDMGradWeighting(Weighting[PSDMatrix], Stateful, ScaleFree):
             velocity = self.momentum * velocity + matrix @ (w + pull)
             w = onto_simplex(w - self.lr * velocity)
         return w
-
-    def __repr__(self) -> str:
-        return (
-            f"SDMGradWeighting(lr={self.lr}, momentum={self.momentum}, n_iter={self.n_iter}, "
-            f"lambda_={self.lambda_}, pref_vector={self.pref_vector})"
-        )

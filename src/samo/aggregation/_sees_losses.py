@@ -1,4 +1,4 @@
-"""What a method of the gradients asks for if it needs the losses as well."""
+"""The capability of gradient methods that need the losses too."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch import Tensor
 
 
 class SeesLosses(ABC):
-    r"""A method of the gradients that is told the losses as well: a capability to inherit.
+    r"""Base class of aggregators and weightings that receive the losses too.
 
     TorchJD calls an aggregator with the gradients and a weighting with their Gramian. A method that
-    needs the losses too is told them first, by `see_losses`. The engine does so at each step, with
-    the outermost module of its aggregator that has the capability; who calls TorchJD's functions
-    does it himself. Before it is told any losses, a method does what it can without.
+    needs the losses too receives them beforehand, in `see_losses`. The engine calls it at each
+    step, on the outermost module of its aggregator that inherits from this class; with TorchJD's
+    own functions, the user calls it. A method should also work without losses.
 
-    As with scalarizers, an aggregator that has a method ``update`` is told the losses after the
-    optimizer's step too (`Engine.optimizer_stepped`), and one that has a method ``step`` when an
-    epoch ends (`Engine.epoch_ended`).
+    As with scalarizers, the engine calls a method named ``update`` with the losses after the
+    optimizer's step (`Engine.optimizer_stepped`), and one named ``step`` at the end of an epoch
+    (`Engine.epoch_ended`), if the aggregator has them.
 
     Example:
-        Normalise gradients by the losses, and minimise :math:`\sum_i \log l_i` in the heads.
+        Normalises gradients by the losses, and minimises :math:`\sum_i \log l_i` in the heads.
 
         >>> import torch
         >>> from torchjd.aggregation import Weighting
@@ -41,17 +41,17 @@ class SeesLosses(ABC):
 
     @abstractmethod
     def see_losses(self, losses: Tensor, /) -> Tensor | None:
-        r"""Is told the losses that belong to the gradients of the call that follows.
+        r"""Receives the losses that belong to the gradients of the next call.
 
-        A method that keeps state, or has something for each task, is told K losses at each step:
-        where a task is absent its last one, and its gradient has a stand-in as well. Others are
-        told those of the tasks that are present.
+        A method that keeps state, or has a tensor with an entry for each task, receives K losses at
+        each step: for an absent task its last one, and its gradient is replaced too. Other methods
+        receive the losses of the present tasks.
 
         Args:
             losses: The natural losses, of shape ``[K]``, in the order of the rows.
 
         Returns:
-            A scalar S that is differentiable with respect to ``losses``, and to the method's
-            parameters if it has any: the parameters that belong to one task are to minimise it, and
-            so are the method's. None stands for the sum of the losses.
+            A scalar S that is differentiable with respect to ``losses``, and to the parameters of
+            the method if it has any. The tasks' own parameters minimise S, and so do those of the
+            method. None stands for the sum of the losses.
         """

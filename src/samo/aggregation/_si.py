@@ -12,13 +12,16 @@ from ._checks import check_positive
 
 @final
 class SI(Scalarizer):
-    r"""Scale-invariant scalarization (SI): the sum of the losses' logarithms.
+    r"""Scale-invariant scalarization (SI): the sum of the logarithms of the losses.
 
     .. math::
         S(l) = \sum_i \log l_i, \qquad \frac{\partial S}{\partial l_i} = \frac{1}{l_i}
 
-    The baseline "SI" of Nash-MTL (Navon et al., ICML 2022, arXiv 2202.01017) and of the papers
-    after it. Multiplying a loss by a number changes nothing.
+    The baseline "SI" of Nash-MTL (Navon et al., ICML 2022, arXiv 2202.01017) and of later papers.
+    The scale of a loss makes no difference.
+
+    Raises:
+        ValueError: In a call, if a loss is not positive.
 
     Example:
         >>> import torch
@@ -30,16 +33,6 @@ class SI(Scalarizer):
     """
 
     def forward(self, values: Tensor, /) -> Tensor:
-        """Scalarizes.
-
-        Args:
-            values: The losses, of any shape.
-
-        Returns:
-            The sum of their logarithms.
-
-        Raises:
-            ValueError: If a loss is not positive.
-        """
+        """Returns the sum of the logarithms of the losses, of any shape."""
         check_positive(self, values)
         return values.log().sum()

@@ -1,14 +1,13 @@
-"""The complete state of an aggregation method, to be saved and to be continued from.
+"""Saves and restores the complete state of an aggregation method.
 
-``nn.Module.state_dict`` is not enough: it cannot load a buffer that was None at first, and methods
-keep state in plain attributes too. What is captured of each module are its parameters, its buffers
+``nn.Module.state_dict`` is not enough: it cannot load a buffer that is None initially, and methods
+keep state in plain attributes too. The state of a module consists of its parameters, its buffers
 and every attribute that is data: None, numbers, strings, dtypes, devices, tensors, NumPy arrays,
 ``torch.Generator``, lists, tuples and dictionaries of these, and optimizers from ``torch.optim``
-over the method's own tensors. Anything else (functions, solvers) is configuration and is left
-alone.
+over the method's own tensors. Anything else (functions, solvers) is configuration and is not saved.
 
-The state is a tree that ``torch.load(.., weights_only=True)`` reads: what is not None, a number, a
-string or a plain tensor there is a dictionary with one entry, its kind and its content.
+``torch.load(.., weights_only=True)`` can read the state: a value other than None, a number or a
+string is a dictionary with one item, the kind of the value and its content.
 """
 
 from __future__ import annotations
@@ -24,63 +23,63 @@ from torch.optim import Optimizer
 State = dict[str, dict[str, Any]]
 
 _ATOMS = (type(None), bool, int, float, str)
-# What nn.Module itself keeps in every instance: hooks, and the dictionaries that are read apart.
+# Attributes of every nn.Module: hooks, and the dictionaries of parameters, buffers and modules.
 _MODULES_OWN = frozenset(vars(nn.Module())) - {"training"}
 
 
 class _NotDataError(Exception):
-    """The value is configuration, not state."""
+    """A value is configuration, not state."""
 
 
 def capture(module: nn.Module) -> State:
     """Copies the state of a method.
 
     Args:
-        module: A TorchJD aggregator, weighting or scalarizer, or one of the user's own.
+        module: An aggregator, weighting or scalarizer.
 
     Returns:
-        For each module within it, by its path, the name of its class and what it holds.
+        The name of the class and the state of each module inside it, by path.
 
     Raises:
-        ValueError: If an optimizer steps tensors that are not the method's own.
+        ValueError: If an optimizer holds tensors that are not the method's own.
 
     Example:
         >>> import torch
         >>> from samo import aggregation
-        >>> from samo.aggregation._state import capture, restore
+        >>> from samo.aggregation import capture, restore
         >>> dwa, fresh = aggregation.create("dwa", 2), aggregation.create("dwa", 2)
         >>> _ = dwa(torch.tensor([1.0, 2.0]))
         >>> restore(fresh, capture(dwa))
         >>> fresh._loss_sum
         tensor([1., 2.])
     """
-    names = {id(tensor): name for name, tensor in _tensors(module)}
+    names = {id(tensor): name for name, tensor in _trainable(module)}
     return {path: _captured(part, names) for path, part in module.named_modules()}
 
 
 def restore(module: nn.Module, state: Mapping[str, Mapping[str, Any]]) -> None:
-    """Continues from a captured state, bit for bit.
+    """Restores a captured state exactly.
 
-    Parameters are changed in place; everything else is replaced by a copy of what was captured.
+    Parameters are changed in place; everything else is replaced by a copy of the captured value.
 
     Args:
-        module: A method made as the captured one was. Options that are plain values become the
-            captured ones.
-        state: What `capture` gave.
+        module: A method of the same structure as the captured one. Options that are plain values
+            take the captured values.
+        state: The result of `capture`.
 
     Raises:
         ValueError: If the state belongs to another class, or to parameters of other names, shapes
-            or dtypes. Nothing is changed then.
+            or dtypes. The method is unchanged then.
     """
     parts = dict(module.named_modules())
     _check(parts, state)
     for path, part in parts.items():
         _restore_tensors(part, state[path])
-        # NashMTL makes its cvxpy problem at the first call only. All that it holds is set anew at
-        # each call.
+        # TorchJD's NashMTL creates its cvxpy problem at the first call only. Each call sets all of
+        # its contents.
         if state[path]["attributes"].get("step") and hasattr(part, "_init_optim_problem"):
             part._init_optim_problem()
-    tensors = dict(_tensors(module))
+    tensors = dict(_trainable(module))
     for path, part in parts.items():
         for name, saved in state[path]["optimizers"].items():
             part.__dict__[name] = _optimizer(saved, tensors)
@@ -133,7 +132,7 @@ def _restore_tensors(part: nn.Module, saved: Mapping[str, Any]) -> None:
             if parameter is not None:
                 parameter.copy_(_decode(saved["parameters"][name]))
     part._buffers.update({name: _decode(value) for name, value in saved["buffers"].items()})
-    # Past nn.Module.__setattr__ and past properties, which would check or register anew.
+    # Bypasses nn.Module.__setattr__ and descriptors, which would register or check the values.
     part.__dict__.update({name: _decode(value) for name, value in saved["attributes"].items()})
 
 
@@ -141,8 +140,8 @@ def _attributes(part: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((name, value) for name, value in vars(part).items() if name not in _MODULES_OWN)
 
 
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that an optimizer could step, with a name that is the same in a fresh object."""
+def _trainable(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yields every tensor that an optimizer may hold, with a name that all instances share."""
     for path, part in module.named_modules():
         for name, value in [*part._parameters.items(), *_attributes(part)]:
             if isinstance(value, Tensor):
@@ -217,7 +216,7 @@ def _generator(content: list[Any]) -> torch.Generator:
 
 
 def _present(device: str) -> torch.device:
-    """The device of that name, or the CPU where this machine has none."""
+    """Returns the device of that name, or the CPU if this machine does not have it."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):

@@ -9,22 +9,22 @@ from torch import Tensor
 from torchjd.scalarization import Scalarizer
 
 from ._checks import check_shape
+from ._options import ConstructorRepr
 
 
 @final
-class STL(Scalarizer):
-    r"""Single-task learning: one task's loss, the others' weight is 0.
+class STL(ConstructorRepr, Scalarizer):
+    r"""Single-task learning: the loss of one task; the weights of the others are 0.
 
     .. math::
         S(l) = l_t
 
-    The baseline that multi-task learning is compared with, where each task has a run of its own.
-    Running it with the other tasks present keeps everything else the same; it costs their forward
-    passes.
+    The baseline of multi-task learning, with one run for each task. The other tasks stay in the
+    run, so that everything else is equal; this costs their forward passes.
 
     Args:
         n_tasks: The number of tasks K.
-        task: Which one to learn, 0 to K - 1.
+        task: The position of the trained task, 0 to K - 1.
 
     Raises:
         ValueError: If there is no such task.
@@ -44,24 +44,11 @@ class STL(Scalarizer):
             raise ValueError(f"task must be an integer in 0..{n_tasks - 1}; found {task!r}.")
         self.n_tasks = n_tasks
         self.task = task
-        # Of length K, so that the engine shows the losses of absent tasks too: `task` is a
-        # position among all of them.
+        # A tensor of length K makes the engine pass losses for absent tasks too: `task` is a
+        # position among all tasks.
         self.register_buffer("weights", torch.zeros(n_tasks).index_fill(0, torch.tensor(task), 1.0))
 
     def forward(self, values: Tensor, /) -> Tensor:
-        """Scalarizes.
-
-        Args:
-            values: The losses, ``[K]``.
-
-        Returns:
-            The task's.
-
-        Raises:
-            ValueError: If they are not of K tasks.
-        """
+        """Returns the loss of the task, from the losses ``[K]``."""
         check_shape(self, values, self.n_tasks)
         return values[self.task]
-
-    def __repr__(self) -> str:
-        return f"STL(n_tasks={self.n_tasks}, task={self.task})"

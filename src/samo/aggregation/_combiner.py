@@ -1,0 +1,387 @@
+"""How a step calls an aggregation method: what the method needs in order to weigh the tasks.
+
+TorchJD has aggregators, weightings and scalarizers. For a step they differ in what they need: the
+losses alone (`WeightsOfLosses`), nothing (`WeightsOfCount`), the Gramian of the task gradients
+(`WeightsOfGramian`), or the whole matrix (`WholeMatrix`). `combiner` determines which, by type, and
+checks that the method fits. A method requests more by the capabilities `SeesLosses` and
+`ScaleFree`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, get_args
+
+import torch
+from torch import Tensor, nn
+from torchjd import Stateful
+from torchjd.aggregation import (
+    Aggregator,
+    ConstantWeighting,
+    CRMOGMWeighting,
+    GramianWeightedAggregator,
+    MeanWeighting,
+    MoDoWeighting,
+    RandomWeighting,
+    SDMGradWeighting,
+    SumWeighting,
+    WeightedAggregator,
+    Weighting,
+)
+from torchjd.linalg import Matrix as JacobianMatrix
+from torchjd.scalarization import Scalarizer
+
+from samo.tensors import Matrix, Vector
+
+from ._scale_free import ScaleFree
+from ._sees_losses import SeesLosses
+from ._state import capture, restore
+
+TorchJDObject = Aggregator | Weighting[Any] | Scalarizer
+
+# Matrix weightings that depend on the number of rows only.
+_BY_COUNT = (SumWeighting, MeanWeighting, ConstantWeighting, RandomWeighting)
+# Matrix weightings whose matrix is K x K: J_1 J_2^T of two batches, replaced by the Gramian of one.
+_BY_CROSS_GRAMIAN = (SDMGradWeighting, MoDoWeighting)
+
+
+class Combiner(ABC):
+    """How one method combines K task gradients into one.
+
+    A method that has tensors with an entry for each of the K tasks, or state, is *sized*. For an
+    absent task it gets a replacement: the task's last loss; in the Gramian, a gradient of the
+    others' mean norm that is orthogonal to them; in the matrix, a zero gradient. Other methods get
+    the tasks that are present only.
+
+    Args:
+        method: The TorchJD object that is called.
+        n_tasks: The number of tasks K.
+        whole: The TorchJD object that it is a part of.
+
+    Attributes:
+        weighs_first: Whether the weights are known before the task gradients: `weigh` gives them.
+        weighs_own: Whether the weights apply to the tasks' own parameters as well.
+        gramian_only: Whether nothing but inner products and weighted sums of rows is computed.
+        whole_rows: Whether `combine` needs whole task gradients, not shards of them.
+        sees_losses: Whether the method, one of the gradients, receives the losses too (`tell`).
+        last: The last losses that a sized method, or any with all tasks present, received.
+
+    Raises:
+        ValueError: If the method does not take K tasks.
+    """
+
+    weighs_first: ClassVar[bool] = False
+    weighs_own: ClassVar[bool] = False
+    gramian_only: ClassVar[bool] = False
+    whole_rows: ClassVar[bool] = False
+
+    def __init__(
+        self, method: TorchJDObject, n_tasks: int, whole: TorchJDObject | None = None
+    ) -> None:
+        self.method = method
+        self.n_tasks = n_tasks
+        tensors = _tensors(method)
+        per_task = any(n_tasks in t.shape for t in tensors)
+        self.sized = per_task or any(isinstance(m, Stateful) for m in method.modules())
+        self.device = tensors[0].device if tensors else None
+        self.dtype = torch.float64
+        self.last: Tensor | None = None
+        parts = (method if whole is None else whole).modules()
+        self._seeing = next((part for part in parts if isinstance(part, SeesLosses)), None)
+        self.sees_losses = self._seeing is not None
+        self._check()
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters of the method."""
+        return [p for p in self.method.parameters() if p.requires_grad]
+
+    def bookmark(self) -> Callable[[], None]:
+        """Returns a function that restores the present state of the method."""
+        state, last = capture(self.method), self.last
+
+        def undo() -> None:
+            restore(self.method, state)
+            self.last = last
+
+        return undo
+
+    def tell(
+        self, losses: Tensor, present: Sequence[int]
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        """Passes the losses to a method that sees them (`SeesLosses`).
+
+        Args:
+            losses: The natural losses of the present tasks, of shape ``[len(present)]``.
+            present: The numbers of the present tasks.
+
+        Returns:
+            The factors of the gradients of the tasks' own parameters (None for ones), and the
+            gradients of the method's parameters.
+        """
+        if self._seeing is None:
+            return None, []
+        return self._differentiated(self._seeing.see_losses, losses, present)
+
+    def filled(self, losses: Tensor, present: Sequence[int]) -> Tensor:
+        """Returns the losses; for a sized method, those of absent tasks are their last ones."""
+        if not self.sized or len(present) == self.n_tasks:
+            full = losses
+        else:
+            known = losses.mean().expand(self.n_tasks) if self.last is None else self.last
+            full = known.to(losses).clone().index_put((_index(present, losses.device),), losses)
+        if len(full) == self.n_tasks:
+            self.last = full.detach()
+        return full
+
+    def _differentiated(
+        self,
+        function: Callable[[Tensor], Tensor | None],
+        losses: Tensor,
+        present: Sequence[int],
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        """Differentiates a function of the losses and of the method's parameters."""
+        losses = losses.detach().to(self.device or losses.device, self.dtype)
+        values = self.filled(losses, present).requires_grad_()
+        with torch.enable_grad():
+            total = function(values)
+        if total is None:
+            return None, []
+        gradients: list[Tensor | None]
+        gradients = [*torch.autograd.grad(total, [values, *self.parameters], allow_unused=True)]
+        slopes = gradients.pop(0)
+        if slopes is None:  # the function does not depend on the losses
+            slopes = torch.zeros_like(values)
+        if len(slopes) > len(present):
+            here = _index(present, slopes.device)
+            for gradient in gradients:
+                if gradient is not None and gradient.shape[:1] == (self.n_tasks,):
+                    gradient.copy_(torch.zeros_like(gradient).index_copy(0, here, gradient[here]))
+            slopes = slopes[here]
+        return slopes, gradients
+
+    def weigh(self, losses: Tensor, present: Sequence[int]) -> tuple[Tensor, list[Tensor | None]]:
+        """Weighs the tasks before their gradients are known (if `weighs_first`).
+
+        Args:
+            losses: The natural losses of the present tasks, of shape ``[len(present)]``.
+            present: The numbers of the present tasks.
+
+        Returns:
+            The weights of the present tasks, and the gradients of the method's parameters.
+
+        Raises:
+            NotImplementedError: If the method needs the gradients.
+        """
+        raise NotImplementedError
+
+    def combine(
+        self, rows: Matrix, gramian: Tensor, present: Sequence[int]
+    ) -> tuple[Vector, Tensor | None]:
+        """Combines the task gradients (unless `weighs_first`).
+
+        Args:
+            rows: The gradients of the present tasks.
+            gramian: Their inner products, of shape ``[len(present), len(present)]``, in float64 on
+                the CPU.
+            present: The numbers of the present tasks.
+
+        Returns:
+            The combined gradient, and the weights of the present tasks if the method has weights.
+
+        Raises:
+            NotImplementedError: If the weights are known before (`weigh`).
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def probe(self, method: Any, n_tasks: int) -> object:
+        """Calls a method on valid input for this number of tasks."""
+
+    def _check(self) -> None:
+        cause: Exception | None = None
+        for self.dtype in (torch.float64, torch.float32):
+            try:
+                method, seeing = copy.deepcopy((self.method, self._seeing))
+                with torch.random.fork_rng():
+                    if seeing is not None:
+                        seeing.see_losses(
+                            torch.ones(self.n_tasks, dtype=self.dtype, device=self.device)
+                        )
+                    self.probe(method, self.n_tasks)
+            except (ValueError, RuntimeError, IndexError) as error:
+                cause = cause or error
+            else:
+                return
+        raise ValueError(
+            f"aggregator={self.method!r} does not fit {self.n_tasks} tasks: {cause}"
+        ) from cause
+
+
+class WeightsOfLosses(Combiner):
+    """A scalarizer S: the weights are ∂S/∂l at the natural losses."""
+
+    weighs_first = True
+    weighs_own = True
+
+    def probe(self, method: Any, n_tasks: int) -> object:
+        return method(torch.ones(n_tasks, dtype=self.dtype, device=self.device))
+
+    def weigh(self, losses: Tensor, present: Sequence[int]) -> tuple[Tensor, list[Tensor | None]]:
+        """Differentiates S."""
+        weights, gradients = self._differentiated(self.method, losses, present)
+        assert weights is not None
+        return weights, gradients
+
+
+class WeightsOfCount(Combiner):
+    """A weighting that depends on the number of tasks only."""
+
+    weighs_first = True
+
+    def probe(self, method: Any, n_tasks: int) -> object:
+        return method(torch.empty(n_tasks, 0, dtype=self.dtype, device=self.device))
+
+    def weigh(self, losses: Tensor, present: Sequence[int]) -> tuple[Tensor, list[Tensor | None]]:
+        """Calls the weighting on a matrix without columns."""
+        rows, device = self.n_tasks if self.sized else len(present), self.device or losses.device
+        weights = self.method(torch.empty(rows, 0, dtype=self.dtype, device=device))
+        return (weights[_index(present, device)] if self.sized else weights), []
+
+
+class WeightsOfGramian(Combiner):
+    """A weighting that needs the Gramian of the task gradients.
+
+    Attributes:
+        scale_free: Whether the weights do not depend on the scale of the gradients (`ScaleFree`).
+    """
+
+    gramian_only = True
+
+    def __init__(
+        self, method: TorchJDObject, n_tasks: int, whole: TorchJDObject | None = None
+    ) -> None:
+        super().__init__(method, n_tasks, whole)
+        self.scale_free = isinstance(_innermost(method), ScaleFree)
+
+    def probe(self, method: Any, n_tasks: int) -> object:
+        return method(torch.eye(n_tasks, dtype=self.dtype))
+
+    def combine(
+        self, rows: Matrix, gramian: Tensor, present: Sequence[int]
+    ) -> tuple[Vector, Tensor | None]:
+        """Returns the weighted sum of the rows."""
+        weights = self.weights(gramian, present)
+        return rows.combine(weights), weights
+
+    def weights(self, gramian: Tensor, present: Sequence[int]) -> Tensor:
+        """Returns the weights of the present tasks, given the Gramian of their gradients."""
+        index = _index(present, gramian.device)
+        if self.sized and len(present) < self.n_tasks:
+            # A zero gradient would do harm: the shortest vector in its hull is that one alone.
+            full = gramian.diagonal().mean() * torch.eye(self.n_tasks, dtype=gramian.dtype)
+            full[index[:, None], index] = gramian
+            gramian = full
+        if self.scale_free:
+            gramian = gramian / _power_near(gramian.diagonal().mean().item())
+        weights: Tensor = self.method(gramian.to(self.dtype))
+        return weights[index] if len(weights) > len(present) else weights
+
+
+class WholeMatrix(Combiner):
+    """An aggregator that needs the task gradients themselves."""
+
+    whole_rows = True
+
+    def probe(self, method: Any, n_tasks: int) -> object:
+        return method(torch.eye(n_tasks, dtype=torch.float32, device=self.device))
+
+    def combine(
+        self,
+        rows: Matrix,
+        gramian: Tensor,  # noqa: ARG002
+        present: Sequence[int],
+    ) -> tuple[Vector, Tensor | None]:
+        """Calls the aggregator on the matrix."""
+        matrix = rows.whole()
+        index = _index(present, matrix.device)
+        if self.sized and len(present) < self.n_tasks:
+            matrix = matrix.new_zeros(self.n_tasks, matrix.shape[1]).index_copy(0, index, matrix)
+        if not isinstance(self.method, WeightedAggregator):
+            aggregate: Tensor = self.method(matrix)
+            return rows.layout.over(aggregate), None
+        weights = self.method.weighting(matrix)
+        combined = rows.layout.over(weights @ matrix)
+        return combined, weights[index] if len(weights) > len(present) else weights
+
+
+def combiner(method: object, n_tasks: int) -> Combiner:
+    """Returns the combiner of a TorchJD object: the one that needs the least.
+
+    Args:
+        method: An aggregator, a weighting of the Gramian, or a scalarizer.
+        n_tasks: The number of tasks.
+
+    Returns:
+        The combiner.
+
+    Raises:
+        TypeError: If the object is none of the three.
+    """
+    weighting: object = method
+    if isinstance(method, WeightedAggregator):
+        gramian = isinstance(method, GramianWeightedAggregator)
+        weighting = method.gramian_weighting if gramian else method.weighting
+    if isinstance(method, Scalarizer):
+        return WeightsOfLosses(method, n_tasks)
+    innermost = _innermost(weighting)
+    if isinstance(weighting, Weighting) and isinstance(innermost, _BY_COUNT):
+        return WeightsOfCount(weighting, n_tasks)
+    if isinstance(method, GramianWeightedAggregator) or isinstance(innermost, _BY_CROSS_GRAMIAN):
+        return WeightsOfGramian(weighting, n_tasks, method)  # type: ignore[arg-type]
+    if isinstance(method, Weighting):
+        if _takes_matrix(type(innermost)):
+            return WholeMatrix(WeightedAggregator(method), n_tasks)
+        return WeightsOfGramian(method, n_tasks)
+    if isinstance(method, Aggregator):
+        return WholeMatrix(method, n_tasks)
+    raise TypeError(
+        f"aggregator must be a method's name (see samo.aggregation.available()) or a TorchJD "
+        f"Aggregator, Weighting or Scalarizer; found {type(method).__name__}."
+    )
+
+
+def _innermost(weighting: object) -> object:
+    """Returns the weighting inside of weightings that smooth another's weights."""
+    while isinstance(weighting, CRMOGMWeighting):
+        weighting = weighting.weighting
+    return weighting
+
+
+def _power_near(number: float) -> float:
+    """Returns a power of two near a number, by which division is exact; 1 for zero."""
+    return math.ldexp(1.0, math.frexp(number)[1]) if number else 1.0
+
+
+def _takes_matrix(weighting: type) -> bool:
+    """Whether a weighting is declared as ``Weighting[Matrix]``, not ``Weighting[PSDMatrix]``."""
+    for base in weighting.__mro__:
+        for generic in base.__dict__.get("__orig_bases__", ()):
+            if JacobianMatrix in get_args(generic):
+                return True
+    return False
+
+
+def _tensors(method: nn.Module) -> list[Tensor]:
+    """Returns the tensors of a method: parameters, buffers and plain attributes."""
+    held = [*method.parameters(), *method.buffers()]
+    for module in method.modules():
+        held += [value for value in vars(module).values() if isinstance(value, Tensor)]
+    return held
+
+
+def _index(present: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor(list(present), device=device)

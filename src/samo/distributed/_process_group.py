@@ -1,0 +1,293 @@
+"""Several processes that take a step together, on ``torch.distributed``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from samo._errors import NonFiniteError, RankError
+
+from ._ranks import Agreement, Ranks
+
+
+class _Place(Enum):
+    """The places of a step at which ranks exchange something."""
+
+    END = 0
+    NATURAL = 1
+    LOSSES = 2
+    FLAGS = 3
+    NUMBERS = 4
+    GRADIENTS = 5
+    UPDATE = 6
+    BUFFERS = 7
+
+
+_Failure = tuple[str, str, Sequence[str], str]
+"""The class and message of an error; the tasks and the stage of a `NonFiniteError`."""
+
+# The names since torch 2.11, and those before.
+_all_gather: Callable[..., Any] = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter: Callable[..., Any] = getattr(
+    dist, "reduce_scatter_single", dist.reduce_scatter_tensor
+)
+
+
+class Together(Ranks):
+    """The ranks of a process group.
+
+    Small values (losses, and whether a rank has failed) are exchanged in a *message* of constant
+    length, so that a rank that fails need not know what the others are about to exchange. Large
+    transfers are announced by a message: no rank waits for gradients that will not be sent. A
+    message costs an all-reduce of 8(2K + 5) bytes. It includes the place of the step at which the
+    rank is, so that ranks that are out of step are detected.
+
+    Args:
+        group: The process group.
+        device: The device of the model's parameters.
+        tasks: The names of all K tasks.
+    """
+
+    def __init__(
+        self, group: dist.ProcessGroup, device: torch.device, tasks: Sequence[str]
+    ) -> None:
+        self.size = dist.get_world_size(group)
+        self.rank = dist.get_rank(group)
+        self._group = group
+        self._device = device
+        self._tasks = tuple(tasks)
+        self._backend = dist.get_backend(group)
+        self._met = False
+        self._settled = False
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Announces an exception within to the other ranks, and raises theirs."""
+        if not self._met and self._backend == "gloo":
+            with self._reaching():
+                dist.monitored_barrier(self._group)  # names a rank that has not come
+        self._met, self._settled = True, False
+        try:
+            yield
+            self._announce(_Place.END)
+        except Exception as error:
+            if not self._settled:
+                self._exchange([], _Place.END, error)
+            raise
+
+    def check(self, facts: Mapping[str, str]) -> None:
+        """Compares digests of the facts; exchanges the facts themselves only if they differ."""
+        digests = [hashlib.sha256(fact.encode()).digest()[:7] for fact in facts.values()]
+        numbers = torch.tensor([int.from_bytes(digest, "big") for digest in digests])
+        highest, lowest = self.largest(torch.cat([numbers, -numbers])).chunk(2)
+        differing = [
+            name for name, same in zip(facts, (highest == -lowest), strict=True) if not same
+        ]
+        if not differing:
+            return
+        everyone = self._everyone([facts[name] for name in differing])
+        raise ValueError(
+            "The ranks must have the same engine. They differ in: "
+            + "; ".join(
+                f"{name} ("
+                + ", ".join(f"rank {rank}: {its[i]}" for rank, its in enumerate(everyone))
+                + ")"
+                for i, name in enumerate(differing)
+            )
+        )
+
+    def agree(
+        self, losses: Mapping[str, Tensor], sizes: Mapping[str, float], *, news: bool
+    ) -> Agreement:
+        """Sums n_i l_i and n_i over the ranks."""
+        here = {task: float(sizes[task]) for task in losses}
+        # A loss of size 0 is left out: a mean over no samples may be NaN.
+        values = [losses[t].item() * n if (n := here.get(t, 0.0)) else 0.0 for t in self._tasks]
+        numbers = [here.get(task, 0.0) for task in self._tasks]
+        sums = self._exchange([*values, *numbers, float(news)], _Place.NATURAL)
+        k = len(self._tasks)
+        totals = dict(zip(self._tasks, sums[k : 2 * k].tolist(), strict=True))
+        present = [task for task in self._tasks if totals[task] > 0]
+        means = {
+            t: (sums[i] / totals[t]).to(self._device)
+            for i, t in enumerate(self._tasks)
+            if totals[t] > 0
+        }
+        # The means are in float64 whatever the losses are: the same bits on all ranks.
+        shares = {task: here.get(task, 0.0) / totals[task] for task in present}
+        return Agreement(means, {t: totals[t] for t in present}, shares, sums[2 * k].item() > 0)
+
+    def means(
+        self, tasks: Sequence[str], losses: Mapping[str, Tensor], shares: Mapping[str, float]
+    ) -> dict[str, Tensor]:
+        """Sums the losses times their shares."""
+        parts = [losses[t].item() * shares[t] if shares[t] else 0.0 for t in tasks]
+        sums = self._exchange(parts, _Place.LOSSES).to(self._device)
+        return dict(zip(tasks, sums, strict=True))
+
+    def largest(self, flags: Tensor) -> Tensor:
+        """Runs an all-reduce of the maximum."""
+        flags = flags.to(self._device, torch.int64, copy=True)
+        self._announce(_Place.FLAGS)
+        with self._reaching():
+            dist.all_reduce(flags, dist.ReduceOp.MAX, self._group)
+        return flags.cpu()
+
+    def total(self, part: Tensor) -> Tensor:
+        """Sums in a message if the numbers fit in it, else by an all-reduce."""
+        if part.numel() <= self._room:
+            sums = self._exchange(part.flatten().tolist(), _Place.NUMBERS)
+            return sums.to(part).view(part.shape)
+        numbers = part.to(self._device, copy=True)
+        self.add_([numbers])
+        return numbers.to(part.device)
+
+    def add_(
+        self, large: Sequence[Tensor], small: Sequence[Tensor] = (), marks: Sequence[bool] = ()
+    ) -> Sequence[bool]:
+        """Runs an all-reduce for each large tensor, and one for all small ones of a kind."""
+        like = next(iter([*small, *large]), torch.empty(0, device=self._device))
+        counts = like.new_tensor([float(mark) for mark in marks])
+        groups = _by_kind([*small, counts])
+        buffers = [torch.cat([flat.flatten() for flat in group]) for group in groups]
+        self._announce(_Place.GRADIENTS)
+        for buffer in [*large, *buffers]:
+            if buffer.numel():
+                with self._reaching():
+                    dist.all_reduce(buffer, group=self._group)
+        for buffer, group in zip(buffers, groups, strict=True):
+            _split(buffer, group)
+        return [count > 0 for count in counts.tolist()]
+
+    def scatter(self, flat: Tensor) -> Tensor:
+        """Runs a reduce-scatter."""
+        # Gloo implements it by an all-reduce, with twice the traffic. With gloo, slices are
+        # exchanged and summed here.
+        native = self._backend != "gloo"
+        received = flat.new_empty(len(flat) // self.size if native else len(flat))
+        self._announce(_Place.GRADIENTS)
+        with self._reaching():
+            if native:
+                _reduce_scatter(received, flat, group=self._group)
+                return received
+            dist.all_to_all_single(received, flat, group=self._group)
+        return received.view(self.size, -1).sum(0)
+
+    def gather(self, part: Tensor) -> Tensor:
+        """Runs an all-gather."""
+        whole = part.new_empty(self.size * len(part))
+        self._announce(_Place.UPDATE)
+        with self._reaching():
+            _all_gather(whole, part, group=self._group)
+        return whole
+
+    def broadcast_(self, flats: Sequence[Tensor]) -> None:
+        """Runs one broadcast for each device and dtype."""
+        groups = _by_kind(flats)
+        buffers = [torch.cat([flat.flatten() for flat in group]) for group in groups]
+        if not buffers:
+            return
+        self._announce(_Place.BUFFERS)
+        for buffer, group in zip(buffers, groups, strict=True):
+            with self._reaching():
+                dist.broadcast(buffer, group=self._group, group_src=0)
+            if self.rank > 0:
+                _split(buffer, group)
+
+    @property
+    def _room(self) -> int:
+        return 2 * len(self._tasks) + 1
+
+    def _announce(self, place: _Place) -> None:
+        self._exchange([], place)
+
+    def _exchange(
+        self, values: Sequence[float], place: _Place, error: Exception | None = None
+    ) -> Tensor:
+        """Sums a message; raises an error if a rank has failed or is at another place."""
+        failed = float(error is not None)
+        room = [0.0] * (self._room - len(values))
+        head = [failed, 1.0, place.value, place.value**2]
+        message = torch.tensor([*head, *values, *room], dtype=torch.float64, device=self._device)
+        with self._reaching():
+            dist.all_reduce(message, group=self._group)
+        message = message.cpu()
+        if message[0] > 0:
+            self._settled = True
+            _settle(self._everyone(None if error is None else _described(error)), error)
+        elif message[1] * message[3] != message[2] ** 2:  # the places' variance
+            self._settled = True
+            raise RankError(
+                f"The ranks are not in step: rank {self.rank} is at {place.name}, others are "
+                f"elsewhere. All must call the engine the same number of times, each time with as "
+                f"many closures."
+            )
+        return message[len(head) : len(head) + len(values)]
+
+    def _everyone(self, mine: Any) -> list[Any]:
+        """Gathers an object from each rank, as JSON: torch's own way needs NumPy."""
+        text = torch.tensor([*json.dumps(mine).encode()], dtype=torch.uint8, device=self._device)
+        longest = torch.tensor([len(text)], device=self._device)
+        with self._reaching():
+            dist.all_reduce(longest, dist.ReduceOp.MAX, self._group)
+            padded = nn.functional.pad(text, (0, int(longest) - len(text)), value=ord(" "))
+            whole = padded.new_empty(self.size * len(padded))
+            _all_gather(whole, padded, group=self._group)
+        return [json.loads(bytes(its)) for its in whole.view(self.size, -1).tolist()]
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Turns the failure of a collective operation into a `RankError`."""
+        try:
+            yield
+        except RuntimeError as error:
+            self._settled = True
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise RankError(
+                f"Rank {self.rank} cannot reach another rank: it has died, or has not come to the "
+                f"same place within the process group's timeout ({reason}). The group is of no "
+                f"more use: end this process. Started by torchrun --max-restarts, all ranks start "
+                f"again from the last checkpoint."
+            ) from error
+
+
+def _by_kind(flats: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Groups tensors by device and dtype, without empty ones."""
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for flat in flats:
+        if flat.numel():
+            groups.setdefault((flat.device, flat.dtype), []).append(flat)
+    return list(groups.values())
+
+
+def _split(buffer: Tensor, parts: Sequence[Tensor]) -> None:
+    """Copies a buffer's values back to the tensors that it was concatenated from."""
+    for part, its in zip(parts, buffer.split([p.numel() for p in parts]), strict=True):
+        part.detach().copy_(its.view_as(part))
+
+
+def _described(error: Exception) -> _Failure:
+    tasks, stage = (error.tasks, error.stage) if isinstance(error, NonFiniteError) else ((), "")
+    return type(error).__name__, str(error), tasks, stage
+
+
+def _settle(failures: Sequence[_Failure | None], mine: Exception | None) -> None:
+    """Raises what the other ranks have raised; returns if it is this rank's own error."""
+    found = {rank: failure for rank, failure in enumerate(failures) if failure is not None}
+    if all(stage for *_, stage in found.values()):
+        # If the gradient of a sum is at fault, not every rank can determine the task.
+        _, _, tasks, stage = min(found.values(), key=lambda failure: len(failure[2]))
+        if isinstance(mine, NonFiniteError) and (mine.tasks, mine.stage) == (tuple(tasks), stage):
+            return
+        raise NonFiniteError(tasks, stage)
+    if mine is None or isinstance(mine, NonFiniteError):
+        others = "; ".join(f"rank {r}: {kind}: {text}" for r, (kind, text, *_) in found.items())
+        raise RankError(f"Another rank has failed, so no rank takes this step: {others}")

@@ -1,0 +1,194 @@
+"""Sharded models: FSDP2 (``torch.distributed.fsdp.fully_shard``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.nn import Parameter
+
+from samo.model import Streams
+from samo.tensors import Vector, assembled, local, part_of
+
+from ._placement import Fill, Placement
+from ._ranks import Agreement, Ranks
+
+# The number of random numbers drawn at a time, of which a shard is kept. A multiple of 16: on the
+# CPU, torch then draws the normal numbers that one draw of all would give.
+_CHUNK = 1 << 18
+
+
+class Sharded(Placement):
+    """Each rank holds a shard of each parameter, a ``DTensor``.
+
+    Vectors consist of shards; norms and inner products are summed over the ranks. The model's own
+    hooks gather the parameters of a unit when it is evaluated, and average and scatter the
+    gradients in its backward pass. So every rank must evaluate the same modules in the same order.
+
+    Args:
+        model: The model, after ``fully_shard``.
+        ranks: The ranks.
+
+    Raises:
+        ValueError: If trainable parameters are not sharded, or not over these ranks.
+    """
+
+    whole = False
+
+    def __init__(self, model: nn.Module, ranks: Ranks) -> None:
+        self._units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+        self._reshard()
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._size = ranks.size
+        self._behind: dict[int, int] = {}
+        self.global_sum = ranks.total
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                _check(name, parameter, ranks.size)
+
+    def start(self) -> None:
+        """Frees what an evaluation outside of the engine has gathered, which may be outdated."""
+        self._reshard()
+
+    def settle(self) -> None:
+        """Registers the shards instead of gathered parameters."""
+        self._reshard()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Frees the gathered parameters after each evaluation, since the shards will move."""
+        try:
+            yield
+        finally:
+            self._reshard()
+
+    def taking_part(self, losses: Mapping[str, Tensor], agreed: Agreement) -> dict[str, Tensor]:
+        """Returns all of them: every rank takes part in the collective operations of each task."""
+        if absent := [task for task in agreed.means if task not in losses]:
+            raise ValueError(
+                f"Tasks {absent} are absent on this rank and present on others. In a sharded model "
+                f"every rank must evaluate the same tasks: return a finite loss of them (of any "
+                f"input), and pass batch_size={{{absent[0]!r}: 0}}, so that it does not count."
+            )
+        return {task: losses[task] for task in agreed.means}
+
+    def behind(self, leaves: set[int]) -> set[int]:
+        """Returns the shards of the gathered parameters, which are the leaves."""
+        if unknown := leaves - self._behind.keys():
+            self._map_units(unknown)
+        return {self._behind.get(leaf, leaf) for leaf in leaves}
+
+    def differentiate(
+        self,
+        losses: Sequence[Tensor],
+        parameters: Sequence[Parameter],
+        seeds: Sequence[Tensor],
+        *,
+        retain: bool,
+    ) -> list[Tensor | None]:
+        """Runs a backward pass, in which FSDP averages over the ranks and scatters."""
+        before = [parameter.grad for parameter in self._parameters]
+        for parameter in self._parameters:
+            parameter.grad = None
+        try:
+            torch.autograd.backward(
+                losses, [seed * self._size for seed in seeds], retain_graph=retain
+            )
+            return [None if p.grad is None else local(p.grad) for p in parameters]
+        finally:
+            self._reshard()
+            for parameter, gradient in zip(self._parameters, before, strict=True):
+                parameter.grad = gradient
+
+    def as_gradient(self, part: Tensor, parameter: Tensor) -> Tensor:
+        """Returns the ``DTensor`` of which this rank holds the shard."""
+        return assembled(part, parameter)
+
+    def reduce_(
+        self,
+        large: Sequence[Tensor],  # noqa: ARG002
+        small: Sequence[Tensor],  # noqa: ARG002
+        marks: Sequence[bool] = (),
+    ) -> Sequence[bool]:
+        """Does nothing: the backward passes have reduced the gradients."""
+        return marks
+
+    def columns(self, parameters: Sequence[Parameter]) -> Ranks | None:  # noqa: ARG002
+        """Returns None: the columns are divided already."""
+        return None
+
+    def fill(
+        self, vector: Vector, parameters: Sequence[Parameter], streams: Streams, how: Fill
+    ) -> Vector:
+        """Draws the numbers of whole vectors in order, and keeps those of this rank's shards."""
+        groups: dict[tuple[torch.device, torch.dtype], list[tuple[Parameter, Tensor]]] = {}
+        for parameter, shard in zip(parameters, vector.tensors, strict=True):
+            groups.setdefault((shard.device, shard.dtype), []).append((parameter, shard))
+        for (device, dtype), members in groups.items():
+            total = sum(parameter.numel() for parameter, _ in members)
+            numbers = _Numbers(total, torch.empty(0, device=device, dtype=dtype), streams, how)
+            for parameter, shard in members:
+                whole = numbers.take(parameter.numel()).view(parameter.shape)
+                shard.copy_(part_of(whole, parameter))
+        return vector
+
+    def _reshard(self) -> None:
+        for unit in self._units:
+            unit.reshard()
+
+    def _map_units(self, leaves: set[int]) -> None:
+        """Records which gathered parameter belongs to which shard, unit by unit."""
+        for unit in self._units:
+            assert isinstance(unit, nn.Module)
+            shards = dict(unit.named_parameters())
+            unit.unshard()
+            for name, gathered in unit.named_parameters():
+                self._behind[id(gathered)] = id(shards[name])
+            unit.reshard()
+        for leaf in leaves:
+            self._behind.setdefault(leaf, leaf)
+
+
+class _Numbers:
+    """The random numbers of a whole vector, in the order of the parameters."""
+
+    def __init__(self, total: int, like: Tensor, streams: Streams, how: Fill) -> None:
+        self._chunks = self._drawn(total, like, streams, how)
+        self._left = like
+
+    def take(self, count: int) -> Tensor:
+        """Returns the next ``count`` numbers."""
+        parts, found = [self._left], len(self._left)
+        while found < count:
+            parts.append(next(self._chunks))
+            found += len(parts[-1])
+        numbers = torch.cat(parts)
+        self._left = numbers[count:]
+        return numbers[:count]
+
+    @staticmethod
+    def _drawn(total: int, like: Tensor, streams: Streams, how: Fill) -> Iterator[Tensor]:
+        while total > 0:
+            count = total if total < _CHUNK + 16 else _CHUNK
+            chunk = like.new_empty(count)
+            how(chunk, streams.on(like.device))
+            yield chunk
+            total -= count
+
+
+def _check(name: str, parameter: Parameter, size: int) -> None:
+    if not isinstance(parameter, DTensor):
+        raise ValueError(
+            f"Parameter {name!r} is whole, while others are sharded: apply fully_shard to the "
+            f"whole model (its root last) before the engine is made, or freeze the parameter."
+        )
+    mesh, placements = parameter.device_mesh, parameter.placements
+    if mesh.ndim != 1 or not placements[0].is_shard() or mesh.size() != size:
+        raise ValueError(
+            f"Parameter {name!r} must be sharded over all {size} ranks of process_group, in one "
+            f"dimension; found {placements} on a mesh of shape {tuple(mesh.shape)}."
+        )

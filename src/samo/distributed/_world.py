@@ -1,0 +1,132 @@
+"""The processes of an engine: its ranks, the placement of its model, its random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed import ProcessGroup
+from torch.nn.parallel import DistributedDataParallel
+
+from samo.model import Streams
+from samo.tensors import in_parts
+
+from ._placement import Placement
+from ._plain import Alone, Replicated
+from ._ranks import Ranks
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that take a step together.
+
+    Attributes:
+        ranks: The ranks.
+        placement: Where the parameters are.
+        streams: The engine's random number generators.
+        sync_perturbation: Whether all ranks perturb along the gradient of the whole batch.
+    """
+
+    ranks: Ranks
+    placement: Placement
+    streams: Streams
+    sync_perturbation: bool = True
+
+    def alone(self, model: nn.Module) -> World:
+        """Returns this process alone, with random numbers of its own (m-sharpness)."""
+        ranks = Alone()
+        streams = self.streams.apart(self.ranks.rank)
+        return World(ranks, Replicated(model, ranks), streams)
+
+
+def world_of(
+    model: nn.Module,
+    tasks: Sequence[str],
+    group: ProcessGroup | None,
+    streams: Streams,
+    *,
+    sync_perturbation: bool,
+) -> World:
+    """Returns the processes of a group: of the default group if none is given.
+
+    Args:
+        model: The model.
+        tasks: The names of the tasks.
+        group: The process group. None stands for the default group if it is initialised, else for
+            this process alone.
+        streams: The engine's random number generators.
+        sync_perturbation: Whether all ranks perturb along the gradient of the whole batch.
+
+    Returns:
+        The processes.
+
+    Raises:
+        TypeError: If ``process_group`` is not a process group.
+        ValueError: If this process is not in it, or the model is sharded or wrapped in a way that
+            the engine cannot use.
+    """
+    ranks = _ranks_of(model, tasks, group)
+    sharded = any(hasattr(module, "reshard") for module in model.modules())
+    placement: Placement
+    if sharded or any(map(in_parts, model.parameters())):
+        from ._sharded import Sharded
+
+        placement = Sharded(model, ranks)
+    else:
+        placement = Replicated(model, ranks)
+    return World(ranks, placement, streams, sync_perturbation)
+
+
+def _ranks_of(model: nn.Module, tasks: Sequence[str], group: ProcessGroup | None) -> Ranks:
+    if group is None and dist.is_available() and dist.is_initialized():
+        group = dist.group.WORLD
+    if group is None:
+        return Alone()
+    if not isinstance(group, ProcessGroup):
+        raise TypeError(
+            f"process_group must be a torch.distributed.ProcessGroup or None; found {group!r}."
+        )
+    if dist.get_rank(group) < 0:
+        raise ValueError("This process is not in process_group: only its members take its steps.")
+    if dist.get_world_size(group) == 1:
+        return Alone()
+    from ._process_group import Together
+
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    return Together(group, device, tasks)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Returns the model inside a ``DistributedDataParallel``: its names have no prefix."""
+    module: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
+    return module
+
+
+def check_ranks(world: World, model: nn.Module, configuration: Mapping[str, str]) -> None:
+    """Checks that all ranks have the same engine and the same model.
+
+    Args:
+        world: The processes.
+        model: The model.
+        configuration: The engine's options.
+
+    Raises:
+        ValueError: If they do not; it names what differs and its values.
+    """
+    named = dict(model.named_parameters())
+    shapes = {f"{name}: {list(p.shape)}" for name, p in named.items()}
+    facts = {**configuration, **world.streams.facts(), "parameters": ", ".join(sorted(shapes))}
+    world.ranks.check(facts)
+    whole = {name: p.detach() for name, p in named.items() if not in_parts(p)}
+    world.ranks.check(
+        {
+            f"the values of parameter {name!r}": f"checksum {p.view(kind).sum(dtype=torch.int64)}"
+            for name, p in whole.items()
+            if (kind := _INTEGERS.get(p.element_size()))
+        }
+    )

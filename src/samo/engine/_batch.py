@@ -1,0 +1,294 @@
+"""One closure of a step: checked, evaluated at the natural point, and replayed at others."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samo.distributed import Agreement
+from samo.model import Trace
+
+from ._finite import Guard
+from ._setting import Setting
+
+Losses = Callable[[Sequence[str]], Mapping[str, Tensor]]
+"""Maps the names of the requested tasks to their losses, scalar tensors."""
+
+BatchSize = float | Mapping[str, float]
+"""The number of samples over which a closure's losses are means: a number, or one per task."""
+
+
+class Batch:
+    """One closure of a step: its losses at the natural point, and replays at other points.
+
+    Args:
+        closure: The closure.
+        sizes: The size of the batch, by task.
+        setting: What is common to the engine's steps.
+        trace: The open trace of the model.
+
+    Attributes:
+        sizes: The size of the batch, by task.
+        agreed: The tasks that some rank has, with their mean losses and this rank's shares.
+        losses: This rank's natural losses by task, with their graphs.
+    """
+
+    def __init__(
+        self, closure: Losses, sizes: Mapping[str, float], setting: Setting, trace: Trace
+    ) -> None:
+        self.sizes = sizes
+        self._closure, self._setting, self._trace = closure, setting, trace
+        self.agreed: Agreement
+        self.losses: dict[str, Tensor] = {}
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that some rank has, in their order."""
+        return list(self.agreed.means)
+
+    def evaluate(self, guard: Guard) -> None:
+        """Runs the natural pass, and agrees with the other ranks on the tasks and losses.
+
+        Args:
+            guard: Collects the losses.
+
+        Raises:
+            ValueError: If no task is present, or the partition cannot be determined.
+            NonFiniteError: If a loss is not finite.
+        """
+        tasks, partition = self._setting.tasks, self._setting.partition
+        world = self._setting.world
+        keep_saved_tensors()
+        with torch.enable_grad():
+            losses = self._trace.natural(partial(self._ask, tasks, may_leave_out=True))
+        counted = {task: loss for task, loss in losses.items() if self.sizes[task] > 0}
+        settled = self._trace.trainable == partition.settled and partition.seen >= counted.keys()
+        news = not settled and partition.is_news(counted, world.placement)
+        agreed = self.agreed = world.ranks.agree(losses, self.sizes, news=news)
+        if not agreed.means:
+            raise ValueError(
+                f"The losses closure was asked for {list(tasks)} and returned {list(losses)}. It "
+                f"may leave out tasks (or give them the batch_size 0) only if it does so "
+                f"throughout a step, and not all of them."
+            )
+        self.losses = world.placement.taking_part(losses, agreed)
+        if agreed.news:
+            partition.update(self.losses, world.ranks, world.placement)
+        for task, loss in agreed.means.items():
+            guard.check([task], "natural loss", loss)
+
+    def replay(self, tasks: Iterable[str]) -> dict[str, Tensor]:
+        """Evaluates the losses of some tasks at the parameters as they are now.
+
+        Args:
+            tasks: The tasks, of which those that this rank does not have are skipped.
+
+        Returns:
+            The losses, with graphs if gradients are enabled.
+        """
+        here = [task for task in tasks if task in self.losses]
+        if not here:
+            return {}
+        if self._trace.separable:
+            losses = self._trace.replay(self._ask, here)
+            if self._trace.separable:
+                return losses
+            del losses  # and its graph, before the next one is built
+        losses = self._trace.replay(self._ask, list(self.losses))
+        return {task: losses[task] for task in here}
+
+    def rehearse(self) -> None:
+        """Evaluates before the natural pass to determine the partition."""
+        setting = self._setting
+        with torch.enable_grad():
+            ask = partial(self._ask, setting.tasks, may_leave_out=True)
+            losses = self._trace.rehearse(ask)
+            setting.partition.update(losses, setting.world.ranks, setting.world.placement)
+
+    def _ask(self, wanted: Sequence[str], *, may_leave_out: bool = False) -> dict[str, Tensor]:
+        with self._setting.world.placement.evaluating():
+            return evaluated(
+                self._closure, wanted, self._setting.tasks, may_leave_out=may_leave_out
+            )
+
+
+def keep_saved_tensors() -> None:
+    """Allows compiled graphs to be differentiated several times, once ``torch.compile`` is in use.
+
+    By default their backward pass may overwrite its inputs (it "donates" them). If the shape of a
+    batch may vary, that is decided before it is known that the graph is retained, and the second
+    task's backward pass fails. The setting applies to the whole process.
+    """
+    dynamo: Any = sys.modules.get("torch._dynamo")
+    if dynamo is None or not any(dynamo.eval_frame.cached_backends.values()):
+        return
+    from torch._functorch import config
+
+    if getattr(config, "donated_buffer", False):
+        config.donated_buffer = False
+        dynamo.reset()  # code that was compiled before may overwrite its inputs
+
+
+@contextmanager
+def confine_autocast(
+    closures: Sequence[Losses], device_types: Iterable[str]
+) -> Iterator[list[Losses]]:
+    """Disables autocast except inside of the closures, which run with the surrounding autocast.
+
+    Autocast is meant for forward passes. Backward passes follow the precision of these, and the
+    arithmetic on gradients would overflow in float16.
+
+    Args:
+        closures: The closures of a step.
+        device_types: The types of the devices in use.
+
+    Yields:
+        The closures to call instead.
+    """
+    available = filter(torch.amp.is_autocast_available, device_types)
+    around = [(d, torch.get_autocast_dtype(d)) for d in available if torch.is_autocast_enabled(d)]
+    caching = torch.is_autocast_cache_enabled()
+
+    def inside(closure: Losses) -> Losses:
+        def evaluate(tasks: Sequence[str]) -> Mapping[str, Tensor]:
+            with ExitStack() as stack:
+                for device_type, dtype in around:
+                    region = torch.autocast(device_type, dtype, cache_enabled=caching)
+                    stack.enter_context(region)
+                return closure(tasks)
+
+        return evaluate
+
+    with ExitStack() as stack:
+        for device_type, _ in around:
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        yield [inside(closure) for closure in closures] if around else list(closures)
+
+
+def closures_of(losses: Losses | Sequence[Losses]) -> list[Losses]:
+    """Checks the losses argument of `Engine.backward`.
+
+    Args:
+        losses: A closure, or a list of them.
+
+    Returns:
+        The closures: one, or one for each micro-batch.
+
+    Raises:
+        TypeError: If an element is not a function.
+        ValueError: If the list is empty.
+    """
+    closures = list(losses) if isinstance(losses, Sequence) else [losses]
+    if not closures:
+        raise ValueError("losses is an empty list; give a closure, or one for each micro-batch.")
+    for closure in closures:
+        if not callable(closure):
+            raise TypeError(
+                f"losses must be a function of task names that returns their losses, or a list of "
+                f"such functions; found {type(closure).__name__}. It is called several times a "
+                f"step, so losses that were computed already cannot be used."
+            )
+    return closures
+
+
+def evaluated(
+    closure: Losses, wanted: Sequence[str], tasks: Sequence[str], *, may_leave_out: bool = False
+) -> dict[str, Tensor]:
+    """Calls a closure, and checks what it returns.
+
+    Args:
+        closure: The user's closure.
+        wanted: The tasks to request.
+        tasks: All tasks of the engine.
+        may_leave_out: Whether tasks may be absent (in the natural pass).
+
+    Returns:
+        The losses of the requested tasks that are present, in their order.
+
+    Raises:
+        TypeError: If the closure does not return a mapping of names to tensors.
+        ValueError: If it returns unknown tasks, not all requested tasks, or a loss that is not a
+            scalar or has no graph.
+    """
+    answer = closure(list(wanted))
+    if not isinstance(answer, Mapping):
+        raise TypeError(
+            f"The losses closure must return a mapping of task names to losses; "
+            f"found {type(answer).__name__}."
+        )
+    if unknown := [task for task in answer if task not in tasks]:
+        raise ValueError(
+            f"The losses closure returned unknown tasks {unknown}; the tasks are {list(tasks)}."
+        )
+    losses = {task: answer[task] for task in wanted if task in answer}
+    if len(losses) < len(wanted) and not may_leave_out:
+        raise ValueError(
+            f"The losses closure was asked for {list(wanted)} and returned {list(answer)}. It may "
+            f"leave out tasks only if it does so throughout a step, and not all of them."
+        )
+    for task, loss in losses.items():
+        _check(task, loss)
+    return losses
+
+
+def sizes_of(
+    batch_size: BatchSize | Sequence[BatchSize] | None, closures: int, tasks: Sequence[str]
+) -> list[dict[str, float]]:
+    """Checks the batch_size argument of `Engine.backward`.
+
+    Args:
+        batch_size: A number, or one for each task; a list of these where there are micro-batches.
+        closures: The number of closures.
+        tasks: All tasks of the engine.
+
+    Returns:
+        For each closure, the size by task; 1 if none was given.
+
+    Raises:
+        TypeError: If a size is not a number.
+        ValueError: If a size is negative or of an unknown task, or their number is not that of the
+            closures.
+    """
+    given = list(batch_size) if isinstance(batch_size, Sequence) else [batch_size] * closures
+    if len(given) != closures:
+        raise ValueError(
+            f"batch_size must be one size, or one for each of the {closures} closures; found "
+            f"{len(given)}."
+        )
+    found = []
+    for size in given:
+        by_task = size if isinstance(size, Mapping) else dict.fromkeys(tasks, size)
+        if unknown := [task for task in by_task if task not in tasks]:
+            raise ValueError(f"batch_size names unknown tasks {unknown}; found {batch_size!r}.")
+        for value in by_task.values():
+            if value is not None and not isinstance(value, int | float):
+                raise TypeError(f"batch_size must be made of numbers; found {value!r}.")
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"batch_size must be finite and at least 0; found {value!r}.")
+        sizes = {task: by_task.get(task) for task in tasks}
+        found.append({t: 1.0 if value is None else float(value) for t, value in sizes.items()})
+    return found
+
+
+def _check(task: str, loss: object) -> None:
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"The loss of task {task!r} must be a tensor; found {type(loss).__name__}.")
+    if loss.dim() != 0:
+        raise ValueError(
+            f"The loss of task {task!r} must be a scalar (a tensor of shape []); found shape "
+            f"{list(loss.shape)}. Reduce it, for instance with .mean()."
+        )
+    if not loss.is_floating_point():
+        raise ValueError(f"The loss of task {task!r} must be floating-point; found {loss.dtype}.")
+    if torch.is_grad_enabled() and not loss.requires_grad:
+        raise ValueError(
+            f"The loss of task {task!r} has no graph (requires_grad is False), so it has no "
+            f"gradient: was it detached, computed under no_grad, or from frozen parameters only?"
+        )

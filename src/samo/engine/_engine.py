@@ -1,0 +1,341 @@
+"""The engine: sharpness-aware multi-task gradients in place of ``loss.backward()``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.distributed import ProcessGroup
+
+from samo._citation import bibtex
+from samo._errors import NonFiniteError
+from samo.aggregation import TorchJDObject, create, method_of
+from samo.distributed import check_ranks, unwrapped, world_of
+from samo.model import devices_of
+from samo.perturbations import Perturbation
+
+from ._batch import BatchSize, Losses, closures_of, confine_autocast, sizes_of
+from ._finite import Guard
+from ._partition import Declared, Partition
+from ._result import StepResult
+from ._setting import (
+    check_model,
+    check_world,
+    checked_tasks,
+    configuration,
+    make_setting,
+)
+from ._state import captured, restored
+from ._step import Step
+
+
+class Engine:
+    r"""Replaces ``loss.backward()`` by a sharpness-aware multi-task step.
+
+    For each task i, the loss is evaluated at a perturbed point, and the gradients found there are
+    aggregated:
+
+    .. math::
+        g_i = \nabla l_i(\theta + \varepsilon_i, \varphi_i + \eta_i), \qquad
+        \theta \text{ gets } A(g_1, \dots, g_K), \quad \varphi_i \text{ gets its part of } g_i
+
+    with ε_i and η_i as defined by `Perturbation`, θ the shared parameters, φ_i the task's own and A
+    the aggregator. For a scalarizer S, A is the sum with the weights
+    :math:`w_i = \partial S / \partial l_i` at the natural losses; they apply to the own parameters
+    as well, and S's own parameters get their gradient. Decomposed aggregation (F-MTL, arXiv
+    2211.13723) is
+    :math:`A(\nabla l_1, \dots) + A(g_1 - \nabla l_1, \dots)`, each by a copy of A with its own
+    state; for methods whose weights are known before the gradients, the two sums are one. A method
+    of the gradients that needs the losses too receives them, and may define the objective of the
+    own parameters (`samo.aggregation.SeesLosses`).
+
+    Args:
+        model: The model. Its buffers, and the random state that its modules use, are guarded.
+        tasks: The names of the K tasks.
+        aggregator: A method's name (see `samo.aggregation.available`), or any TorchJD
+            ``Aggregator``, ``Weighting[PSDMatrix]`` or ``Scalarizer``.
+        perturbation: How to perturb; None for plain multi-task learning.
+        decompose: Whether to aggregate loss gradients and flat gradients separately.
+        shared: Parameters or modules that are shared.
+        own: Parameters or modules that are one task's own, by task. Parameters that are declared
+            neither here nor in ``shared`` are assigned by the autograd graph at the first step; if
+            only ``own`` is declared, all others are shared.
+        seed: The seed of the engine's own random numbers; the global generators are never seeded.
+            It must be the same on all ranks.
+        process_group: The processes that take each step together, all from the same parameters, on
+            the union of their batches. Left out, it is the default group if ``torch.distributed``
+            is initialised before the first step. The model may be wrapped in
+            ``DistributedDataParallel`` (give the engine the wrapper) or sharded by ``fully_shard``.
+        sync_perturbation: Whether all ranks perturb along the gradient of the whole batch, as one
+            process would. If not, each perturbs along that of its own batch (m-sharpness, arXiv
+            2010.01412, §4.1), which needs less traffic and does not approximate the former.
+        gradient_dtype: The dtype of the K × m matrix of task gradients, if the method needs one;
+            None for the parameters' dtype. ``torch.bfloat16`` halves its memory, and rounds each
+            entry by a relative error of up to 2⁻⁸. Sums use the parameters' dtype or wider.
+
+    Attributes:
+        model: The model.
+        tasks: The names of the tasks.
+        aggregator: The TorchJD object; give its ``parameters()`` to the optimizer.
+        perturbation: How to perturb.
+        decompose: Whether the aggregation is decomposed.
+        sync_perturbation: Whether all ranks perturb along one gradient.
+
+    Raises:
+        TypeError: If an argument has a wrong type.
+        ValueError: If tasks are missing or repeated, the aggregator is unknown or made for another
+            number of tasks, ``decompose`` lacks a perturbation, or the declared partition is not
+            valid (`PartitionError`).
+
+    Example:
+        >>> import samo, torch
+        >>> model = torch.nn.ModuleDict({n: torch.nn.Linear(3, 3) for n in ("trunk", "a", "b")})
+        >>> engine = samo.SAMO(model, tasks=["a", "b"], aggregator="ls", rho=0.05)
+        >>> x = torch.ones(4, 3)
+        >>> def losses(tasks):
+        ...     h = model["trunk"](x).tanh()
+        ...     return {task: model[task](h).square().mean() for task in tasks}
+        >>> result = engine.backward(losses)
+        >>> sorted(result.losses), model["trunk"].weight.grad.shape
+        (['a', 'b'], torch.Size([3, 3]))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tasks: Sequence[str],
+        *,
+        aggregator: str | TorchJDObject,
+        perturbation: Perturbation | None = None,
+        decompose: bool = False,
+        shared: Declared | None = None,
+        own: Mapping[str, Declared] | None = None,
+        seed: int = 0,
+        process_group: ProcessGroup | None = None,
+        sync_perturbation: bool = True,
+        gradient_dtype: torch.dtype | None = None,
+    ) -> None:
+        check_model(model)
+        self.model = model
+        self.tasks = checked_tasks(tasks)
+        n_tasks = len(self.tasks)
+        self.aggregator = create(aggregator, n_tasks) if isinstance(aggregator, str) else aggregator
+        self._setting = make_setting(
+            model,
+            self.tasks,
+            self.aggregator,
+            perturbation,
+            decompose=decompose,
+            partition=Partition(unwrapped(model), self.tasks, shared, own),
+            seed=seed,
+            process_group=process_group,
+            sync_perturbation=sync_perturbation,
+            gradient_dtype=gradient_dtype,
+        )
+        self.perturbation = self._setting.perturbation
+        self.decompose = decompose
+        self.sync_perturbation = sync_perturbation
+        self._process_group = process_group
+        self._checked = False
+        self._sizes: dict[str, float] = {}
+
+    def backward(
+        self,
+        losses: Losses | Sequence[Losses],
+        *,
+        batch_size: BatchSize | Sequence[BatchSize] | None = None,
+        grad_scaler: GradScaler | None = None,
+    ) -> StepResult:
+        """Evaluates the losses and adds the aggregated gradients to the parameters' ``.grad``.
+
+        Args:
+            losses: Maps the names of the requested tasks to their losses, scalar tensors. It is
+                called several times a step, with all tasks or with one, and must evaluate the same
+                batch each time. Tasks that it leaves out in its first call take no part in the
+                step. A list of closures stands for micro-batches: each is perturbed along its own
+                gradient (m-SAM), and the task gradients are averaged before they are aggregated,
+                once.
+            batch_size: The number of samples over which the losses are means, if it differs between
+                the ranks or between the micro-batches: means over these are weighted by it. It is a
+                number, or one per task (1 if left out); a list of these for micro-batches. With 0,
+                a task's loss does not count. Left out, all losses have the same weight.
+            grad_scaler: The scaler of fp16 training. Gradients are then scaled like those of
+                ``scaler.scale(loss).backward()``.
+
+        Returns:
+            The losses, weights and Gramian of the step.
+
+        Raises:
+            TypeError: If ``losses`` is not a function (or functions), or returns no mapping.
+            ValueError: If it returns other tasks than requested, a loss that is not a scalar or has
+                no graph, if a gradient is sparse or complex, or if the partition cannot be
+                determined (`PartitionError`).
+            NonFiniteError: If a loss or gradient is not finite. With a ``grad_scaler`` the result
+                is marked ``overflowed`` instead.
+
+        After any exception, parameters, buffers and the global random state are as one natural pass
+        leaves them, ``.grad`` is unchanged, and methods that learn from the losses have not changed
+        their state.
+        """
+        guard = Guard(self._factor(grad_scaler))
+        device_types = {"cpu", *(device.type for device in devices_of(self.model))}
+        if self._setting.world.ranks.size == 1 and dist.is_available() and dist.is_initialized():
+            self._join()
+        checked = closures_of(losses)
+        sizes = sizes_of(batch_size, len(checked), self.tasks)
+        with confine_autocast(checked, device_types) as closures:
+            step = Step(self._setting, closures, guard, sizes)
+            world = self._setting.world
+            try:
+                with world.ranks.together():
+                    self._check_ranks()
+                    world.placement.start()
+                    step.gather()
+                    step.aggregate()
+                    step.amplify()
+            except BaseException as error:
+                step.undo()
+                scaled = grad_scaler is not None and grad_scaler.is_enabled()
+                if not (scaled and isinstance(error, NonFiniteError)):
+                    raise
+                self._overflow()
+                return self._result(step, overflowed=True)
+            step.write()
+            self._sizes = step.sizes
+            return self._result(step)
+
+    @property
+    def needs_losses_after_step(self) -> bool:
+        """Whether the method learns from the losses after the optimizer's step (as FAMO does)."""
+        return hasattr(self.aggregator, "update")
+
+    def optimizer_stepped(self, losses: Mapping[str, Tensor]) -> None:
+        """Passes the losses after the optimizer's step to methods that need them (FAMO).
+
+        Args:
+            losses: The losses on the same batch, after the optimizer's step, by task. All ranks
+                must pass theirs.
+
+        Raises:
+            ValueError: If the method needs them (`needs_losses_after_step`), and there is none or
+                one of an unknown task.
+        """
+        update = getattr(self.aggregator, "update", None)
+        method = self._setting.combiner
+        if update is None or method.last is None:
+            return
+        ranks, sizes = self._setting.world.ranks, self._sizes
+        with ranks.together():
+            here = {task: losses[task] for task in self.tasks if task in losses}
+            agreed = ranks.agree(here, {t: sizes.get(t, 1.0) for t in here}, news=False)
+            if not agreed.means or len(here) < len(losses):
+                raise ValueError(
+                    f"losses must map some of the tasks {list(self.tasks)} to their losses; "
+                    f"found {list(losses)}."
+                )
+        values = torch.stack(list(agreed.means.values())).to(method.last)
+        update(method.filled(values, [self.tasks.index(task) for task in agreed.means]))
+
+    def epoch_ended(self) -> None:
+        """Informs methods that count epochs (DWA) that one has ended; others ignore it."""
+        step = getattr(self.aggregator, "step", None)
+        if callable(step):
+            step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that is needed to continue bit for bit, except model and optimizer.
+
+        Returns:
+            Tensors and plain values, which ``torch.load(.., weights_only=True)`` can read.
+        """
+        return captured(self._setting, self.aggregator, self._configuration())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state_dict` returned, in an engine of the same configuration.
+
+        Args:
+            state: The state.
+
+        Raises:
+            ValueError: If the state is of another configuration, or of a model with other
+                parameters; nothing is changed then.
+        """
+        restored(self._setting, self.aggregator, self._configuration(), state)
+        self._checked = False
+
+    def citation(self) -> str:
+        """Returns the BibTeX entries of perturbation, estimator, method and library."""
+        keys: list[str] = []
+        if (perturbation := self.perturbation) is not None:
+            keys += ["ban2025samo", "foret2021sam"]
+            keys += ["kwon2021asam"] if perturbation.adaptive else []
+            keys += perturbation.estimator.references if perturbation.estimator else []
+            keys += ["phan2022fmtl"] if self.decompose else []
+        method = method_of(self.aggregator)
+        keys += [] if method is None else method.references
+        return bibtex(dict.fromkeys([*keys, "quinton2024jacobian"]))
+
+    def __repr__(self) -> str:
+        shown = dict(self._configuration())
+        if (ranks := self._setting.world.ranks.size) > 1:
+            shown |= {"ranks": repr(ranks), "sync_perturbation": repr(self.sync_perturbation)}
+        parts = ", ".join(f"{key}={value}" for key, value in shown.items())
+        return f"Engine({parts})"
+
+    def _configuration(self) -> Mapping[str, str]:
+        return configuration(self._setting, self.aggregator, decompose=self.decompose)
+
+    def _result(self, step: Step, *, overflowed: bool = False) -> StepResult:
+        """Returns the result of a step; for one that has overflowed, the losses alone."""
+        update = step.update
+        return StepResult(
+            step.losses,
+            None if overflowed or update is None else step.perturbed or None,
+            None if overflowed or update is None else update.weights,
+            None if overflowed or update is None else update.gramian,
+            overflowed=overflowed,
+            ranks=self._setting.world.ranks.size,
+            sync_perturbation=self.sync_perturbation,
+        )
+
+    def _join(self) -> None:
+        """Joins a default group that was initialised after the engine was made."""
+        setting, sync = self._setting, self.sync_perturbation
+        streams = setting.world.streams
+        world = world_of(
+            self.model, self.tasks, self._process_group, streams, sync_perturbation=sync
+        )
+        if world.ranks.size > 1:
+            check_world(world, setting.combiner, self.perturbation)
+            self._setting = replace(setting, world=world)
+            self._checked = False
+
+    def _check_ranks(self) -> None:
+        """Checks before the first step that all ranks start from the same state."""
+        if self._checked:
+            return
+        facts = {**self._configuration(), "sync_perturbation": repr(self.sync_perturbation)}
+        check_ranks(self._setting.world, self._setting.traced.model, facts)
+        self._checked = True
+
+    def _factor(self, grad_scaler: GradScaler | None) -> Tensor | None:
+        """Returns the factor of a grad scaler."""
+        if grad_scaler is None or not grad_scaler.is_enabled():
+            return None
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        factor: Tensor = grad_scaler.scale(torch.ones((), device=device))
+        return factor
+
+    def _overflow(self) -> None:
+        """Sets infinite gradients, by which the grad scaler detects the overflow."""
+        partition = self._setting.partition
+        parts = [partition.shared, *partition.own.values(), self.aggregator.parameters()]
+        for parameter in chain.from_iterable(parts):
+            if parameter.requires_grad:
+                parameter.grad = torch.full_like(parameter, torch.inf)

@@ -1,0 +1,124 @@
+"""The loss scale of a step, and the values of a step that must be finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from samo._errors import NonFiniteError
+from samo.distributed import Placement
+from samo.tensors import Layout, Vector
+
+
+class Guard:
+    """Scales losses before backward passes, and collects values that must be finite.
+
+    A value on the CPU is checked at once. Those on other devices are collected, so as not to wait
+    for the device each time, and checked together by `verify`.
+
+    Args:
+        factor: The factor of a ``GradScaler``, a 0-d tensor; None for no scaling.
+    """
+
+    def __init__(self, factor: Tensor | None = None) -> None:
+        self.factor = factor
+        self._pending: list[tuple[Sequence[str], str, Tensor]] = []
+
+    def seed(self, loss: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+        """Returns the gradient to start a backward pass with: the weight times the factor."""
+        if isinstance(weight, Tensor):
+            seed = weight.to(loss.device, loss.dtype)
+        else:  # filled on the device, without waiting for it
+            seed = torch.full((), weight, dtype=loss.dtype, device=loss.device)
+        return seed if self.factor is None else seed * self.factor.to(loss.device, loss.dtype)
+
+    def unscale_(self, vector: Vector) -> Vector:
+        """Divides a gradient by the factor."""
+        return vector if self.factor is None else vector.mul_(1 / self.factor)
+
+    def scale_(self, vector: Vector) -> Vector:
+        """Multiplies a gradient by the factor."""
+        return vector if self.factor is None else vector.mul_(self.factor)
+
+    def check(self, tasks: Sequence[str], stage: str, value: Tensor) -> None:
+        """Adds a 0-d tensor that must be finite.
+
+        Args:
+            tasks: The tasks that it belongs to.
+            stage: Where in the step it comes from.
+            value: The tensor.
+
+        Raises:
+            NonFiniteError: If it is known not to be finite.
+        """
+        if value.device.type != "cpu":
+            self._pending.append((tasks, stage, value.detach()))
+        elif not math.isfinite(value.item()):
+            raise NonFiniteError(tasks, stage)
+
+    def verify(self) -> None:
+        """Raises `NonFiniteError` for the first collected value that is not finite."""
+        self.to_cpu([])
+
+    def to_cpu(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Verifies, and copies tensors to the CPU in the same single transfer.
+
+        Args:
+            tensors: Tensors of float64.
+
+        Returns:
+            The tensors on the CPU.
+
+        Raises:
+            NonFiniteError: For the first collected value that is not finite.
+        """
+        pending, self._pending = self._pending, []
+        if not pending and all(tensor.device.type == "cpu" for tensor in tensors):
+            return list(tensors)
+        numbers = [value for _, _, value in pending]
+        device = [*numbers, *tensors][0].device
+        flat = [t.to(device, torch.float64).flatten() for t in [*numbers, *tensors]]
+        parts = torch.cat(flat).cpu().split([part.numel() for part in flat])
+        for (tasks, stage, _), value in zip(pending, parts, strict=False):
+            if not math.isfinite(value.item()):
+                raise NonFiniteError(tasks, stage)
+        copies = parts[len(pending) :]
+        return [part.view(t.shape) for part, t in zip(copies, tensors, strict=True)]
+
+
+def culprit(
+    error: NonFiniteError,
+    loss_of: Mapping[str, Callable[[], Tensor]],
+    parameters: Sequence[Parameter],
+    placement: Placement,
+    guard: Guard,
+) -> NonFiniteError:
+    """Determines the task at fault if the gradient of a sum is not finite.
+
+    Args:
+        error: The error, which names all tasks of the sum.
+        loss_of: Evaluates a task's loss again, for each task that can be evaluated.
+        parameters: The trainable parameters.
+        placement: Where the parameters are.
+        guard: The loss scale.
+
+    Returns:
+        An error that names one task, or the same error if none is found.
+    """
+    if len(error.tasks) == 1:
+        return error
+    layout = Layout(parameters, placement.global_sum)
+    for task in [task for task in error.tasks if task in loss_of]:
+        with torch.enable_grad():
+            loss = loss_of[task]()
+        gradients = placement.differentiate([loss], parameters, [guard.seed(loss)], retain=False)
+        # Judged by all ranks that hold a part of it, since they continue together. Times zero, a
+        # number is zero or NaN; the norm may overflow although no element does.
+        value = Layout([loss], layout.global_sum).copy_of([loss.detach()])
+        if any(v.mul_(0.0).norm().isnan() for v in (value, layout.copy_of(gradients))):
+            return NonFiniteError([task], error.stage)
+    return error

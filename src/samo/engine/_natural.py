@@ -1,0 +1,301 @@
+"""The natural point of a batch, and the gradients there: g_0, the own directions η_i."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from samo.distributed import Agreement, World
+from samo.model import distances
+from samo.perturbations import LocalGradient, Perturbation
+from samo.tensors import Vector, cut, shards
+
+from ._batch import Batch
+from ._finite import Guard
+from ._setting import Setting
+from ._task_gradients import TaskGradients, differentiate
+
+# Farther from a loss than any parameter that it reaches.
+_FAR = 1 << 40
+
+
+@dataclass(frozen=True)
+class Point:
+    """Some parameters, with a copy of their values to return to.
+
+    The values are written through ``.data``, unseen by autograd: a graph that was recorded at the
+    point stays usable, since its saved parameters are restored bit for bit before it runs.
+
+    Attributes:
+        live: The tensors that are written to.
+        values: The copy.
+    """
+
+    live: list[Tensor]
+    values: Vector
+
+
+def point_of(parameters: Sequence[Tensor], values: Vector) -> Point:
+    """Returns the point at which parameters are now; ``values``, of their layout, gets the copy."""
+    live = [shard.data for shard in shards(parameters)]
+    return Point(live, values.copy_(live))
+
+
+def split(point: Point, counts: Sequence[int]) -> list[Point]:
+    """Splits a point into the points of consecutive parameters, ``counts`` at a time."""
+    values = point.values.layout.sections(point.values, counts)
+    return list(map(Point, cut(point.live, counts), values))
+
+
+@contextmanager
+def displaced(moves: Iterable[tuple[Point, Vector]], step: float = 1.0) -> Iterator[None]:
+    """Moves parameters to ``values + step * direction``, and restores them on exit.
+
+    Args:
+        moves: Points, each with its direction.
+        step: The step.
+
+    Yields:
+        Nothing.
+    """
+    live: list[Tensor] = []
+    values: list[Tensor] = []
+    directions: list[Tensor] = []
+    for point, direction in moves:
+        live += point.live
+        values += point.values.tensors
+        directions += direction.tensors
+    if not live:
+        yield
+        return
+    try:
+        torch._foreach_add_(live, directions, alpha=step)
+        yield
+    finally:
+        torch._foreach_copy_(live, values)
+
+
+class NaturalPass:
+    """The natural point of one batch, and the gradients of its losses there.
+
+    Args:
+        setting: What is common to the engine's steps.
+        perturbation: The perturbation.
+        batch: The batch, evaluated.
+        guard: The loss scale and the finite checks.
+
+    Attributes:
+        perturbation: The perturbation.
+        batch: The batch.
+        guard: The loss scale and the finite checks.
+        world: The processes that perturb along one gradient.
+        agreed: The tasks of these processes, with their losses.
+        workspace: The storage.
+        shared: The shared parameters that are perturbed.
+        names: Their names.
+        point: The shared parameters' natural point.
+        own_points: The natural points of the tasks' own parameters.
+        etas: η_i by task, as far as they are known.
+        estimator: The estimator of the local gradients; None if there is one ε for all tasks.
+    """
+
+    def __init__(
+        self, setting: Setting, perturbation: Perturbation, batch: Batch, guard: Guard
+    ) -> None:
+        partition = setting.partition
+        self.perturbation = perturbation
+        self.batch, self.guard = batch, guard
+        self.world: World = setting.world
+        self.agreed: Agreement = batch.agreed
+        if not self.world.sync_perturbation:
+            self.world = self.world.alone(setting.traced.model)
+            self.agreed = self.world.ranks.agree(batch.losses, batch.agreed.sizes, news=False)
+        self.workspace = setting.workspace
+        self._partition = partition
+        self.shared, self._masks = self._select(partition.shared)
+        self.names = [partition.names[id(parameter)] for parameter in self.shared]
+        self.point = self._point_of("shared", self.shared)
+        self._own = {task: self._select(own) for task, own in partition.own.items()}
+        counts = [len(own) for own, _ in self._own.values()]
+        at = self._point_of("own", [p for own, _ in self._own.values() for p in own])
+        etas = self.workspace.vector("etas", at.values.layout)
+        self.own_points: dict[str, Point] = dict(zip(self._own, split(at, counts), strict=True))
+        self._storage = dict(zip(self._own, etas.layout.sections(etas, counts), strict=True))
+        self.etas: dict[str, Vector] = {}
+        self._mean: Vector | None = None
+        self._rows: dict[str, tuple[list[Tensor], float]] = {}
+        self.estimator: LocalGradient | None = perturbation.estimator if self.shared else None
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that are perturbed here, in their order."""
+        return list(self.agreed.means)
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether the estimator asks for every task's whole gradient, and nothing else."""
+        estimator = self.estimator
+        if estimator is None or not estimator.exact:
+            return False
+        return not (estimator.groups_tasks or estimator.uses_mean)
+
+    def use_rows(self, natural: TaskGradients, shares: Mapping[str, float]) -> None:
+        """Takes g_0 and η_i from the gradients of the natural losses, where these exist.
+
+        Args:
+            natural: The gradients.
+            shares: Their factors.
+        """
+        places = {id(parameter): i for i, parameter in enumerate(self._partition.shared)}
+        at = [places[id(parameter)] for parameter in self.shared]
+        mean = self.workspace.vector("mean", self.point.values.layout).copy_([None] * len(at))
+        for task in self.tasks:
+            row, factor = natural.row(task).tensors, 1 / shares[task]
+            self._rows[task] = [row[i] for i in at], factor
+            mean.add_(self._rows[task][0], factor / len(self.tasks))
+            if task in natural.own:
+                parts = zip(self._partition.own[task], natural.own[task].tensors, strict=True)
+                own = {id(parameter): part for parameter, part in parts}
+                self._storage[task].copy_([own[id(parameter)] for parameter in self._own[task][0]])
+                self._finish_eta(task)
+        self._set_mean(mean)
+
+    def differentiate_mean(self) -> None:
+        """Computes g_0 and η_i by one backward pass from the mean of the natural losses.
+
+        With α = 0 and an exact estimator that does not use g_0, the pass is skipped.
+        """
+        exact = self.estimator is not None and self.estimator.exact
+        if exact and self.perturbation.alpha == 0 and not self._uses_mean:
+            return
+        mean = self.workspace.vector("mean", self.point.values.layout)
+        weight = 1 / max(1, len(self.tasks))
+        self._differentiate(self.tasks, weight, mean, range(len(self.shared)), retain=exact)
+        self._set_mean(mean)
+
+    def gradient(
+        self, tasks: Sequence[str], chosen: Sequence[int] | None, *, retain: bool
+    ) -> Vector:
+        """Returns the gradient of the mean loss of some tasks, and finds missing η_i.
+
+        Args:
+            tasks: The tasks.
+            chosen: The numbers of the tensors to differentiate with respect to, all if None; the
+                others are zero.
+            retain: Whether the natural graph is needed again.
+
+        Returns:
+            The gradient.
+        """
+        numbers = range(len(self.shared)) if chosen is None else chosen
+        gradient, weight = self.fresh(), 1 / len(tasks)
+        if not self._rows:
+            self._differentiate(tasks, weight, gradient, numbers, retain=retain)
+            return gradient
+        for number, task in enumerate(tasks):
+            row, factor = self._rows[task]
+            parts = [row[i] if i in numbers else None for i in range(len(row))]
+            if number == 0:
+                gradient.copy_(parts).mul_(factor * weight)
+            else:
+                gradient.add_(parts, factor * weight)
+        return gradient
+
+    def fresh(self) -> Vector:
+        """Returns an unused vector of the perturbed shared parameters."""
+        return self.workspace.take("direction", self.point.values.layout)
+
+    def masked(self, vector: Vector) -> Vector:
+        """Sets the coordinates that are not perturbed to zero."""
+        return vector if self.perturbation.where is None else vector.hadamard_(self._masks)
+
+    @property
+    def mean(self) -> Vector:
+        """g_0, the gradient of the mean loss."""
+        if self._mean is None:
+            raise RuntimeError(
+                "There is no mean gradient: with alpha=0, none is computed for an exact estimator "
+                "whose uses_mean is False."
+            )
+        return self._mean
+
+    @cached_property
+    def mean_norms(self) -> list[Tensor]:
+        """The norms of the tensors of g_0."""
+        return self.mean.norms()
+
+    @cached_property
+    def from_the_loss(self) -> list[int]:
+        """The numbers of the shared parameters, nearest to the losses first."""
+        found = distances(self.batch.losses.values()).items()
+        far = {i: d for leaf, d in found for i in self.world.placement.behind({leaf})}
+        # The smallest distance of all ranks: one without a task's labels does not see its graph.
+        near = torch.tensor([-far.get(id(parameter), _FAR) for parameter in self.shared])
+        numbers = self.world.ranks.largest(near).tolist()
+        return sorted(range(len(numbers)), key=lambda i: (-numbers[i], -i))
+
+    @property
+    def _uses_mean(self) -> bool:
+        return self.estimator is not None and self.estimator.uses_mean
+
+    def _set_mean(self, mean: Vector) -> None:
+        self._mean = self.masked(mean)
+        self.guard.check(self.tasks, "natural gradient", mean.norm())
+
+    def _differentiate(
+        self,
+        tasks: Sequence[str],
+        weight: float,
+        shared: Vector,
+        chosen: Sequence[int],
+        *,
+        retain: bool,
+    ) -> None:
+        """Fills ``shared`` with ∇_θ of some losses times a weight, and finds missing η_i."""
+        losses, guard = self.batch.losses, self.guard
+        here = [task for task in tasks if task in losses]
+        own = {task: self._own[task][0] for task in tasks if task not in self.etas}
+        gradients = differentiate(
+            [losses[task] for task in here],
+            [*(self.shared[i] for i in chosen), *(p for ps in own.values() for p in ps)],
+            [guard.seed(losses[task], weight * self.agreed.shares[task]) for task in here],
+            self.world.placement,
+            self._partition,
+            retain=retain,
+        )
+        of_shared, *of_own = cut(gradients, [len(chosen), *map(len, own.values())])
+        found = dict(zip(chosen, of_shared, strict=True))
+        shared.copy_([found.get(i) for i in range(len(self.shared))])
+        for task, part in zip(own, of_own, strict=True):
+            self._storage[task].copy_(part)
+        small = [flat for task in own for flat in self._storage[task].flats]
+        self.world.placement.reduce_(shared.flats, small)
+        guard.unscale_(shared)
+        for task in own:
+            self._finish_eta(task)
+
+    def _finish_eta(self, task: str) -> None:
+        """Turns a positive multiple of ∇_φi l_i into η_i, in place."""
+        parameters, masks = self._own[task]
+        if not parameters:
+            return
+        eta = self._storage[task].hadamard_(masks)
+        norm, factor = self.perturbation.to_radius_(eta, self.own_points[task].values)
+        self.etas[task] = eta.mul_(factor)
+        self.guard.check([task], "natural gradient", norm)
+
+    def _point_of(self, whose: str, parameters: Sequence[Parameter]) -> Point:
+        layout = self.workspace.layout(f"{whose}, perturbed", parameters)
+        return point_of(parameters, self.workspace.vector(f"values of {whose}", layout))
+
+    def _select(
+        self, parameters: Sequence[Parameter]
+    ) -> tuple[list[Parameter], list[Tensor | None]]:
+        names = self._partition.names
+        return self.perturbation.selected((names[id(p)], p) for p in parameters)

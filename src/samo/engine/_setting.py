@@ -1,0 +1,195 @@
+"""What an engine's steps have in common."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from torch.distributed import ProcessGroup
+
+from samo.aggregation import Combiner, TorchJDObject, combiner
+from samo.distributed import World, unwrapped, world_of
+from samo.model import Streams, Traced
+from samo.perturbations import Perturbation
+from samo.tensors import Workspace
+
+from ._partition import Partition
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an engine's steps have in common.
+
+    Attributes:
+        tasks: The names of the tasks.
+        perturbation: How to perturb; None for plain multi-task learning.
+        combiner: Combines the task gradients.
+        flat_combiner: Combines the flat gradients, if these are aggregated separately.
+        partition: The shared and own parameters.
+        world: The processes.
+        traced: The model, for traces of it.
+        workspace: Storage that is reused from step to step.
+    """
+
+    tasks: tuple[str, ...]
+    perturbation: Perturbation | None
+    combiner: Combiner
+    flat_combiner: Combiner | None
+    partition: Partition
+    world: World
+    traced: Traced
+    workspace: Workspace
+
+
+def make_setting(
+    model: nn.Module,
+    tasks: Sequence[str],
+    aggregator: TorchJDObject,
+    perturbation: Perturbation | None,
+    *,
+    decompose: bool = False,
+    partition: Partition | None = None,
+    seed: int = 0,
+    process_group: ProcessGroup | None = None,
+    sync_perturbation: bool = True,
+    gradient_dtype: torch.dtype | None = None,
+) -> Setting:
+    """Checks the options of an engine, and makes what its steps have in common.
+
+    Args:
+        model: The model.
+        tasks: The names of the tasks.
+        aggregator: The TorchJD object.
+        perturbation: How to perturb.
+        decompose: Whether to aggregate loss gradients and flat gradients separately.
+        partition: The shared and own parameters; found from the graph if left out.
+        seed: The seed of the engine's random numbers.
+        process_group: The processes.
+        sync_perturbation: Whether all ranks perturb along the gradient of the whole batch.
+        gradient_dtype: The dtype in which task gradients are stored.
+
+    Returns:
+        The setting.
+
+    Raises:
+        TypeError: If an argument has a wrong type.
+        ValueError: If an argument has a value that cannot be used, or does not fit another.
+    """
+    check_model(model)
+    if perturbation is not None and not isinstance(perturbation, Perturbation):
+        raise TypeError(
+            f"perturbation must be a samo.Perturbation or None; "
+            f"found {type(perturbation).__name__}."
+        )
+    if decompose and perturbation is None:
+        raise ValueError(
+            "decompose=True needs a perturbation: without one there are no flat gradients."
+        )
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be a non-negative integer; found {seed!r}.")
+    if gradient_dtype is not None and not (
+        isinstance(gradient_dtype, torch.dtype) and gradient_dtype.is_floating_point
+    ):
+        raise ValueError(
+            f"gradient_dtype must be a floating-point torch.dtype or None; "
+            f"found {gradient_dtype!r}."
+        )
+    names = checked_tasks(tasks)
+    if perturbation is not None and perturbation.local is not None and perturbation.local.stateful:
+        perturbation = replace(perturbation, local=copy.deepcopy(perturbation.local))
+    combining = combiner(aggregator, len(names))
+    flat: Combiner | None = None
+    if decompose and not combining.weighs_first:
+        # Both share what the optimizer trains.
+        learnt = {id(p): p for p in aggregator.parameters()}
+        flat = combiner(copy.deepcopy(aggregator, learnt), len(names))
+    streams = Streams(seed)
+    world = world_of(model, names, process_group, streams, sync_perturbation=sync_perturbation)
+    check_world(world, combining, perturbation)
+    plain = unwrapped(model)
+    return Setting(
+        tasks=names,
+        perturbation=perturbation,
+        combiner=combining,
+        flat_combiner=flat,
+        partition=partition or Partition(plain, names),
+        world=world,
+        traced=Traced(plain),
+        workspace=Workspace(world.placement.global_sum, gradient_dtype),
+    )
+
+
+def check_model(model: object) -> None:
+    """Raises a TypeError for anything but a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; found {type(model).__name__}.")
+
+
+def checked_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of the tasks, checked.
+
+    Args:
+        tasks: The names.
+
+    Returns:
+        The names.
+
+    Raises:
+        ValueError: If there is none, one is no name, or one is repeated.
+    """
+    names = tuple(tasks) if isinstance(tasks, Iterable) else ()
+    if isinstance(tasks, str) or not names or not all(isinstance(t, str) and t for t in names):
+        raise ValueError(f"tasks must be a list of at least one task name; found {tasks!r}.")
+    if repeated := sorted({task for task in names if names.count(task) > 1}):
+        raise ValueError(f"tasks must be distinct; repeated: {repeated}.")
+    return names
+
+
+def check_world(world: World, combining: Combiner, perturbation: Perturbation | None) -> None:
+    """Checks that method and perturbation work with these processes.
+
+    Args:
+        world: The processes.
+        combining: The method.
+        perturbation: How to perturb.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    estimator = None if perturbation is None else perturbation.estimator
+    if not world.sync_perturbation and estimator is not None and estimator.groups_tasks:
+        raise ValueError(
+            f"local={estimator!r} needs sync_perturbation=True: its groups are those of all ranks."
+        )
+    if world.placement.whole:
+        return
+    if not world.sync_perturbation:
+        raise ValueError(
+            "sync_perturbation=False needs the whole model on every rank: in a sharded one "
+            "(fully_shard) there is only one perturbation for all ranks."
+        )
+    if combining.whole_rows:
+        raise ValueError(
+            f"aggregator={combining.method!r} needs whole task gradients, which no rank holds of a "
+            f"sharded model (fully_shard): choose a method of the losses or of the Gramian (see "
+            f"samo.aggregation.available())."
+        )
+
+
+def configuration(setting: Setting, aggregator: nn.Module, *, decompose: bool) -> Mapping[str, str]:
+    """Returns the options that must agree between ranks, and for a state to be loaded."""
+    return {
+        "tasks": repr(list(setting.tasks)),
+        "aggregator": stable_repr(aggregator),
+        "perturbation": stable_repr(setting.perturbation),
+        "decompose": repr(decompose),
+    }
+
+
+def stable_repr(value: object) -> str:
+    """Returns the ``repr`` without memory addresses, which differ from run to run."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

@@ -1,0 +1,311 @@
+"""One step: evaluate, ascend, collect, aggregate, write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from samo._errors import NonFiniteError
+from samo.model import Trace
+from samo.tensors import Layout
+
+from ._ascent import ascents
+from ._batch import Batch, Losses
+from ._finite import Guard, culprit
+from ._natural import NaturalPass
+from ._setting import Setting
+from ._task_gradients import Plan, TaskGradients, accumulate
+from ._update import Part, Undo, Update, combine, compare, nothing_shared, tell, weigh
+
+Found = dict[str, list[tuple[Tensor, float]]]
+"""The losses of micro-batches with their sizes, by task."""
+
+
+class Step:
+    """One step of an engine.
+
+    For each closure, `gather` runs the natural pass (`Batch.evaluate`), computes g_0 and η_i
+    (`NaturalPass`), evaluates the losses at the perturbed points (`Ascent`), and collects the
+    gradients there (`TaskGradients`). Then `aggregate` makes one gradient of them, and `write` adds
+    it to ``.grad``. Up to `write`, nothing that the user can see has changed.
+
+    Args:
+        setting: What is common to the engine's steps.
+        closures: The closures, one for each micro-batch.
+        guard: The loss scale and the finite checks.
+        sizes: The sizes of the micro-batches by task; 1 if left out.
+
+    Attributes:
+        sizes: The sizes of this rank's batch by task.
+        update: The update, once aggregated.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        closures: Sequence[Losses],
+        guard: Guard,
+        sizes: Sequence[Mapping[str, float]] | None = None,
+    ) -> None:
+        self._setting = setting
+        self._closures = closures
+        self._batch_sizes = sizes or [dict.fromkeys(setting.tasks, 1.0)] * len(closures)
+        self._guard = guard
+        self._losses: Found = {task: [] for task in setting.tasks}
+        self._perturbed: Found = {task: [] for task in setting.tasks}
+        self._weights: tuple[Tensor, list[Tensor | None]] | None = None
+        self._parts: list[Part] = []
+        streams = setting.world.streams
+        self._undo: Undo = [partial(streams.load_state_dict, streams.state_dict())]
+        self.sizes: dict[str, float] = {}
+        self._gradients: TaskGradients | None = None
+        self._natural: TaskGradients | None = None
+        self.update: Update | None = None
+
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        """The natural losses: means over the micro-batches."""
+        return _means(self._losses)
+
+    @property
+    def perturbed(self) -> dict[str, Tensor]:
+        """The losses at the perturbed points: means over the micro-batches."""
+        return _means(self._perturbed)
+
+    @property
+    def gradients(self) -> TaskGradients:
+        """The task gradients, once gathered."""
+        assert self._gradients is not None
+        return self._gradients
+
+    def gather(self) -> None:
+        """Computes the task gradients of each micro-batch, and averages them."""
+        setting, closures = self._setting, self._closures
+        if len(closures) > 1 and not setting.partition.knows(setting.tasks):
+            for closure, sizes in zip(closures, self._batch_sizes, strict=True):
+                # The partition must stay the same from one micro-batch to the next.
+                with Trace(setting.traced) as trace:
+                    Batch(closure, sizes, setting, trace).rehearse()
+        for number, (closure, sizes) in enumerate(zip(closures, self._batch_sizes, strict=True)):
+            with Trace(setting.traced) as trace:
+                batch = Batch(closure, sizes, setting, trace)
+                with self._blaming(batch):
+                    self._evaluate(batch)
+                    natural, first = self._ascend(batch, str(number % 2))
+                    gradients = self._collect(batch, natural, str(number % 2))
+                    for its, before in ((gradients, self._gradients), (first, self._natural)):
+                        if its is not None and len(closures) > 1:
+                            its.weigh(batch.agreed.sizes)
+                        if its is not None and before is not None:
+                            its.merge(before)
+                    self._gradients, self._natural = gradients, first
+                    if number == len(closures) - 1:
+                        self._finish()
+
+    def _evaluate(self, batch: Batch) -> None:
+        """Runs the natural pass; methods that need no gradients weigh the tasks."""
+        batch.evaluate(self._guard)
+        for task in batch.losses:
+            self.sizes[task] = self.sizes.get(task, 0.0) + batch.sizes[task]
+        _add(self._losses, batch.agreed.means, batch.agreed.sizes)
+        if len(self._closures) == 1 and self._setting.combiner.weighs_first:
+            self._weights = weigh(self._setting, self._guard, self.losses, self._undo)
+
+    def _ascend(self, batch: Batch, use: str) -> tuple[NaturalPass | None, TaskGradients | None]:
+        """Computes the gradients at the natural point that the ascent needs.
+
+        Returns:
+            The natural pass (None without a perturbation), and its task gradients if they are
+            aggregated separately.
+        """
+        setting, guard = self._setting, self._guard
+        perturbation = setting.perturbation
+        if perturbation is None or perturbation.rho == 0:
+            return None, None
+        natural = NaturalPass(setting, perturbation, batch, guard)
+        kept = setting.flat_combiner is not None
+        # If natural task gradients are computed anyway, g_0 is their mean. If they are not needed
+        # afterwards, they use the rows in which the perturbed ones are stored next.
+        if kept or (natural.needs_rows and perturbation.alpha > 0 and self._weights is None):
+            plan = self._plan(f"natural {use}" if kept else use, "natural gradient")
+            first = TaskGradients(setting, batch.agreed.shares, guard, plan)
+            first.collect(batch.tasks, batch.losses)
+            shares = batch.agreed.shares
+            if setting.world.sync_perturbation:
+                first.reduce()
+                shares = dict.fromkeys(batch.tasks, 1.0)
+            natural.use_rows(first, shares)
+        else:
+            natural.differentiate_mean()
+        estimator = natural.estimator
+        if estimator is not None and estimator.groups_tasks:
+            self._undo.append(partial(estimator.load_state_dict, estimator.state_dict()))
+        return natural, first if kept else None
+
+    def _collect(self, batch: Batch, natural: NaturalPass | None, use: str) -> TaskGradients:
+        """Collects the task gradients at the perturbed points."""
+        setting, guard = self._setting, self._guard
+        shares, world = batch.agreed.shares, setting.world
+        if natural is None:
+            plan = self._plan(use, "natural gradient", divides=True)
+            gradients = TaskGradients(setting, shares, guard, plan)
+            gradients.collect(batch.tasks, batch.losses)
+            return gradients
+        remembers = natural.estimator is not None and natural.estimator.remembers
+        plan = self._plan(use, "perturbed gradient", divides=True, remembers=remembers)
+        gradients = TaskGradients(setting, shares, guard, plan)
+        for ascent in ascents(natural, batch.tasks):
+            with ascent.displaced():
+                with torch.enable_grad():
+                    found = batch.replay(ascent.group)
+                means = world.ranks.means(ascent.group, found, shares)
+                for task, loss in means.items():
+                    guard.check([task], "perturbed loss", loss)
+                _add(self._perturbed, means, batch.agreed.sizes)
+                # The task at fault in a sum can be determined only here, where it is not finite.
+                in_sum = len(ascent.group) > 1 and gradients.rows is None
+                with self._blaming(batch) if in_sum else nullcontext():
+                    gradients.collect(ascent.group, found)
+        return gradients
+
+    def _finish(self) -> None:
+        """Sums over the ranks, averages over the micro-batches, and compares the gradients."""
+        for gradients in (self._gradients, self._natural):
+            if gradients is not None:
+                gradients.reduce()
+                if len(self._closures) > 1:
+                    gradients.average()
+        self._parts = compare(self._setting, self._guard, self.gradients, self._natural)
+
+    def aggregate(self) -> None:
+        """Makes one gradient of the tasks' gradients."""
+        setting, guard, gradients = self._setting, self._guard, self.gradients
+        of_method = tell(setting, guard, gradients, self.losses, self._undo)
+        if gradients.rows is not None and setting.combiner.weighs_first:
+            # The means over all micro-batches are known only now.
+            self._weights = weigh(setting, guard, self.losses, self._undo)
+            if setting.combiner.weighs_own:
+                gradients.multiply_own(self._weights[0])
+        weights, of_weights = self._weights or (None, [])
+        if self._parts:
+            self.update = combine(setting, self._parts, gradients, weights)
+        else:
+            total = nothing_shared() if gradients.total is None else gradients.total
+            self.update = Update(total, weights)
+        self.update.of_method = of_method or of_weights
+        if self.update.weights is not None:
+            guard.check(gradients.present, "weight", self.update.weights.sum())
+        guard.verify()
+
+    def amplify(self) -> None:
+        """Multiplies what will be written by the factor of a grad scaler, if there is one."""
+        guard, update = self._guard, self.update
+        if guard.factor is None or update is None:
+            return
+        learnt = [Layout([g]).copy_of([g]) for g in update.of_method if g is not None]
+        for vector in (update.shared, *self.gradients.own.values(), *learnt):
+            for flat in guard.scale_(vector).flats:
+                # Zero, or NaN; a norm may overflow although no element does.
+                guard.check(self.gradients.present, "scaled gradient", flat.mul(0).sum())
+        guard.verify()
+        scaled = iter(learnt)
+        update.of_method = [
+            None if g is None else next(scaled).tensors[0] for g in update.of_method
+        ]
+
+    def write(self) -> None:
+        """Adds the gradients to ``.grad``, and passes the estimator what it remembers."""
+        setting, gradients, update = self._setting, self.gradients, self.update
+        assert update is not None
+        partition, placement = setting.partition, setting.world.placement
+        parts = [(partition.shared, update.shared)]
+        parts += [(partition.own[task], vector) for task, vector in gradients.own.items()]
+        parameters = [parameter for part, _ in parts for parameter in part]
+        found = [tensor for _, vector in parts for tensor in vector.tensors]
+        accumulate(parameters, found, [id(p) in gradients.reached for p in parameters], placement)
+        if of_method := update.of_method:
+            learnt = setting.combiner.parameters
+            found = [p if g is None else g for p, g in zip(learnt, of_method, strict=True)]
+            accumulate(learnt, found, [g is not None for g in of_method], placement)
+        if gradients.remembered and setting.perturbation is not None:
+            names = [partition.names[id(parameter)] for parameter in partition.shared]
+            for task, vector in gradients.remembered.items():
+                whole = map(placement.as_gradient, vector.tensors, partition.shared)
+                estimator = setting.perturbation.estimator
+                assert estimator is not None
+                estimator.remember(task, dict(zip(names, whole, strict=True)))
+
+    def undo(self) -> None:
+        """Restores the state of methods, estimator and random numbers of the step's beginning."""
+        for undo in reversed(self._undo):
+            undo()
+
+    def _plan(
+        self, use: str, stage: str, *, divides: bool = False, remembers: bool = False
+    ) -> Plan:
+        """Plans what is kept of task gradients.
+
+        Args:
+            use: The matrix of the workspace.
+            stage: The name of the gradients in errors.
+            divides: Whether the columns may be divided among the ranks.
+            remembers: Whether each task's gradient is kept separately as well.
+
+        Returns:
+            The plan.
+        """
+        setting, combiner = self._setting, self._setting.combiner
+        columns = weights = None
+        if (
+            divides
+            and not remembers
+            and combiner.gramian_only
+            and setting.flat_combiner is None
+            and len(self._closures) == 1
+        ):  # only inner products and sums are computed from the rows
+            columns = setting.world.placement.columns(setting.partition.shared)
+        if self._weights is not None:
+            weights = dict(zip(self.losses, self._weights[0], strict=True))
+        return Plan(
+            use if columns is None else "columns",
+            stage,
+            weights=weights,
+            weighs_own=weights is not None and combiner.weighs_own,
+            remembers=remembers,
+            columns=columns,
+        )
+
+    @contextmanager
+    def _blaming(self, batch: Batch) -> Iterator[None]:
+        """Names the task at fault if the gradient of a sum is not finite."""
+        try:
+            yield
+            self._guard.verify()
+        except NonFiniteError as error:
+            setting = self._setting
+            loss_of = {t: partial(lambda t: batch.replay([t])[t], t) for t in batch.losses}
+            parameters = [p for p in setting.traced.model.parameters() if p.requires_grad]
+            placement = setting.world.placement
+            raise culprit(error, loss_of, parameters, placement, self._guard) from None
+
+
+def _add(found: Found, losses: Mapping[str, Tensor], sizes: Mapping[str, float]) -> None:
+    """Adds the losses of a micro-batch."""
+    for task, loss in losses.items():
+        found[task].append((loss, sizes[task]))
+
+
+def _means(found: Found) -> dict[str, Tensor]:
+    """Returns means over the micro-batches, weighted by their sizes, by task in order."""
+    means = {}
+    for task, its in found.items():
+        if len(its) == 1:
+            means[task] = its[0][0]
+        elif its:
+            total = sum(size for _, size in its)
+            means[task] = torch.stack([loss * (size / total) for loss, size in its]).sum()
+    return means

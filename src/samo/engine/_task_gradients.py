@@ -1,0 +1,325 @@
+"""The task gradients of a batch, kept in as little memory as the aggregation allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from samo.distributed import Placement, Ranks
+from samo.tensors import Matrix, Vector, cut, shards
+
+from ._finite import Guard
+from ._partition import Partition
+from ._setting import Setting
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is kept of the task gradients.
+
+    Attributes:
+        use: The matrix of the workspace to use.
+        stage: The name of the gradients in errors, for instance "natural gradient".
+        weights: The weights of the present tasks by task, if they are known already. Then the
+            weighted sum is kept, and no matrix.
+        weighs_own: Whether the weights apply to the tasks' own parameters as well.
+        remembers: Whether each task's gradient is kept separately as well.
+        columns: The ranks among which the columns of the matrix are divided, each row as soon as it
+            is computed; None if each rank keeps all of them.
+    """
+
+    use: str
+    stage: str
+    weights: Mapping[str, Tensor] | None = None
+    weighs_own: bool = False
+    remembers: bool = False
+    columns: Ranks | None = None
+
+
+class TaskGradients:
+    """Gradients of the tasks' losses: a K × m matrix, or their weighted sum.
+
+    Args:
+        setting: What is common to the engine's steps.
+        shares: This rank's share of each present task's samples.
+        guard: The loss scale and the finite checks. The rows of a matrix are checked by its user.
+        plan: What is kept.
+
+    Attributes:
+        plan: What is kept.
+        rows: The gradients with respect to the shared parameters, by task; None if summed.
+        total: Their weighted sum; None if there are rows.
+        own: The gradients with respect to the tasks' own parameters.
+        remembered: The tasks' gradients that are kept separately.
+        reached: The ids of the parameters that were reached.
+        sizes: The sizes of the micro-batches, by task that has a gradient.
+    """
+
+    def __init__(
+        self, setting: Setting, shares: Mapping[str, float], guard: Guard, plan: Plan
+    ) -> None:
+        partition, workspace = setting.partition, setting.workspace
+        self._partition, self._placement = partition, setting.world.placement
+        self._shares, self._guard, self.plan = shares, guard, plan
+        self._shared, self._own = partition.shared, partition.own
+        self._index = {task: i for i, task in enumerate(setting.tasks)}
+        self._layout = workspace.layout("shared", self._shared)
+        every = workspace.layout("own", [p for own in self._own.values() for p in own]).zeros()
+        counts = [len(own) for own in self._own.values()]
+        self._parts = dict(zip(self._own, every.layout.sections(every, counts), strict=True))
+        self.rows: Matrix | None = None
+        self.total: Vector | None = None
+        if plan.weights is None:
+            kept, ranks = self._layout, plan.columns
+            if ranks is not None:
+                kept = workspace.columns(kept, ranks.size, ranks.total)
+            self.rows = workspace.matrix(plan.use, kept, len(setting.tasks))
+        self.own: dict[str, Vector] = {}
+        self.remembered: dict[str, Vector] = {}
+        self.reached: set[int] = set()
+        self.sizes: dict[str, float] = {}
+        self._reduced = False
+
+    @property
+    def present(self) -> list[str]:
+        """The tasks that have a gradient, in the order of the rows."""
+        return [task for task in self._index if task in self.sizes]
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of the tasks that have a gradient."""
+        return [i for task, i in self._index.items() if task in self.sizes]
+
+    def row(self, task: str) -> Vector:
+        """Returns the gradient of a task with respect to the shared parameters."""
+        assert self.rows is not None
+        return self.rows.rows[self._index[task]]
+
+    def collect(self, tasks: Sequence[str], losses: Mapping[str, Tensor]) -> None:
+        """Adds the gradients of some tasks' losses, times this rank's shares.
+
+        Args:
+            tasks: The tasks.
+            losses: This rank's losses of them, with their graphs, which are freed.
+        """
+        plan, weights = self.plan, self.plan.weights or {}
+        together = plan.weighs_own and not plan.remembers
+        groups = [list(tasks)] if together else [[task] for task in tasks]
+        last = list(losses)[-1] if losses else None
+        for group in groups:
+            here = [task for task in group if task in losses]
+            factors = [(weights[t] if together else 1.0) * self._shares[t] for t in here]
+            shared, own = self._backward(
+                [losses[task] for task in here],
+                [self._guard.seed(losses[t], w) for t, w in zip(here, factors, strict=True)],
+                group,
+                retain=last not in here,
+            )
+            for task in group:
+                self.sizes[task] = 1.0
+                self._add_own(task, own[task], weighed=together)
+            self._add_shared(group, shared, weighed=together)
+
+    def merge(self, earlier: TaskGradients) -> None:
+        """Adds the gradients of the micro-batches before.
+
+        Parameters that these did not reach, or that fewer tasks reached, may have been assigned
+        since.
+
+        Args:
+            earlier: The gradients of the micro-batches before.
+        """
+        for task in earlier.sizes:
+            found = dict(zip(map(id, earlier._shared), earlier.row(task).tensors, strict=True))
+            if task in earlier.own:
+                own = zip(map(id, earlier._own[task]), earlier.own[task].tensors, strict=True)
+                found.update(own)
+            shared = [found.get(id(parameter)) for parameter in self._shared]
+            if task in self.sizes:
+                self.row(task).add_(shared)
+            else:
+                self.row(task).copy_(shared)
+            if self._own[task]:
+                mine = self.own.setdefault(task, self._parts[task])
+                mine.add_([found.get(id(parameter)) for parameter in self._own[task]])
+            if task in earlier.remembered:
+                self.remembered.setdefault(task, self._layout.zeros()).add_(shared)
+            self.sizes[task] = self.sizes.get(task, 0.0) + earlier.sizes[task]
+        self.reached |= earlier.reached
+
+    def weigh(self, sizes: Mapping[str, float]) -> None:
+        """Multiplies each task's gradient by the size of its micro-batch."""
+        self.sizes = {task: sizes[task] for task in self.sizes}
+        self._multiply(self.sizes)
+
+    def average(self) -> None:
+        """Divides each task's sum by the size of its micro-batches."""
+        self._multiply({task: 1 / size for task, size in self.sizes.items()})
+
+    def multiply_own(self, factors: Tensor) -> None:
+        """Multiplies the gradients of own parameters by a factor for each present task."""
+        for task, factor in zip(self.present, factors, strict=True):
+            if task in self.own:
+                self.own[task].mul_(factor)
+
+    def reduce(self) -> None:
+        """Sums over the ranks, in one transfer for the rows and one for the rest."""
+        if self._reduced:
+            return
+        self._reduced = True
+        main = self.total if self.rows is None else self.rows
+        assert main is not None
+        kept = self.remembered.values() if self.rows is None else []
+        rest = [flat for vector in (*self.own.values(), *kept) for flat in vector.flats]
+        parameters = [*self._shared, *(p for ps in self._own.values() for p in ps)]
+        ids = list(map(id, parameters))
+        whole = main.flats if self.plan.columns is None else []
+        marks = self._placement.reduce_(whole, rest, [i in self.reached for i in ids])
+        self.reached = {i for i, mark in zip(ids, marks, strict=True) if mark}
+        if self.rows is not None:
+            for task, vector in self.remembered.items():
+                vector.copy_(self.row(task).tensors)
+
+    def whole(self, update: Vector) -> Vector:
+        """Returns a combination of the rows, gathered from the ranks' columns of it."""
+        ranks = self.plan.columns
+        if ranks is None:
+            return update
+        whole = self._layout.padded(ranks.size)
+        for flat, part in zip(whole.flats, update.flats, strict=True):
+            flat.copy_(ranks.gather(part))
+        return whole
+
+    def _multiply(self, factors: Mapping[str, float]) -> None:
+        for task, factor in factors.items():
+            if factor != 1:
+                if self.rows is not None:
+                    self.row(task).mul_(factor)
+                for vectors in (self.own, self.remembered):
+                    if task in vectors:
+                        vectors[task].mul_(factor)
+
+    def _backward(
+        self, losses: list[Tensor], seeds: list[Tensor], group: list[str], *, retain: bool
+    ) -> tuple[list[Tensor | None], dict[str, list[Tensor | None]]]:
+        parameters = [*self._shared, *(p for task in group for p in self._own[task])]
+        gradients = differentiate(
+            losses, parameters, seeds, self._placement, self._partition, retain=retain
+        )
+        pairs = zip(parameters, gradients, strict=True)
+        self.reached.update(id(p) for p, gradient in pairs if gradient is not None)
+        counts = [len(self._shared), *(len(self._own[task]) for task in group)]
+        shared, *own = cut(gradients, counts)
+        return shared, dict(zip(group, own, strict=True))
+
+    def _add_own(self, task: str, gradients: list[Tensor | None], *, weighed: bool) -> None:
+        if not gradients:
+            return
+        vector = self._guard.unscale_(self._parts[task].copy_(gradients))
+        self._guard.check([task], self.plan.stage, vector.norm())
+        if self.plan.weighs_own and self.plan.weights is not None and not weighed:
+            vector.mul_(self.plan.weights[task])
+        self.own[task] = vector
+
+    def _add_shared(
+        self, group: list[str], gradients: list[Tensor | None], *, weighed: bool
+    ) -> None:
+        guard, weights = self._guard, self.plan.weights
+        if self.plan.remembers:
+            self.remembered[group[0]] = guard.unscale_(self._layout.copy_of(gradients))
+        if weights is None:
+            self._add_row(group[0], gradients)
+            return
+        alpha: Tensor | float = 1.0 if weighed else weights[group[0]]
+        if guard.factor is not None:
+            alpha = alpha / guard.factor
+        if self.total is not None:
+            self.total.add_(gradients, alpha)
+        else:
+            self.total = self._layout.copy_of(gradients)
+            if isinstance(alpha, Tensor):
+                self.total.mul_(alpha)
+        guard.check(group, self.plan.stage, self.total.norm())
+
+    def _add_row(self, task: str, gradients: list[Tensor | None]) -> None:
+        row, ranks = self.row(task), self.plan.columns
+        vector = row if ranks is None else self._layout.padded(ranks.size)
+        self._guard.unscale_(vector.copy_(gradients))
+        if ranks is not None:
+            for part, flat in zip(row.flats, vector.flats, strict=True):
+                part.copy_(ranks.scatter(flat))
+
+
+def differentiate(
+    losses: Sequence[Tensor],
+    parameters: Sequence[Parameter],
+    seeds: Sequence[Tensor],
+    placement: Placement,
+    partition: Partition,
+    *,
+    retain: bool,
+) -> list[Tensor | None]:
+    """Differentiates a weighted sum of losses.
+
+    Args:
+        losses: The losses, with their graphs.
+        parameters: The parameters.
+        seeds: The losses' weights, in the losses' dtypes.
+        placement: Where the parameters are.
+        partition: Provides the parameters' names.
+        retain: Whether the graph is needed again.
+
+    Returns:
+        The gradients; None for parameters that the losses do not reach.
+
+    Raises:
+        ValueError: If a gradient is sparse or complex.
+    """
+    if not parameters:
+        return []
+    gradients = placement.differentiate(losses, parameters, seeds, retain=retain)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None and gradient.layout is not torch.strided:
+            raise ValueError(
+                f"The gradient of parameter {partition.names[id(parameter)]!r} is sparse "
+                f"({gradient.layout}). Perturbations and task gradients need dense ones: make its "
+                f"layer with sparse=False."
+            )
+        if gradient is not None and gradient.is_complex():
+            raise ValueError(
+                f"Parameter {partition.names[id(parameter)]!r} is complex ({gradient.dtype}). "
+                f"Inner products of task gradients need real ones: keep it as torch.view_as_real "
+                f"returns it, and use torch.view_as_complex in the model."
+            )
+    return gradients
+
+
+def accumulate(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    reached: Sequence[bool],
+    placement: Placement,
+) -> None:
+    """Adds to ``.grad`` of the parameters that were reached, as ``Tensor.backward`` does.
+
+    Args:
+        parameters: The parameters.
+        gradients: What this rank holds of their gradients, which may become their ``.grad``.
+        reached: Which of the parameters were reached.
+        placement: Where the parameters are.
+    """
+    sums, terms = [], []
+    for parameter, gradient, here in zip(parameters, gradients, reached, strict=True):
+        if not here:
+            continue
+        if parameter.grad is None:
+            parameter.grad = placement.as_gradient(gradient, parameter)
+        else:
+            sums.append(parameter.grad)
+            terms.append(gradient)
+    if sums:
+        torch._foreach_add_(shards(sums), terms)

@@ -1,0 +1,205 @@
+"""Aggregation: from the task gradients to one update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from samo.aggregation import Combiner
+from samo.tensors import Layout, Matrix, Vector, wide, widest
+
+from ._finite import Guard
+from ._setting import Setting
+from ._task_gradients import TaskGradients
+
+Undo = list[Callable[[], None]]
+"""Functions that restore what a step has changed in methods, estimators and generators."""
+
+
+@dataclass
+class Update:
+    """The result of an aggregation.
+
+    Attributes:
+        shared: The gradient of the shared parameters.
+        weights: The tasks' weights, if there are any.
+        gramian: The Gramian of the task gradients, if one was computed.
+        of_method: The gradients of the method's own parameters, if it has any.
+    """
+
+    shared: Vector
+    weights: Tensor | None = None
+    gramian: Tensor | None = None
+    of_method: list[Tensor | None] = field(default_factory=list)
+
+
+@dataclass
+class Part:
+    """One of the sums that make the update (two, if it is decomposed).
+
+    Attributes:
+        combiner: Combines the rows.
+        rows: The gradients of the present tasks.
+        gramian: Their inner products, on the CPU; None if they are not needed.
+    """
+
+    combiner: Combiner
+    rows: Matrix
+    gramian: Tensor | None
+
+
+def weigh(
+    setting: Setting, guard: Guard, losses: Mapping[str, Tensor], undo: Undo
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Weighs the tasks by a method that needs no gradients.
+
+    Args:
+        setting: What is common to the engine's steps.
+        guard: The finite checks.
+        losses: The natural losses of the present tasks.
+        undo: Gets what restores the method.
+
+    Returns:
+        The weights, and the gradients of the method's own parameters.
+    """
+    combiner = setting.combiner
+    if combiner.sized:
+        guard.verify()  # a loss that is not finite must not enter the method's state
+    values = _stacked(losses)
+    if combiner.weighs_own:
+        undo.append(combiner.bookmark())
+    with setting.world.streams.as_global([values.device]):
+        weights, of_method = combiner.weigh(values, [setting.tasks.index(t) for t in losses])
+    guard.check(list(losses), "weight", weights.sum())
+    return weights, of_method
+
+
+def compare(
+    setting: Setting, guard: Guard, gradients: TaskGradients, natural: TaskGradients | None
+) -> list[Part]:
+    """Computes the matrices to combine and their Gramians, with a single transfer to the CPU.
+
+    Args:
+        setting: What is common to the engine's steps.
+        guard: The finite checks.
+        gradients: The gradients at the perturbed points, of all micro-batches and ranks.
+        natural: Those at the natural point, if the two are aggregated separately.
+
+    Returns:
+        The parts of the update; none if the gradients are summed already.
+
+    Raises:
+        NonFiniteError: If a row is not finite.
+    """
+    if gradients.rows is None or not setting.partition.shared:
+        guard.verify()
+        return []
+    rows = gradients.rows.select(gradients.numbers)
+    found = [(setting.combiner, rows, gradients.plan.stage)]
+    if natural is not None:
+        assert natural.rows is not None
+        assert setting.flat_combiner is not None
+        of_losses = natural.rows.select(gradients.numbers)
+        flat = rows.sub_(of_losses)
+        found = [
+            (setting.combiner, of_losses, natural.plan.stage),
+            (setting.flat_combiner, flat, gradients.plan.stage),
+        ]
+    compared = [rows.gramian() for combiner, rows, _ in found if not combiner.weighs_first]
+    gramians = iter(guard.to_cpu(compared))
+    parts = []
+    for combiner, rows, stage in found:
+        gramian = None if combiner.weighs_first else next(gramians)
+        sizes = [r.norm() for r in rows.rows] if gramian is None else gramian.diagonal()
+        for task, size in zip(gradients.present, sizes, strict=True):
+            guard.check([task], stage, size)
+        parts.append(Part(combiner, rows, gramian))
+    return parts
+
+
+def combine(
+    setting: Setting, parts: Sequence[Part], gradients: TaskGradients, weights: Tensor | None
+) -> Update:
+    """Combines the rows of the parts.
+
+    Args:
+        setting: What is common to the engine's steps.
+        parts: The parts, at least one.
+        gradients: The task gradients.
+        weights: The weights, if the method has given them before.
+
+    Returns:
+        The update.
+    """
+    combined = [_combined(setting, part, gradients, weights) for part in parts]
+    shared, weights = combined[0]
+    for other, its in combined[1:]:
+        shared.add_(other.tensors)
+        if weights is not None and its is not None:
+            weights = torch.stack([weights, its])
+    return Update(gradients.whole(shared), weights, parts[0].gramian)
+
+
+def tell(
+    setting: Setting,
+    guard: Guard,
+    gradients: TaskGradients,
+    losses: Mapping[str, Tensor],
+    undo: Undo,
+) -> list[Tensor | None]:
+    """Passes the losses to methods of the gradients that need them, and scales own gradients.
+
+    Args:
+        setting: What is common to the engine's steps.
+        guard: The loss scale and the finite checks.
+        gradients: The task gradients, of which the own ones are scaled as the method requests.
+        losses: The natural losses of the present tasks.
+        undo: Gets what restores the methods.
+
+    Returns:
+        The gradients of the method's own parameters.
+    """
+    of_method: list[Tensor | None] = []
+    for combiner in (setting.combiner, setting.flat_combiner):
+        if combiner is None or combiner.weighs_first:
+            continue
+        # With a grad scaler the update may still overflow after all is learnt. Without one, the
+        # state of methods of whole matrices, which may be as large as the rows, is not copied.
+        if guard.factor is not None or (combiner.sees_losses and combiner.gramian_only):
+            undo.append(combiner.bookmark())
+        if not combiner.sees_losses:
+            continue
+        factors, its = combiner.tell(_stacked(losses), gradients.numbers)
+        if combiner is setting.combiner and factors is not None:
+            of_method = its
+            guard.check(gradients.present, "weight", factors.sum())
+            gradients.multiply_own(factors)
+    return of_method
+
+
+def nothing_shared() -> Vector:
+    """Returns the gradient of no shared parameters."""
+    return Layout([]).empty()
+
+
+def _combined(
+    setting: Setting, part: Part, gradients: TaskGradients, weights: Tensor | None
+) -> tuple[Vector, Tensor | None]:
+    combiner, rows = part.combiner, part.rows
+    if combiner.weighs_first:
+        assert weights is not None
+        return rows.combine(weights), weights
+    assert part.gramian is not None
+    devices = [flat.device for flat in rows.flats] if combiner.whole_rows else []
+    with setting.world.streams.as_global(devices):
+        return combiner.combine(rows, part.gramian, gradients.numbers)
+
+
+def _stacked(losses: Mapping[str, Tensor]) -> Tensor:
+    """Returns the losses as one tensor, in float32 or wider."""
+    values = list(losses.values())
+    dtype = wide(widest(values))
+    return torch.stack([loss.to(dtype) for loss in values])

@@ -1,0 +1,22 @@
+"""Evaluates the user's model at several points without leaving a trace."""
+
+from ._graph import Reached, distances
+from ._random import Streams, global_generators, rademacher_, set_states, states_of
+from ._trace import Trace, Traced, devices_of, modules_of, parameters_of, put_back, state_of
+
+__all__ = [
+    "Reached",
+    "Streams",
+    "Trace",
+    "Traced",
+    "devices_of",
+    "distances",
+    "global_generators",
+    "modules_of",
+    "parameters_of",
+    "put_back",
+    "rademacher_",
+    "set_states",
+    "state_of",
+    "states_of",
+]

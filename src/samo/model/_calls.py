@@ -1,0 +1,103 @@
+"""Calls of a model's modules: observed by hooks, and attributed to tasks by the autograd graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.utils.hooks import RemovableHandle
+
+from ._graph import Reached
+
+Call = tuple[nn.Module, int]
+"""A module, and how many times it was called before."""
+CallNumbers = dict[nn.Module, list[int]]
+"""The numbers of some calls of some modules, in order."""
+
+
+@contextmanager
+def observed(
+    modules: Iterable[nn.Module],
+    enter: Callable[[Call, Call | None], object],
+    leave: Callable[[Call, object], object],
+) -> Iterator[Counter[nn.Module]]:
+    """Reports each call of the modules, with the call that encloses it, and counts the calls.
+
+    Args:
+        modules: The modules.
+        enter: Called with a call and the enclosing call (or None) before the forward pass.
+        leave: Called with a call and the module's output after it.
+
+    Yields:
+        The number of calls by module.
+    """
+    counts: Counter[nn.Module] = Counter()
+    stack: list[Call] = []
+    handles: list[RemovableHandle] = []
+
+    def before(module: nn.Module, _inputs: object) -> None:
+        if torch.compiler.is_compiling():  # a compiled graph must contain nothing of this
+            return
+        call = (module, counts[module])
+        counts[module] += 1
+        enter(call, stack[-1] if stack else None)
+        stack.append(call)
+
+    def after(module: nn.Module, _inputs: object, output: object) -> None:
+        if torch.compiler.is_compiling():
+            return
+        while (call := stack.pop())[0] is not module:
+            pass  # a call that ended in an exception, which the closure caught
+        leave(call, output)
+
+    try:
+        for module in modules:
+            # The outermost of the hooks, so that what the user's hooks draw is included.
+            handles.append(module.register_forward_pre_hook(before, prepend=True))
+            handles.append(module.register_forward_hook(after))
+        yield counts
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def attributed(
+    numbers: CallNumbers, made: Mapping[Call, list[Node]], losses: Mapping[str, Tensor]
+) -> dict[str, CallNumbers]:
+    """Determines which calls are for which task, from the graph nodes that the calls made.
+
+    A module that is called once is for every task. If it is called several times (a layer that all
+    heads have in common, a model that is called for each task's inputs), the graph decides.
+
+    Args:
+        numbers: The calls.
+        made: The nodes that made each call's output.
+        losses: The losses by task, with their graphs.
+
+    Returns:
+        The numbers of the calls, by task.
+    """
+    repeated = [module for module, calls in numbers.items() if len(calls) > 1]
+    of: dict[str, CallNumbers] = {task: dict(numbers) for task in losses}
+    for task, loss in losses.items() if repeated else ():
+        nodes = Reached([loss]).nodes
+        for module in repeated:
+            calls = numbers[module]
+            of[task][module] = [n for n in calls if not nodes.isdisjoint(made[module, n])]
+    return of
+
+
+def nodes_of(output: object) -> Iterator[Node]:
+    """Yields the graph nodes that made the tensors of a module's output."""
+    if isinstance(output, Tensor):
+        if output.grad_fn is not None:
+            yield output.grad_fn
+    elif isinstance(output, Mapping):
+        yield from nodes_of(list(output.values()))
+    elif isinstance(output, list | tuple):
+        for part in output:
+            yield from nodes_of(part)

@@ -1,0 +1,75 @@
+"""Traverses the autograd graph behind some losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+from torch.autograd.graph import Node
+
+
+class Reached:
+    """The nodes and leaves that some tensors depend on.
+
+    Args:
+        tensors: The tensors, with their graphs.
+
+    Attributes:
+        leaves: The ids of the leaves that require gradients.
+        nodes: The nodes of the graph.
+        compiled: The nodes that are compiled graphs, with the outputs that lead to them.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self.leaves: set[int] = set()
+        self.nodes: set[Node] = set()
+        self.compiled: dict[Node, set[int]] = {}
+        edges: list[tuple[Node | None, int]] = []
+        for tensor in tensors:
+            if tensor.grad_fn is None:
+                self.leaves.add(id(tensor))
+            edges.append((tensor.grad_fn, tensor.output_nr))
+        while edges:
+            node, output = edges.pop()
+            if node is None:
+                continue
+            if "CompiledFunction" in node.name():
+                self.compiled.setdefault(node, set()).add(output)
+            if node in self.nodes:
+                continue
+            self.nodes.add(node)
+            if node.name() == "torch::autograd::AccumulateGrad":
+                self.leaves.add(id(node.variable))  # type: ignore[attr-defined]
+            edges.extend(node.next_functions)
+
+
+def distances(tensors: Iterable[Tensor]) -> dict[int, int]:
+    """Returns the number of nodes between each leaf and the nearest of some tensors.
+
+    Args:
+        tensors: The tensors, with their graphs.
+
+    Returns:
+        The distances, by the ids of the leaves that require gradients.
+    """
+    found: dict[int, int] = {}
+    seen: set[Node] = set()
+    here: list[Node] = []
+    for tensor in tensors:
+        if tensor.grad_fn is None:
+            found[id(tensor)] = 0
+        else:
+            here.append(tensor.grad_fn)
+    distance = 0
+    while here:
+        distance += 1
+        there: list[Node] = []
+        for node in here:
+            if node in seen:
+                continue
+            seen.add(node)
+            if node.name() == "torch::autograd::AccumulateGrad":
+                found.setdefault(id(node.variable), distance)  # type: ignore[attr-defined]
+            there.extend(after for after, _ in node.next_functions if after is not None)
+        here = there
+    return found
