@@ -1,12 +1,12 @@
-"""What a call of each method of the Gramian costs, beside TorchJD's class of the same method.
+"""Times every method of the Gramian, and TorchJD's class of the same method.
 
     python benchmarks/aggregation.py [--gramians 60] [--rounds 3] [--out DIR]
 
-One process, one thread. The calls are interleaved: every method weighs a Gramian before any sees
-the next, the package's and TorchJD's class one after the other, in turn. So what else the machine
-does falls on all of them alike. The Gramians are those of random float32 gradients, in float64 as
-the engine computes them: a third independent, a third conflicting (nine tenths of their mean taken
-away), and a third nearly collinear. The tables have medians and quartiles over all calls.
+One process, one thread. The calls are interleaved: all methods weigh a Gramian before the next one,
+and the order of the package's and TorchJD's class alternates, so that other load of the machine
+affects all alike. The Gramians are those of random float32 gradients, in float64 as in the engine:
+a third independent, a third conflicting (nine tenths of their mean subtracted), and a third nearly
+collinear. The tables have medians and quartiles over all calls.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import torchjd.aggregation
 from torch import Tensor
 
 from samo import aggregation
-from samo.training._files import write_atomically
+from samo.records import write_atomically
 
 SIZES = (2, 11, 40)
 PARAMETERS = 200
@@ -41,7 +41,7 @@ Call = Callable[[Tensor], Tensor]
 
 
 def matrices(n_tasks: int, count: int) -> list[Tensor]:
-    """Task gradients, each ``[K, 200]``, of the three kinds in turn."""
+    """Makes task gradients, each ``[K, 200]``, of the three kinds in alternation."""
     generator = torch.Generator().manual_seed(n_tasks)
     made = []
     for index in range(count):
@@ -52,20 +52,20 @@ def matrices(n_tasks: int, count: int) -> list[Tensor]:
 
 
 def gramian(matrix: Tensor) -> Tensor:
-    """The inner products in float64, as the engine computes them."""
+    """Computes the inner products in float64, as the engine does."""
     wide = matrix.double()
     return wide @ wide.T
 
 
 def of_this_package(name: str, n_tasks: int) -> Call:
-    """The weighting that the registry makes."""
+    """Returns the weighting of the registry."""
     method: Any = aggregation.create(name, n_tasks)
     weighting = method.gramian_weighting
     return lambda matrix: weighting(gramian(matrix))
 
 
 def of_torchjd(name: str, n_tasks: int) -> Call | None:
-    """TorchJD's weighting of the same method, where that is another class."""
+    """Returns TorchJD's weighting of the same method, if that is another class."""
     if name == "nash-mtl":  # which takes the matrix
         weighting = torchjd.aggregation.NashMTL(n_tasks).weighting
         return lambda matrix: weighting(matrix)
@@ -83,7 +83,7 @@ def of_torchjd(name: str, n_tasks: int) -> Call | None:
 
 
 def timed(call: Call, matrix: Tensor) -> tuple[float, bool]:
-    """Milliseconds, and whether there are weights."""
+    """Returns the milliseconds of a call, and whether it succeeded."""
     start = time.perf_counter()
     try:
         good = bool(call(matrix).isfinite().all())
@@ -93,7 +93,7 @@ def timed(call: Call, matrix: Tensor) -> tuple[float, bool]:
 
 
 def measure(n_tasks: int, gramians: int, rounds: int) -> list[dict[str, Any]]:
-    """One row for each method."""
+    """Measures all methods, one row for each."""
     names = [
         name
         for name in aggregation.available()
@@ -108,7 +108,7 @@ def measure(n_tasks: int, gramians: int, rounds: int) -> list[dict[str, Any]]:
     times: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
     failures = dict.fromkeys(calls, 0)
     inputs = matrices(n_tasks, gramians)
-    for matrix in inputs[:3]:  # what is only done once
+    for matrix in inputs[:3]:  # warm-up
         for call in calls.values():
             timed(call, matrix)
     for index, matrix in enumerate(inputs * rounds):
@@ -125,7 +125,7 @@ def row(
     times: dict[tuple[str, str], list[float]],
     failures: dict[tuple[str, str], int],
 ) -> dict[str, Any]:
-    """Medians and quartiles of one method."""
+    """Computes medians and quartiles of one method."""
     found: dict[str, Any] = {"method": name, "tasks": n_tasks}
     for whose in ("ours", "torchjd"):
         if values := times.get((name, whose)):
@@ -138,7 +138,7 @@ def row(
 
 
 def machine() -> str:
-    """The machine, the versions, and what else is going on."""
+    """Describes the machine, the versions, and the load."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -152,7 +152,7 @@ def machine() -> str:
 
 
 def as_csv(rows: Iterable[dict[str, Any]]) -> str:
-    """All numbers."""
+    """Formats all numbers as CSV."""
     parts = ("q1", "median", "q3", "failed")
     fields = ["method", "tasks", *(f"{w}_{p}" for w in ("ours", "torchjd") for p in parts), "ratio"]
     file = io.StringIO()
@@ -164,7 +164,7 @@ def as_csv(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def as_markdown(rows: Iterable[dict[str, Any]], gramians: int, rounds: int) -> str:
-    """The table for readers."""
+    """Formats the table in Markdown."""
 
     def cell(found: dict[str, Any], whose: str) -> str:
         if f"{whose}_median" not in found:
@@ -174,8 +174,8 @@ def as_markdown(rows: Iterable[dict[str, Any]], gramians: int, rounds: int) -> s
         return f"{middle:.2f} ({low:.2f}–{high:.2f}{failed})"
 
     lines = [
-        f"Milliseconds a call, median (quartiles) of {gramians} Gramians × {rounds} rounds; "
-        "TorchJD's where its class is another.",
+        f"Milliseconds per call, median (quartiles) of {gramians} Gramians × {rounds} rounds; "
+        "TorchJD's if it has another class.",
         "",
         f"{machine()}.",
         "",
@@ -200,7 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--gramians", type=int, default=60, help="Gramians for each K")
     parser.add_argument("--rounds", type=int, default=3, help="calls for each Gramian")
-    parser.add_argument("--out", type=Path, default=OUT, help="where the tables go")
+    parser.add_argument("--out", type=Path, default=OUT, help="the directory of the tables")
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # cvxpy's, of TorchJD's Nash-MTL

@@ -1,12 +1,12 @@
-"""Would it pay to evaluate several tasks' perturbed copies in one batched pass (torch.func)?
+"""Compares ways to evaluate the perturbed copies of several tasks: serially, or in one batch.
 
     python benchmarks/batched.py [--tasks 11] [--batches 8,32,128]
 
-SPSA evaluates 2K perturbed copies of a model. Here that is done for the perceptron of
-``samo bench`` in three ways: one after the other, as the engine does; all 2K in one pass by
-``torch.func.vmap`` over stacked parameters, in which every copy evaluates every head (a closure
-cannot be asked for another task in each copy); and, as the bound of any such way, the trunk alone
-written by hand with batched matrix products.
+SPSA evaluates 2K perturbed copies of a model. For the perceptron of ``samo bench``, three ways are
+compared: one after the other, as in the engine; all 2K in one pass by ``torch.func.vmap`` over
+stacked parameters, in which every copy evaluates every head (a closure cannot be called with a
+different task for each copy); and, as a bound for any batched way, the trunk alone, written by hand
+with batched matrix products.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.utils.stateless import _reparametrize_module
 
-from samo.cost._cases import build, numbers
+from samo.cost import build, case_sizes
 
 OUT = Path(__file__).parent / "results" / "batched.md"
-LEAST = 0.1  # seconds that are timed at a time
+LEAST = 0.1  # seconds per timing
 
 
 def ways(tasks: int, batch: int, device: torch.device) -> dict[str, Callable[[], object]]:
-    """The three ways."""
-    problem = build("mlp", numbers("mlp", "standard", tasks, batch), device)
-    model, losses, names = problem.model, problem.losses(), problem.tasks
-    shared = {id(parameter) for parameter in problem.shared}
+    """Returns the three ways."""
+    workload = build("mlp", case_sizes("mlp", "standard", tasks, batch), device)
+    model, losses, names = workload.model, workload.losses(), workload.tasks
+    shared = {id(parameter) for parameter in workload.shared}
     stacked = {
         name: p.detach().expand(2 * tasks, *p.shape) + 0.01 * torch.randn(2 * tasks, *p.shape)
         for name, p in model.named_parameters()
@@ -49,7 +49,7 @@ def ways(tasks: int, batch: int, device: torch.device) -> dict[str, Callable[[],
             return torch.stack(list(losses(names).values()))
 
     def by_hand() -> Tensor:
-        h = problem.inputs.expand(2 * tasks, *problem.inputs.shape)
+        h = workload.inputs.expand(2 * tasks, *workload.inputs.shape)
         for weight, bias in zip(layers[::2], layers[1::2], strict=True):
             h = F.relu(torch.baddbmm(bias.unsqueeze(1), h, weight.mT))
         return h
@@ -63,7 +63,7 @@ def ways(tasks: int, batch: int, device: torch.device) -> dict[str, Callable[[],
 
 @torch.no_grad()
 def milliseconds(way: Callable[[], object], steps: int) -> float:
-    """The time of one."""
+    """Returns the mean time of a call."""
     start = time.perf_counter()
     for _ in range(steps):
         way()
@@ -71,7 +71,7 @@ def milliseconds(way: Callable[[], object], steps: int) -> float:
 
 
 def main() -> None:
-    """Measures, and writes the table."""
+    """Runs the measurements and writes the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tasks", type=int, default=11)
     parser.add_argument("--batches", default="8,32,128")
@@ -82,7 +82,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     lines = [
         f"2K = {2 * given.tasks} evaluations of the perceptron's copies without a graph: ms, "
-        f"medians of {given.rounds} rounds, and times those one by one (median of the rounds).",
+        f"medians of {given.rounds} rounds, and the ratio to one by one (median of the rounds).",
         "",
         f"{platform.machine()}, {os.cpu_count()} cores, {given.threads} thread, "
         f"torch {torch.__version__}.",

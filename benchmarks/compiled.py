@@ -1,11 +1,11 @@
-"""What `torch.compile` makes of a step: the trunk compiled, against the same one not compiled.
+"""Compares a step with a compiled trunk (`torch.compile`) to the same step in eager mode.
 
     python benchmarks/compiled.py [--cases mlp,lenet,transformer] [--mode reduce-overhead]
 
-The cases are those of ``samo bench``. Each round takes a step with either trunk, one after the
-other; the table has the medians, the ratios of the same round, how many times PyTorch compiled
-after the first two steps, and how far the gradients of the first step lie apart. On a GPU
-``--mode reduce-overhead`` records CUDA graphs.
+The cases are those of ``samo bench``. Each round times a step with either trunk; the table has the
+medians, the ratios within a round, the number of compilations after the first two steps, and the
+distance of the gradients of the first step. On a GPU, ``--mode reduce-overhead`` records CUDA
+graphs.
 """
 
 from __future__ import annotations
@@ -24,43 +24,43 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 import samo
-from samo.cost._cases import Problem, build, numbers
+from samo.cost import Workload, build, case_sizes
 
 OUT = Path(__file__).parent / "results" / "compiled.md"
 PRESETS = {"erm": samo.ERM, "gsam": samo.GSAM, "samo": samo.SAMO}
-LEAST = 0.2  # seconds that are timed at a time
+LEAST = 0.2  # seconds per timing
 
 
 class Side:
-    """A problem with an engine of its own, the trunk compiled or not."""
+    """A workload with its engine, the trunk compiled or not."""
 
     def __init__(self, case: str, preset: str, device: torch.device, mode: str | None) -> None:
         torch.manual_seed(0)
         size = "full" if device.type == "cuda" else "standard"
-        self.problem: Problem = build(case, numbers(case, size, None, None), device)
+        self.workload: Workload = build(case, case_sizes(case, size, None, None), device)
         if mode is not None:
-            model: Any = self.problem.model
+            model: Any = self.workload.model
             model.trunk = torch.compile(model.trunk, mode=mode)
-        heads = self.problem.heads
-        tasks = self.problem.tasks
-        self.engine = PRESETS[preset](self.problem.model, tasks, aggregator="fairgrad", own=heads)
-        self.losses = self.problem.losses()
+        heads = self.workload.heads
+        tasks = self.workload.tasks
+        self.engine = PRESETS[preset](self.workload.model, tasks, aggregator="fairgrad", own=heads)
+        self.losses = self.workload.losses()
         self.device = device
 
     def step(self) -> None:
-        """A step, to its end."""
-        self.problem.model.zero_grad()
+        """Takes a step, and waits for its end."""
+        self.workload.model.zero_grad()
         self.engine.backward(self.losses)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
     def gradient(self) -> Tensor:
-        """What the last step has found."""
-        grads = [p.grad.flatten() for p in self.problem.model.parameters() if p.grad is not None]
+        """Returns the gradient of the last step."""
+        grads = [p.grad.flatten() for p in self.workload.model.parameters() if p.grad is not None]
         return torch.cat(grads)
 
     def seconds(self, steps: int) -> float:
-        """The time of a step, the mean of some."""
+        """Returns the mean time of several steps."""
         start = time.perf_counter()
         for _ in range(steps):
             self.step()
@@ -91,10 +91,10 @@ def row(case: str, preset: str, rounds: int, device: torch.device, mode: str) ->
 
 
 def main() -> None:
-    """Measures, and writes the table."""
+    """Runs the measurements and writes the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cases", default="mlp,lenet,transformer")
-    parser.add_argument("--mode", default="default", help="of torch.compile")
+    parser.add_argument("--mode", default="default", help="mode of torch.compile")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
@@ -103,9 +103,9 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     lines = [
         f"A step with FairGrad, its trunk compiled (mode {given.mode!r}) or not: ms, medians of "
-        f"{given.rounds} rounds; the quotient of the two in a round, its median and quartiles; "
-        f"how many graphs were compiled in the first two steps, and after; the relative distance "
-        f"of the first step's gradients.",
+        f"{given.rounds} rounds; the ratio of the two in a round, median and quartiles; the "
+        f"number of graphs compiled in the first two steps, and later; the relative distance of "
+        f"the first step's gradients.",
         "",
         f"{platform.machine()}, {os.cpu_count()} cores, {given.threads} thread, {given.device}, "
         f"torch {torch.__version__}.",

@@ -1,13 +1,13 @@
-"""How good the estimators of the local gradient are, and what they cost.
+"""The quality and the cost of the estimators of the local gradient.
 
     python benchmarks/estimators.py quality [--case NAME] [--data DIR] [--steps 600] [--points 9]
     python benchmarks/estimators.py cost    [--case NAME] [--data DIR] [--rounds 30]
 
-``quality``: the cosine of the perturbation that a task gets with the one that its exact gradient
-gives, along training. ``cost``: the time of a step beside ERM's, interleaved in one process, one
-thread; processor time, so that other programs' use of the machine falls out. DIR is the directory
-with ``fashion_mnist/`` in it. What the estimators are worth in test accuracy ``overlaid.py`` finds
-out; ``estimators_accuracy.py`` holds the two against each other.
+``quality``: the cosine of a task's perturbation with that of its exact gradient, during training.
+``cost``: the time of a step relative to ERM's, interleaved in one process, one thread; processor
+time, which does not depend on other programs. DIR is the directory with ``fashion_mnist/``.
+``overlaid.py`` measures the test accuracy with each estimator; ``estimators_accuracy.py`` compares
+it with the cost.
 """
 
 from __future__ import annotations
@@ -33,14 +33,13 @@ from torch import Tensor, nn
 import samo
 from samo import benchmarks
 from samo.benchmarks.networks import CelebACNN, LeNet
-from samo.report._difference_tables import write_lines
-from samo.training import PRESETS
-from samo.training._files import write_atomically, write_json
-from samo.training._sharpness import perturbation
+from samo.records import write_atomically, write_json
+from samo.report.tables import write_lines
+from samo.training import PRESETS, perturbation
 
 OUT = Path(__file__).parent / "results" / "estimators"
 RHO = 0.1
-# name: preset of the command line, and options that are not its defaults
+# name: preset of the command line, and options that differ from its defaults
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "erm": ("erm", {}),
     "gsam": ("gsam", {}),
@@ -62,7 +61,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass
 class Case:
-    """A model on data: the names of the tasks, and batches as closures for `Engine.backward`."""
+    """A model with the names of the tasks, and batches as closures for `Engine.backward`."""
 
     model: nn.Module
     tasks: list[str]
@@ -105,7 +104,7 @@ def questions(data: Path | None) -> Case:
 
 
 def celeba(_data: Path | None, batch: int = 32) -> Case:
-    """The network of CelebA at full size on noise: K = 40, batch 32; for the cost alone."""
+    """The network of CelebA at full size on noise: K = 40, batch 32; for the cost only."""
     tasks = [f"t{i}" for i in range(40)]
     model = CelebACNN(tasks)
     x, y = torch.randn(batch, 3, 64, 64), torch.rand(40, batch).round()
@@ -129,7 +128,7 @@ CASES = {case.__name__: case for case in (digits, multifashion, questions, celeb
 
 def _pairs(data: Path | None) -> benchmarks.Benchmark:
     if data is None:
-        raise SystemExit("--data must name the directory with fashion_mnist/ in it.")
+        raise SystemExit("--data must be the directory with fashion_mnist/.")
     sizes = {"pairs": 3000, "validation_pairs": 100, "test_pairs": 100}
     return benchmarks.create("multifashion", data=data, network="lenet", **sizes)
 
@@ -145,7 +144,7 @@ def _of_benchmark(benchmark: benchmarks.Benchmark) -> Case:
 
 
 def engine_of(case: Case, arm: str, method: str = "ls", **options: Any) -> samo.Engine:
-    """An engine of an arm; options that its preset has not are left out."""
+    """Makes the engine of an arm, without options that its preset does not have."""
     preset, own = ARMS[arm]
     chosen = {**own, **{k: v for k, v in options.items() if k in PRESETS[preset].options}}
     perturb, decompose = perturbation(preset, None if preset == "erm" else RHO, chosen)
@@ -155,14 +154,14 @@ def engine_of(case: Case, arm: str, method: str = "ls", **options: Any) -> samo.
 
 
 def perturbations(engine: samo.Engine, case: Case, losses: Any) -> dict[str, Tensor]:
-    """The ε_i that an engine gives the tasks in one step, seen from inside the closure."""
+    """Returns the ε_i of the tasks in one step of an engine, observed in the closure."""
     heads: Any = case.model.heads
     own = {id(parameter) for parameter in heads.parameters()}
     shared = [p for p in case.model.parameters() if id(p) not in own]
     theta: list[Tensor] = []
     found: dict[str, Tensor] = {}
 
-    def spied(tasks: Sequence[str]) -> dict[str, Tensor]:
+    def observed(tasks: Sequence[str]) -> dict[str, Tensor]:
         if not theta:
             theta.extend(p.detach().clone() for p in shared)
         elif torch.is_grad_enabled():
@@ -170,7 +169,7 @@ def perturbations(engine: samo.Engine, case: Case, losses: Any) -> dict[str, Ten
             found.update(dict.fromkeys(tasks, torch.cat(moved)))
         return dict(losses(tasks))
 
-    engine.backward(spied)
+    engine.backward(observed)
     case.model.zero_grad()
     return found
 
@@ -178,13 +177,13 @@ def perturbations(engine: samo.Engine, case: Case, losses: Any) -> dict[str, Ten
 def quality(
     name: str, data: Path | None, steps: int, points: int, arms: Sequence[str], out: Path
 ) -> None:
-    """Trains by GSAM, and looks at all arms at some points: two steps in a row, the second counts.
+    """Trains with GSAM, and evaluates all arms at some points in two steps; the second counts.
 
-    The first is for `PreviousGradient`, which must have seen one.
+    The first provides `PreviousGradient` with a gradient.
     """
     torch.manual_seed(0)
     case = CASES[name](data)
-    # F-MTL's ε_i are L-SAM's; L-SAM's are what all are compared with.
+    # F-MTL has the ε_i of L-SAM, which are the reference for all.
     arms = ["lsam", *(arm for arm in arms if arm not in ("erm", "fmtl", "lsam"))]
     arms = [arm for arm in arms if ARMS[arm][1].get("groups", 0) < len(case.tasks)]
     engines = {
@@ -217,7 +216,7 @@ def quality(
 
 
 def _cosine(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
-    """The mean over the tasks."""
+    """Returns the mean cosine over the tasks."""
     return statistics.fmean(
         F.cosine_similarity(found[task], wanted[task], dim=0).item() for task in wanted
     )
@@ -251,11 +250,11 @@ def cost(
     out: Path,
     methods: Sequence[str] = ("ls", "fairgrad"),
 ) -> None:
-    """Times steps of all arms in turn, and writes the medians of the ratios to ERM's."""
+    """Times steps of all arms in alternation, and writes the median ratios to ERM."""
     result = {method: ratios(name, data, rounds, arms, method) for method in methods}
     lines = [
-        f"{name}: {CASES[name].__doc__} Processor time of a step, {rounds} rounds of all in turn, "
-        f"one thread; median of the ratios to erm in the same round (lowest, highest).",
+        f"{name}: {CASES[name].__doc__} Processor time of a step, {rounds} rounds of all in "
+        f"alternation, one thread; median of the ratios to erm within a round (lowest, highest).",
         f"{platform.machine()}, torch {torch.__version__}.",
         "",
         "| estimator | " + " | ".join(result) + " |",
@@ -275,7 +274,7 @@ def cost(
 def ratios(
     name: str, data: Path | None, rounds: int, arms: Sequence[str], method: str
 ) -> dict[str, list[float]]:
-    """The ratios of each arm's processor time to ERM's, a round each, after one to warm up."""
+    """Returns the ratios of each arm's processor time to ERM's in each round, after a warm-up."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     case = CASES[name](data)
@@ -305,7 +304,7 @@ def write_text(file: Path, lines: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=["quality", "cost"])
     parser.add_argument("--case", choices=list(CASES), default="multifashion")
@@ -314,7 +313,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--points", type=int, default=9)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--arms", default=";".join(ARMS), help="with semicolons between them")
+    parser.add_argument("--arms", default=";".join(ARMS), help="separated by semicolons")
     parser.add_argument("--methods", default="ls,fairgrad")
     given = parser.parse_args()
     arms = [arm.strip() for arm in given.arms.split(";")]

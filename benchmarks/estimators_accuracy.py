@@ -1,10 +1,10 @@
-"""What the estimators are worth: test accuracy on real images, against what a step costs.
+"""Compares the estimators: test accuracy on real images against the cost of a step.
 
     python benchmarks/estimators_accuracy.py --runs runs/multifashion
 
-Of the runs that ``overlaid.py`` has trained, and of the costs that ``estimators.py cost`` has
-measured, one table (accuracy at the ρ that validation data chose, differences paired by seed, cost)
-and one plot of accuracy against cost.
+From the runs of ``overlaid.py`` and the costs of ``estimators.py cost``, makes one table (accuracy
+with the ρ selected on validation data, differences paired by seed, cost) and one plot of accuracy
+against cost.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 
 from estimators import OUT, write_text  # type: ignore[import-not-found]
 
+from samo.records import read_json, write_atomically
 from samo.report import Row, Spread, read, summarize
-from samo.report._difference_tables import worded
-from samo.report._differences import by_seed
-from samo.report.style import house_style, look, panels
-from samo.training._files import read_json, write_atomically
+from samo.report.figures.style import house_style, look, panels
+from samo.report.summary import by_seed
+from samo.report.tables import format_difference
 
 Arms = Mapping[tuple[str, str], Row]
 Costs = Mapping[str, Mapping[str, float]]
@@ -28,10 +28,10 @@ AGAINST = ("erm", "gsam", "random")
 
 
 def report(runs: Path, out: Path) -> None:
-    """One table and one plot: accuracy, paired differences, and the cost of a step."""
+    """Writes table and plot: accuracy, paired differences, and the cost of a step."""
     rows = [row for row in summarize(read(runs)).rows if row.method != "stl"]
     if any(row.unfinished for row in rows):
-        raise SystemExit(f"{runs} is not finished: run benchmarks/overlaid.py to its end.")
+        raise SystemExit(f"{runs} is not finished: run benchmarks/overlaid.py first.")
     arms = {(row.method, row.sharpness): row for row in rows}
     methods = list(dict.fromkeys(row.method for row in rows))
     presets = list(dict.fromkeys(row.sharpness for row in rows))
@@ -40,10 +40,10 @@ def report(runs: Path, out: Path) -> None:
         for method, found in read_json(out / "cost-multifashion.json").items()
     }
     lines = [
-        "Test accuracy on `multifashion` (3,000 pairs, LeNet), %, mean of both corners; ρ chosen "
+        "Test accuracy on `multifashion` (3,000 pairs, LeNet), %, mean of both corners; ρ selected "
         "on validation data. Differences are of the same method and seed: mean and 95 % confidence "
-        "interval (Student's t over the seeds; in the lines of all, the methods' differences of a "
-        "seed are averaged first).",
+        "interval (Student's t over the seeds; in the lines of all, the differences of a seed "
+        "are first averaged over the methods).",
         "",
         "| method | sharpness | ρ | accuracy | seeds | "
         + " | ".join(f"against {other}" for other in AGAINST)
@@ -65,7 +65,7 @@ def _cells(arms: Arms, costs: Costs, methods: Sequence[str], preset: str) -> lis
         ", ".join(f"{row.rho:g}" for row in rows if row.rho is not None) or "–",
         f"{statistics.fmean(_average(row).mean for row in rows):.2f}",
         str(min(len(row.runs) for row in rows)),
-        *("–" if o == preset else worded(by_seed(pairs[o], "average")) for o in AGAINST),
+        *("–" if o == preset else format_difference(by_seed(pairs[o], "average")) for o in AGAINST),
         f"{statistics.fmean(costs[method][preset] for method in methods):.2f}",
     ]
 
@@ -102,10 +102,10 @@ def _plot(
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/multifashion"))
-    parser.add_argument("--out", type=Path, default=OUT, help="where the costs are")
+    parser.add_argument("--out", type=Path, default=OUT, help="the directory of the costs")
     given = parser.parse_args()
     report(given.runs, given.out)
 

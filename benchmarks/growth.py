@@ -1,12 +1,12 @@
-"""How the costs of a step grow with the number of tasks K and the shared parameters m.
+"""The growth of a step's cost with the number K of tasks and m of shared parameters.
 
     python benchmarks/growth.py [--steps 3] [--most 100000000] [--out DIR]
 
-The model is a perceptron with two hidden layers, the batch 32, the method FairGrad. K goes from 1
-to 40 at m = 1 million; m goes from 10 thousand to 100 million at K = 2. All of them are measured
-once before any is measured again, so that what else the machine does falls on all alike. Fitted are
-a straight line in K, and a power of m where m is large enough that the arithmetic outweighs what
-each operation costs in itself. After an interrupt the same command goes on.
+The model is a perceptron with two hidden layers, the batch is 32, the method FairGrad. K is in
+1..40 at m = 1 million; m ranges from 10 thousand to 100 million at K = 2. Each round measures all
+points once, so that other load of the machine affects all alike. The fits are a straight line in K,
+and a power of m for m so large that the arithmetic outweighs the overhead of operations. After an
+interrupt, the same command continues.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from rich.console import Console
 
-from samo.cost import Setting, chosen, measure
-from samo.report._plots import _legend
-from samo.report._write import save
-from samo.report.style import house_style, look, panels
-from samo.training._files import write_atomically
+from samo.cost import Conditions, chosen, measure
+from samo.records import write_atomically
+from samo.report import save
+from samo.report.figures.style import house_style, legend, look, panels
 
 OUT = Path(__file__).parent / "results" / "growth"
 INPUTS, BATCH = 64, 32
@@ -48,9 +47,9 @@ class Fit:
     """A fitted law.
 
     Attributes:
-        law: It, as text.
-        residual: The root mean square of the relative deviations of what was measured from it.
-        at: Its value.
+        law: The formula as text.
+        residual: The root mean square of the relative deviations of the measurements.
+        at: Evaluates the law.
     """
 
     law: str
@@ -59,19 +58,19 @@ class Fit:
 
 
 def width(m: int) -> int:
-    """The hidden width at which the trunk has about m parameters: w² + (inputs + 2) w = m."""
+    """Returns the hidden width for about m parameters in the trunk: w² + (inputs + 2) w = m."""
     half = (INPUTS + 2) / 2
     return round(math.sqrt(half**2 + m) - half)
 
 
-def wanted(tasks: int, m: int, threads: int) -> Setting:
-    """What is measured at a point."""
+def wanted(tasks: int, m: int, threads: int) -> Conditions:
+    """Returns the conditions of a point."""
     numbers = {"tasks": tasks, "batch": BATCH, "inputs": INPUTS, "width": width(m)}
-    return Setting("mlp", "custom", numbers, "fairgrad", "cpu", threads)
+    return Conditions("mlp", "custom", numbers, "fairgrad", "cpu", threads)
 
 
 def straight(points: Sequence[Point], unit: str) -> Fit:
-    """Fits a + b K, by the relative deviations."""
+    """Fits a + b K to the relative deviations."""
     x, y = np.array(points, dtype=float).T
     design = np.stack([np.ones_like(x), x], axis=1) / y[:, None]
     (a, b), *_ = np.linalg.lstsq(design, np.ones_like(y), rcond=None)
@@ -82,7 +81,7 @@ def straight(points: Sequence[Point], unit: str) -> Fit:
 
 
 def power(points: Sequence[Point]) -> Fit:
-    """Fits c m^p, where m is large enough; to all, where there are too few of those."""
+    """Fits c m^p to the points with large m, or to all if there are too few of those."""
     large = [point for point in points if point[0] >= 0.9 * POWER_FROM]
     x, y = np.array(large if len(large) > 1 else points, dtype=float).T
     p, c = np.polyfit(np.log(x), np.log(y), 1)
@@ -93,7 +92,7 @@ def power(points: Sequence[Point]) -> Fit:
 def series(
     results: Sequence[dict[str, Any]], step: str, key: str, value: Callable[[Any], float]
 ) -> list[Point]:
-    """A step's costs: by the number of tasks, or by the shared parameters."""
+    """Returns a step's costs by the number of tasks, or by the shared parameters."""
     found = []
     for result in results:
         at = result["setting"]["numbers"]["tasks"] if key == "K" else result["shared_parameters"]
@@ -104,17 +103,17 @@ def series(
 
 
 def milliseconds(entry: Any) -> float:
-    """The median time."""
+    """Returns the median time."""
     return 1e3 * float(np.median(entry["seconds"]))
 
 
 def numbers(entry: Any) -> float:
-    """The peak memory in float32 numbers; by K, for each shared parameter."""
+    """Returns the peak memory in float32 numbers; per shared parameter in the series over K."""
     return float(entry["peak_bytes"]) / 4 / float(entry["scale"])
 
 
 def fits(by_k: Sequence[dict[str, Any]], by_m: Sequence[dict[str, Any]]) -> dict[str, list[Fit]]:
-    """The four laws of each step: time and memory, by K and by m."""
+    """Fits the four laws of each step: time and memory, by K and by m."""
     return {
         step: [
             straight(series(by_k, step, "K", milliseconds), "ms"),
@@ -127,7 +126,7 @@ def fits(by_k: Sequence[dict[str, Any]], by_m: Sequence[dict[str, Any]]) -> dict
 
 
 def figure(by_k: Sequence[dict[str, Any]], by_m: Sequence[dict[str, Any]]) -> Figure:
-    """Draws what was measured as marks, and what was fitted as lines."""
+    """Plots measurements as marks and fits as lines."""
     laws = fits(by_k, by_m)
     sweeps = [
         (by_k, "K", milliseconds, "time of a step (ms)"),
@@ -159,12 +158,12 @@ def figure(by_k: Sequence[dict[str, Any]], by_m: Sequence[dict[str, Any]]) -> Fi
             style = look("random" if "previous" in step else step)
             kind = {"color": style.colour, "marker": style.marker, "linestyle": style.line}
             handles.append(Line2D([], [], label=step, **kind))
-        _legend(drawn, handles)
+        legend(drawn, handles)
     return drawn
 
 
 def markdown(by_k: Sequence[dict[str, Any]], by_m: Sequence[dict[str, Any]]) -> str:
-    """The laws, and below them what was measured."""
+    """Formats the laws and the measurements in Markdown."""
     machine = by_k[0]["machine"]
     threads, rounds = by_k[0]["setting"]["threads"], len(by_k[0]["steps"]["erm"]["seconds"])
     lines = [
@@ -196,7 +195,7 @@ def markdown(by_k: Sequence[dict[str, Any]], by_m: Sequence[dict[str, Any]]) -> 
 
 
 def as_csv(results: Sequence[dict[str, Any]]) -> str:
-    """All that was measured."""
+    """Formats all measurements as CSV."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["tasks", "shared_parameters", "step", "milliseconds", "peak_bytes"])
@@ -208,12 +207,12 @@ def as_csv(results: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measures, fits, and writes table and figure."""
+    """Runs the measurements, fits the laws, and writes tables and figure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--steps", type=int, default=3, help="timings of each step")
     parser.add_argument("--most", type=int, default=SIZES[-1], help="the largest m")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=OUT, help="where the results go")
+    parser.add_argument("--out", type=Path, default=OUT, help="the directory of the results")
     given = parser.parse_args()
     console, subjects = Console(), chosen(STEPS, "fairgrad")
     by_k = [(tasks, M) for tasks in TASKS]

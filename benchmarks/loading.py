@@ -1,10 +1,10 @@
-"""Does loading keep up with training? On the largest layout, NYUv2's 288 × 384.
+"""Compares the time to load a batch with that of a step, on the largest layout (NYUv2, 288 × 384).
 
     python benchmarks/loading.py
 
-Writes rendered rooms in that layout, and times batches of two, read, checked and augmented, and one
-forward pass and one step of SAMO of the published SegNet-MTAN on such a batch. Processor time of
-all threads: loading runs beside training, on a core of its own if there is one.
+Writes rendered rooms in this layout, and times the loading of batches of two (read, checked and
+augmented), and one forward pass and one SAMO step of the published SegNet-MTAN on such a batch. All
+are processor times of all threads: loading runs in parallel with training if there is another core.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import torch
 
 import samo
 from samo.benchmarks import create
-from samo.benchmarks.scenes._write import Order, write_scenes
+from samo.benchmarks.scenes import SceneSet, write_scenes
 
 IMAGES, BATCH, REPEATS = 12, 2, 5
 
 
 def main() -> None:
-    """Measures, and prints a line for each."""
+    """Runs the measurements and prints the results."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
-        write_scenes(Order("nyuv2", IMAGES, 1, 0, 288, 384), directory)
+        write_scenes(SceneSet("nyuv2", IMAGES, 1, 0, 288, 384), directory)
         _measure(Path(directory))
 
 
@@ -47,7 +47,7 @@ def _measure(data: Path) -> None:
 
     load = statistics.median(loading)
     print(f"{platform.machine()}, {os.cpu_count()} processors, torch {torch.__version__}, 1 thread")
-    print(f"opening and checking the headers: {1e3 * opened / (IMAGES + 1):.2f} ms an image")
+    print(f"opening and checking the headers: {1e3 * opened / (IMAGES + 1):.2f} ms per image")
     print(f"loading a batch of {BATCH}: {1e3 * load:.1f} ms", flush=True)
 
     torch.manual_seed(0)
@@ -57,15 +57,14 @@ def _measure(data: Path) -> None:
     with torch.no_grad():
         benchmark.losses(model, batch, benchmark.tasks)
     forward = time.process_time() - start
-    print(
-        f"one forward pass: {1e3 * forward:.0f} ms, {forward / load:.0f} times as much", flush=True
-    )
+    ratio = forward / load
+    print(f"one forward pass: {1e3 * forward:.0f} ms, {ratio:.0f} times the loading", flush=True)
 
     engine = samo.SAMO(model, benchmark.tasks, aggregator="fairgrad", rho=0.001)
     start = time.process_time()
     engine.backward(lambda tasks: benchmark.losses(model, batch, tasks))
     step = time.process_time() - start
-    print(f"one step of SAMO: {1e3 * step:.0f} ms, {step / load:.0f} times")
+    print(f"one step of SAMO: {1e3 * step:.0f} ms, {step / load:.0f} times the loading")
 
 
 if __name__ == "__main__":

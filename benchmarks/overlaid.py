@@ -1,11 +1,11 @@
-"""Overlapping articles of Fashion-MNIST: do the presets help, and is it where they point?
+"""Compares all presets with a random control on overlapping articles of Fashion-MNIST.
 
     python benchmarks/overlaid.py --data DIR --runs runs/multifashion --jobs 2
 
-DIR holds ``fashion_mnist/``. Two methods with every preset, the cheaper estimators and the control,
-five seeds. For the first two, every ρ of a grid is tried, the same for all; the others are trained
-at the ρ that is best on the validation data of these two, and the table is of the runs at that ρ.
-An interrupted call goes on. What a step of each costs beside: ``estimators_accuracy.py``.
+DIR contains ``fashion_mnist/``. Two methods with every preset, the cheaper estimators and the
+control, five seeds. The first two seeds are trained with every ρ of a common grid; the other seeds
+with the ρ that is best on the validation data of these two. The table has the runs with this ρ. An
+interrupted call can be repeated to continue. ``estimators_accuracy.py`` adds the cost of a step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PAIRS = {"network": "lenet", "pairs": 3000, "validation_pairs": 3000, "test_pair
 
 
 def main() -> None:
-    """Trains what is not there yet, and writes the tables and figures."""
+    """Trains the missing runs, and writes tables and figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="the directory with fashion_mnist/")
     parser.add_argument("--runs", type=Path, default=Path("runs/multifashion"))
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def in_two_stages(cells: list[Cell], runs: Path, results: Path, jobs: int) -> list[Path]:
-    """Trains every ρ on the first seeds and the best of them on the others; writes the results."""
+    """Trains every ρ on the first seeds and the best on the others, and writes the results."""
     _train([cell for cell in cells if cell.config.seed < CHOOSING], runs, jobs)
     chosen = {(row.method, row.sharpness): row.rho for row in summarize(read(runs)).rows}
     _train([c for c in cells if c.config.rho in {None, chosen[_arm(c)]}], runs, jobs)

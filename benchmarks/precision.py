@@ -1,10 +1,11 @@
-"""What half precision changes: accuracy on digits, and the error of a matrix stored in bfloat16.
+"""The effect of half precision: accuracy on digits, and the error of a matrix in bfloat16.
 
     python benchmarks/precision.py
 
 Trains `digits` with SAMO and FairGrad in float32, under bfloat16 autocast, and under float16
-autocast with a GradScaler, with the same seeds; then compares the gradients of one step, its matrix
-of task gradients kept in bfloat16 or not, along a float32 run of each preset. Prints Markdown.
+autocast with a GradScaler, with the same seeds. Then compares the gradients of a step whose matrix
+of task gradients is stored in bfloat16 with those in float32, during a float32 run of each preset.
+Prints Markdown.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ METHODS = ["mgda", "upgrad", "fairgrad"]
 
 
 def main() -> None:
-    """Measures, and prints two tables."""
+    """Runs the measurements and prints two tables."""
     torch.set_num_threads(1)
     digits = create("digits")
     print(f"{platform.machine()}, torch {torch.__version__}, one thread\n")
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def _train(benchmark: Benchmark, dtype: torch.dtype | None, seed: int) -> tuple[float, int]:
-    """One run: the mean of the tasks' test accuracies, in per cent, and the steps skipped."""
+    """Returns the mean test accuracy of the tasks in percent, and the number of skipped steps."""
     torch.manual_seed(seed)
     model = benchmark.model()
     optimizer = torch.optim.Adam(model.parameters(), lr=benchmark.defaults.lr)
@@ -85,7 +86,7 @@ def _train(benchmark: Benchmark, dtype: torch.dtype | None, seed: int) -> tuple[
 def _stored(
     benchmark: Benchmark, make: Callable[..., samo.Engine], method: str
 ) -> list[tuple[float, float]]:
-    """Relative errors and cosines of updates, every ten steps of a run of one epoch."""
+    """Returns relative errors and cosines of updates, every ten steps of one epoch."""
     torch.manual_seed(0)
     model = benchmark.model()
     optimizer = torch.optim.Adam(model.parameters(), lr=benchmark.defaults.lr)
@@ -124,7 +125,7 @@ def _losses(
 
 
 def _update(model: nn.Module) -> Tensor:
-    """The gradient of the shared parameters, flat and in float64."""
+    """Returns the gradient of the shared parameters, flattened, in float64."""
     trunk = [p for name, p in model.named_parameters() if not name.startswith("heads.")]
     return torch.cat([p.grad.double().flatten() for p in trunk if p.grad is not None])
 

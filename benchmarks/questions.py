@@ -1,10 +1,10 @@
-"""Forty tasks: does `TaskGroups` hold its quality where it saves the most?
+"""Compares `TaskGroups` with the other presets on forty tasks, where it saves the most.
 
     python benchmarks/questions.py --runs runs/questions --jobs 2
 
-Pairs of overlapping digits, as in the benchmark ``digits``, and forty questions with yes or no for
-an answer: for each corner twenty, "is it one of these five digits?", drawn once. One method,
-FairGrad, with the presets and the control, five seeds, in the two stages of ``overlaid.py``.
+Pairs of overlapping digits, as in the benchmark ``digits``, and forty yes-or-no questions: twenty
+for each corner, "is it one of these five digits?", drawn once. One method, FairGrad, with the
+presets and the control, five seeds, in the two stages of ``overlaid.py``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from overlaid import in_two_stages  # type: ignore[import-not-found]
 
 from samo.benchmarks.digits import Digits
-from samo.report._difference_tables import write_lines
+from samo.report.tables import write_lines
 from samo.training import plan
 
 RESULTS = Path(__file__).parent / "results" / "questions"
@@ -26,10 +26,10 @@ GRID, SEEDS, EACH = (0.05, 0.1, 0.2), 5, 20
 
 
 def table(file: Path) -> list[str]:
-    """Writes pictures and answers, a row a pair; returns the questions."""
+    """Writes pictures and answers, one row per pair, and returns the questions."""
     digits = Digits()
     generator = torch.Generator().manual_seed(0)
-    halves = [(0, *four) for four in combinations(range(1, 10), 4)]  # each way to divide the ten
+    halves = [(0, *four) for four in combinations(range(1, 10), 4)]  # every split of the ten digits
     fives = {
         corner: [halves[i] for i in torch.randperm(len(halves), generator=generator)[:EACH]]
         for corner in digits.tasks
@@ -51,7 +51,7 @@ def table(file: Path) -> list[str]:
 
 
 def main() -> None:
-    """Trains what is not there yet, and writes the tables and figures."""
+    """Trains the missing runs, and writes tables and figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/questions"))
     parser.add_argument("--jobs", type=int, default=1)

@@ -1,12 +1,12 @@
-"""What a step sends between processes, and how long it takes: the cost model against counts.
+"""Compares the cost model of several processes with measured traffic and time.
 
     python benchmarks/scaling.py [--out benchmarks/results/scaling.md]
 
-For each number of gloo processes and each setting it reports the bytes that the model foretells,
+For each number of gloo processes and each setting it reports the bytes that the model estimates,
 those that are given to collective operations, and those that pass the loopback interface (in a
-network namespace of its own, where that is allowed); then the times of a step with a fixed batch a
-rank (weak scaling) and of the two ways to reduce the task gradients; then the numbers of calls with
-1,024 ranks on torch's fake process group.
+separate network namespace, where that is allowed); the time of a step with a fixed batch per rank
+(weak scaling), with both ways to reduce the task gradients; and the number of calls with 1,024
+ranks on torch's fake process group.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from _cost_model import Cost, Sizes, cost  # type: ignore[import-not-found]
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import samo
 from samo.distributed import Replicated
-from samo.scaling import Cost, cost
 
 TASKS = [f"task{i}" for i in range(4)]
 SETTINGS: dict[str, tuple[samo.Perturbation | None, str, str]] = {
@@ -62,13 +62,13 @@ class Net(nn.Module):
         self.heads = nn.ModuleDict({task: nn.Linear(width, 8) for task in TASKS})
 
     def losses(self, x: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """A loss for each task."""
+        """Returns the loss of each task."""
         h = self.trunk(x)
         return {t: (self.heads[t](h) - TASKS.index(t)).square().mean() for t in tasks}
 
 
 class Counted(TorchDispatchMode):
-    """Counts collective operations and the bytes that they are given."""
+    """Counts collective operations and the bytes that are given to them."""
 
     PAYLOAD = (
         "allreduce_",
@@ -89,27 +89,25 @@ class Counted(TorchDispatchMode):
             tensors = [t for arg in args for t in (arg if isinstance(arg, list) else [arg])]
             sizes = [t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor)]
             self.calls[name.removeprefix("c10d::")] += 1
-            self.bytes += max(sizes)  # of input and output, the whole
+            self.bytes += max(sizes)  # the larger of input and output
         return func(*args, **(kwargs or {}))
 
 
 def planned(name: str, ranks: int) -> Cost:
-    """What the model says of a setting."""
+    """Returns the estimated cost of a setting."""
     perturbation, _, needs = SETTINGS[name]
     net = Net()
-    return cost(
-        perturbation,
-        needs,  # type: ignore[arg-type]
+    sizes = Sizes(
         tasks=len(TASKS),
         shared=sum(p.numel() for p in net.trunk.parameters()),
         own=sum(p.numel() for p in net.heads.parameters()),
         tensors=len(list(net.parameters())),
-        ranks=ranks,
     )
+    return cost(perturbation, needs, sizes, ranks=ranks)
 
 
 def engine_of(name: str, net: nn.Module, *, sync: bool = True) -> samo.Engine:
-    """The engine of a setting."""
+    """Makes the engine of a setting."""
     perturbation, method, _ = SETTINGS[name]
     return samo.Engine(
         net, TASKS, aggregator=method, perturbation=perturbation, sync_perturbation=sync
@@ -117,13 +115,13 @@ def engine_of(name: str, net: nn.Module, *, sync: bool = True) -> samo.Engine:
 
 
 def loopback() -> int:
-    """The bytes that have passed the loopback interface."""
+    """Returns the bytes that have passed the loopback interface."""
     lines = Path("/proc/net/dev").read_text(encoding="utf-8").splitlines()
     return next((int(x.split()[9]) for x in lines if x.strip().startswith("lo:")), 0)
 
 
 def step_time(engine: samo.Engine, closure: Any, repeats: int) -> float:
-    """The least seconds of a step, of some."""
+    """Returns the least time of several steps, in seconds."""
     best = float("inf")
     for _ in range(repeats):
         if dist.is_initialized():
@@ -135,7 +133,7 @@ def step_time(engine: samo.Engine, closure: Any, repeats: int) -> float:
 
 
 def measure(rank: int, ranks: int, store: str, repeats: int, rows: Any) -> None:
-    """All settings on one rank."""
+    """Measures all settings on one rank."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     if ranks > 1:
@@ -168,7 +166,7 @@ def measure(rank: int, ranks: int, store: str, repeats: int, rows: Any) -> None:
 
 
 def _still(ranks: int) -> int:
-    """The loopback's counter while nothing is sent."""
+    """Reads the counter of the loopback interface while nothing is sent."""
     if ranks > 1:
         dist.barrier()
         time.sleep(0.2)
@@ -180,7 +178,7 @@ def _still(ranks: int) -> int:
 
 
 def fake(ranks: int) -> dict[str, tuple[int, int]]:
-    """Calls and bytes of each setting, counted on one rank of many that are not there."""
+    """Counts calls and bytes of each setting on one rank of a fake process group."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
@@ -200,16 +198,16 @@ def fake(ranks: int) -> dict[str, tuple[int, int]]:
 
 
 def report(rows: list[Any], faked: dict[str, tuple[int, int]], isolated: bool) -> str:
-    """The results in Markdown."""
+    """Formats the results in Markdown."""
     mebi = 1 << 20
     alone = {row[0]: row[6] for row in rows if row[2] == 1}
     lines = [
-        "# What several processes cost",
+        "# The cost of several processes",
         "",
         f"`python benchmarks/scaling.py` on {platform.machine()} with {os.cpu_count()} cores, "
-        f"torch {torch.__version__}, gloo, one thread a process; {len(TASKS)} tasks, "
+        f"torch {torch.__version__}, gloo, one thread per process; {len(TASKS)} tasks, "
         f"{sum(p.numel() for p in Net().trunk.parameters()):,} shared parameters in float32, "
-        f"{BATCH} samples a rank. Bytes are those of one step, in MiB.",
+        f"{BATCH} samples per rank. Bytes are those of one step, in MiB.",
         "",
         "| setting | form | ranks | given, model | given, counted | sent a rank, model "
         "| on the wire a rank | ms a step | of one process |",
@@ -245,7 +243,7 @@ def report(rows: list[Any], faked: dict[str, tuple[int, int]], isolated: bool) -
 
 
 def main() -> None:
-    """Runs everything, in a network namespace of its own if it may."""
+    """Runs all measurements, in a separate network namespace if permitted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/scaling.md"))
     parser.add_argument("--repeats", type=int, default=5)

@@ -1,15 +1,15 @@
-"""Is a sharpness-aware minimum flatter? Hessian spectra of digits, as Table 1 of the SAMO paper.
+"""Hessian spectra of digits with and without a perturbation, as in Table 1 of the SAMO paper.
 
     python benchmarks/spectra.py
 
-Trains digits with the method ls until the training loss no longer falls, without a perturbation
+Trains digits with the method ls until the training loss stops decreasing, without a perturbation
 (ERM) and with one along the mean gradient (GSAM), from the same weights and on the same batches. At
-three points of training it measures, on the training data: the Hessian's λ_max, λ_max/λ_5 and trace
+three points of training it measures on the training data: the Hessian's λ_max, λ_max/λ_5 and trace
 (of the mean loss, over all parameters), the sharpness, and the cosine of the two tasks' gradients;
-and the accuracy on test data. The network has no normalisation, as in the paper.
+and on the test data, the accuracy. The network has no normalisation, as in the paper.
 
-What is measured is kept in runs/spectra, so that an interrupted call goes on; tables and the figure
-are written to benchmarks/results/spectra.
+Measurements are stored in runs/spectra, so that an interrupted call continues when repeated; tables
+and figures are written to benchmarks/results/spectra.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ import torch
 
 from samo import Perturbation, report
 from samo.analysis import Cosines, Spectrum, gradient_cosines, hessian_spectrum, sharpness
+from samo.records import read_json, write_atomically, write_json
 from samo.training import RunConfig
-from samo.training._files import read_json, write_atomically, write_json
 from samo.training._run import Run
-from samo.training._train import _apart
+from samo.training._seeding import seeded
 
 ARMS = {"erm": None, "gsam": 0.2}
 SEEDS = (0, 1, 2)
@@ -42,13 +42,13 @@ COLUMNS = {
     "lambda_max": ("λ_max", ".3g"),
     "lambda_ratio": ("λ_max/λ_5", ".3g"),
     "trace": ("trace", ".3g"),
-    "sharpness": ("rise at ρ = 0.2", ".3g"),
+    "sharpness": ("increase at ρ = 0.2", ".3g"),
     "cosine": ("cosine of the task gradients", ".3f"),
 }
 
 
 def main() -> None:
-    """Measures what is not there yet, and writes the tables and the figure."""
+    """Takes the missing measurements, and writes tables and figures."""
     for seed in SEEDS:
         for arm in ARMS:
             if not _file(arm, seed, POINTS[-1]).exists():
@@ -74,10 +74,10 @@ def _train(arm: str, seed: int) -> None:
         schedule="constant",
         seed=seed,
     )
-    with _apart(config):
+    with seeded(config.seed, config.threads):
         run = Run(config)
         for epoch in range(1, POINTS[-1] + 1):
-            # Without an evaluation after each epoch, which would take longer than the training.
+            # No evaluation after each epoch, which would take longer than training.
             run.model.train()
             for batch in run.training_data:
                 run._step(batch)
@@ -126,10 +126,10 @@ def _write() -> None:
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     note = (
         f"\ndigits, method ls, Adam at 3e-3, no clipping, {POINTS[-1]} epochs; gsam at ρ = "
-        f"{ARMS['gsam']}. Mean ± standard deviation over {len(SEEDS)} seeds. Hessian, rise of the "
-        f"loss along the mean gradient and cosine on all 1,500 training pairs, accuracy on test "
-        f"data, at the end of the epoch named. Made by `python benchmarks/spectra.py` on a shared "
-        f"CPU machine ({platform.machine()}, {os.cpu_count()} processors, torch "
+        f"{ARMS['gsam']}. Mean ± standard deviation over {len(SEEDS)} seeds. Hessian, increase of "
+        f"the loss along the mean gradient and cosine on all 1,500 training pairs, accuracy on "
+        f"test data, at the end of the given epoch. Made by `python benchmarks/spectra.py` on a "
+        f"shared CPU machine ({platform.machine()}, {os.cpu_count()} processors, torch "
         f"{torch.__version__}, one thread).\n"
     )
     write_atomically(RESULTS / "table.md", lambda path: path.write_text(table + note, "utf-8"))
@@ -154,7 +154,7 @@ def _write_runs(path: Path, found: dict[tuple[str, int], list[dict[str, Any]]]) 
 
 
 def _draw() -> None:
-    """Spectra at each point of training, and cosines at the end of it, of the first seed."""
+    """Plots spectra at each point of training, and cosines at its end, of the first seed."""
     for epoch in POINTS:
         spectra = {
             arm: [Spectrum.load(_beside(_file(arm, s, epoch), "spectrum")) for s in SEEDS]

@@ -1,4 +1,4 @@
-"""Sphinx's configuration: ``make docs``."""
+"""Configuration of Sphinx: ``make docs``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ extensions = [
 exclude_patterns = ["_build", "_generated"]
 suppress_warnings = ["autosectionlabel.*"]  # sections of the same name, on different pages
 
-# In docstrings, single backticks name an object of this package, or else are code.
+# Keeps "--" as typed: the generated pages quote options of the command line.
+smartquotes = False
+
+# In docstrings, single backticks are references to objects of this package, or else code.
 default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

@@ -35,12 +35,12 @@ def main(epochs=15, precision="no", out="runs/accelerate"):
                 return {task: F.cross_entropy(logits[task], batch[task]) for task in tasks}
 
             optimizer.zero_grad()
-            # instead of accelerator.backward(loss); there is a scaler with precision="fp16" only
+            # instead of accelerator.backward(loss); the scaler is None unless precision="fp16"
             engine.backward(losses, grad_scaler=accelerator.scaler)
             accelerator.clip_grad_norm_(model.parameters(), 5.0)
             optimizer.step()
 
-    accelerator.save_state(out)  # the engine included; load_state(out) goes on from there
+    accelerator.save_state(out)  # with the engine; resume with load_state(out)
     found = accuracy(net, test)
     if accelerator.is_main_process:
         report("test accuracy", found)

@@ -14,7 +14,7 @@ from samo.benchmarks import Benchmark, Defaults, Metric, TensorBatches
 
 
 class Waves(Benchmark):
-    """Noisy waves: is it a sine, a square or a saw, and how many periods are there?"""
+    """Noisy waves: is it a sine, a square or a sawtooth, and how many periods does it have?"""
 
     defaults = Defaults(epochs=10, batch_size=32, lr=3e-3)
     tasks = ("shape", "periods")

@@ -1,4 +1,4 @@
-"""Training on several processes, which goes on from its last checkpoint when one of them dies.
+"""Training on several processes, which resumes from the last checkpoint if one of them dies.
 
 TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --nproc-per-node 2 --max-restarts 3 FILE [--fsdp]
 """
@@ -30,7 +30,7 @@ class Net(nn.Module):
         return {task: self.heads[task](h).squeeze(1) for task in tasks}
 
 
-def batch(step, rank, size):  # this rank's part of it
+def batch(step, rank, size):  # this rank's part of the batch
     x = torch.randn(62, 16, generator=torch.Generator().manual_seed(step))[rank::size].double()
     return x, {"norm": x.norm(dim=1), "largest": x.amax(1), "sign": x.prod(1).sign()}
 
@@ -40,9 +40,9 @@ def main():
     parser.add_argument("--checkpoint", type=Path, default=Path("distributed.pt"))
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--every", type=int, default=20, help="steps between checkpoints")
-    parser.add_argument("--fsdp", action="store_true", help="divide the model between the ranks")
+    parser.add_argument("--fsdp", action="store_true", help="shard the model over the ranks")
     args = parser.parse_args()
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))  # for a rank to answer in
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))  # fails if a rank is silent
     rank, size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)  # the same model on all ranks
     model = Net().double()

@@ -1,4 +1,4 @@
-"""Lightning Fabric: a loop of one's own, with micro-batches and a checkpoint.
+"""Lightning Fabric: a custom loop with micro-batches and a checkpoint.
 
 python fabric_loop.py --micro-batches 4
 """
@@ -37,12 +37,12 @@ def main(epochs=15, micro_batches=2, out="runs/fabric.ckpt"):
             closures.append(partial(losses, batch))
             if len(closures) == micro_batches:
                 optimizer.zero_grad()
-                engine.backward(closures)  # each perturbed on its own, aggregated once
+                engine.backward(closures)  # perturbs each separately, aggregates once
                 fabric.clip_gradients(model, optimizer, max_norm=5.0)
                 optimizer.step()
                 closures.clear()
 
-    # Whatever has a state_dict is saved, and loaded by fabric.load(out, {..}).
+    # Saves objects with a state_dict; load them with fabric.load(out, {..}).
     fabric.save(out, {"model": model, "optimizer": optimizer, "engine": engine})
     found = accuracy(net, test)
     report("test accuracy", found)

@@ -1,4 +1,4 @@
-"""PyTorch Geometric: what shape is a graph, and how many nodes has it?
+"""PyTorch Geometric: which shape does a graph have, and how many nodes?
 
 python graph_network.py --epochs 15
 """

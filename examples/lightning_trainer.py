@@ -15,7 +15,7 @@ import samo
 
 
 class MultiTask(L.LightningModule):
-    """Manual optimisation: Lightning leaves the backward pass to `training_step`."""
+    """A module with manual optimisation: `training_step` runs the backward pass."""
 
     def __init__(self):
         super().__init__()
@@ -30,7 +30,7 @@ class MultiTask(L.LightningModule):
 
         optimizer = self.optimizers()
         optimizer.zero_grad()
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of "16-mixed"
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # only with "16-mixed"
         result = self.engine.backward(losses, grad_scaler=scaler)
         self.clip_gradients(optimizer, gradient_clip_val=5.0)
         optimizer.step()
@@ -59,7 +59,7 @@ def main(epochs=15, precision="32-true", out="runs/lightning"):
         enable_model_summary=False,
     )
     trainer.fit(module, DataLoader(train, batch_size=64, shuffle=True))
-    print(f"checkpoint, engine included: {trainer.checkpoint_callback.best_model_path}")
+    print(f"checkpoint with the engine: {trainer.checkpoint_callback.best_model_path}")
     found = accuracy(module.net, test)
     report("test accuracy", found)
     return found

@@ -21,8 +21,8 @@ def main(epochs=15, precision="bfloat16"):
     model = Net().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     engine = samo.SAMO(model, TASKS, aggregator="fairgrad", rho=0.05)
-    # float16 has a narrow range: losses are scaled up (here by so much that the first steps are
-    # skipped; the default is 2**16). bfloat16 needs no scaler.
+    # float16 has a narrow range, so losses are scaled (here by so much that the first steps
+    # overflow and are skipped; the default is 2**16). bfloat16 needs no scaler.
     scaler = torch.amp.GradScaler(device, init_scale=2.0**24, enabled=precision == "float16")
 
     skipped = 0
@@ -40,8 +40,8 @@ def main(epochs=15, precision="bfloat16"):
             result = engine.backward(losses, grad_scaler=scaler)
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            scaler.step(optimizer)  # skips the step where something overflowed
-            scaler.update()  # .. and lowers the scale
+            scaler.step(optimizer)  # skips the step after an overflow
+            scaler.update()  # and reduces the scale
             skipped += result.overflowed
 
     print(f"{precision}: {skipped} steps skipped, scale {scaler.get_scale():g}")

@@ -1,4 +1,4 @@
-"""An aggregator of one's own: tasks are weighed by how much the others agree with them.
+"""A custom aggregator: tasks are weighted by their agreement with the other tasks.
 
 python own_aggregator.py --epochs 15
 """
@@ -16,13 +16,13 @@ import samo
 
 
 class Agreement(Weighting[PSDMatrix]):
-    """Weights that fall with conflict: the softmax of a task's mean cosine with all tasks.
+    """Weights that decrease with conflict: the softmax of a task's mean cosine with all tasks.
 
-    The Gramian G of the task gradients, ``[K, K]``, is all that it asks for, so the engine hands
-    it no gradients: they may be as large as the model wants. Where the gradients themselves are
-    needed, derive from ``torchjd.aggregation.Aggregator``; where the losses are enough, from
-    ``torchjd.scalarization.Scalarizer``. State that is kept in tensors goes into
-    ``engine.state_dict()`` by itself.
+    It needs only the Gramian G of the task gradients, ``[K, K]``, so the engine never passes it the
+    gradients, however large the model. If you need the gradients themselves, derive from
+    ``torchjd.aggregation.Aggregator``; if the losses suffice, from
+    ``torchjd.scalarization.Scalarizer``. Tensor attributes are part of ``engine.state_dict()``
+    automatically.
     """
 
     def __init__(self, temperature=1.0):
@@ -32,7 +32,7 @@ class Agreement(Weighting[PSDMatrix]):
     def forward(self, gramian):
         lengths = gramian.diagonal().sqrt().clamp(min=1e-30)
         cosines = gramian / lengths / lengths[:, None]
-        # Each gradient counts with the same length, the weight apart.
+        # Apart from the weights, all gradients count with the same length.
         return (cosines.mean(1) / self.temperature).softmax(0) * lengths.mean() / lengths
 
 

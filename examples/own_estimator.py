@@ -1,4 +1,4 @@
-"""An estimator of one's own: of a few random directions, the one along which the loss rises most.
+"""A custom estimator: the steepest of a few random directions.
 
 python own_estimator.py --epochs 15
 """
@@ -14,7 +14,7 @@ import samo
 
 
 class SteepestOf(samo.LocalGradient):
-    """Tries some directions for each task, and takes the steepest; without a backward pass."""
+    """Draws directions for each task and returns the steepest, without a backward pass."""
 
     def __init__(self, directions=4, mu=0.01):
         self.directions, self.mu = directions, mu
@@ -22,11 +22,11 @@ class SteepestOf(samo.LocalGradient):
     def estimate(self, probe):
         best, most = None, -torch.inf
         for _ in range(self.directions):
-            z = probe.draw("gaussian")  # from the engine's own generator
-            rise = probe.loss_at(z, self.mu) - probe.loss  # one evaluation of this task alone
+            z = probe.draw("gaussian")  # from the engine's generator
+            rise = probe.loss_at(z, self.mu) - probe.loss  # evaluates this task only
             if rise > most:
                 best, most = z, rise
-        return best.mul_(probe.mean.norm() / best.norm())  # as long as the mean gradient
+        return best.mul_(probe.mean.norm() / best.norm())  # with the norm of the mean gradient
 
     def __repr__(self):
         return f"SteepestOf(directions={self.directions}, mu={self.mu})"
@@ -40,8 +40,8 @@ def main(epochs=15):
         loader = DataLoader(train, batch_size=64, shuffle=True)
         model = Net()
         optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-        # The trunk alone is perturbed (heads would be along their exact gradients), and with
-        # alpha=0 along the estimate alone: to see what it is worth.
+        # To isolate the effect of the estimate, perturb the trunk only (heads are perturbed along
+        # their exact gradients), and with alpha=0 along the estimate only.
         options = {"alpha": 0.0, "where": lambda name, _: name.startswith("trunk.")}
         engine = samo.SAMO(model, TASKS, aggregator="ls", rho=0.05, local=local, **options)
         rises = []
@@ -57,7 +57,7 @@ def main(epochs=15):
                 optimizer.step()
                 rises += [rise.item() for rise in result.sharpness.values()]
         found[repr(local)] = sum(rises) / len(rises)
-        print(f"{local}: a loss rises by {found[repr(local)]:.5f} in the mean")
+        print(f"{local}: mean increase of a loss {found[repr(local)]:.5f}")
         report("    test accuracy", accuracy(model, test))
     return found
 

@@ -1,4 +1,4 @@
-"""Plain PyTorch: the training loop that you have, with one line changed.
+"""Plain PyTorch: an ordinary training loop with one changed line.
 
 python plain_pytorch.py --epochs 15
 """
@@ -25,7 +25,7 @@ def main(epochs=15):
     for epoch in range(epochs):
         for batch in loader:
 
-            def losses(tasks):  # called several times a step, with all tasks or with one
+            def losses(tasks):  # called several times per step, with all tasks or one
                 logits = model(batch["image"], tasks)
                 return {task: F.cross_entropy(logits[task], batch[task]) for task in tasks}
 

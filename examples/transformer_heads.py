@@ -1,6 +1,6 @@
-"""A Transformers encoder with three heads: who does it, when, and is it meant well?
+"""A Transformers encoder with three heads: the subject, the tense and the mood of a sentence.
 
-python transformer_heads.py --checkpointing  # random weights: nothing is downloaded
+python transformer_heads.py --checkpointing  # random weights, no download
 """
 
 import argparse
@@ -15,7 +15,7 @@ from transformers import AutoModel, BertConfig
 import samo
 
 WHO = ["child", "cook", "pilot", "nurse", "farmer", "singer"]
-VERBS = [["saw", "met", "heard"], ["sees", "meets", "hears"]]  # once, or now
+VERBS = [["saw", "met", "heard"], ["sees", "meets", "hears"]]  # past, or present
 MOODS = [["kind", "bright", "gentle"], ["cruel", "dull", "rude"]]
 WORDS = ["[CLS]", "the", "not", *WHO, *chain(*VERBS, *MOODS)]
 CLASSES = {"who": len(WHO), "when": len(VERBS), "mood": len(MOODS)}
@@ -23,7 +23,7 @@ TASKS = list(CLASSES)
 
 
 def sentences(n):
-    """Word numbers and labels of sentences such as "the cook saw the not kind pilot"."""
+    """Makes word numbers and labels of sentences such as "the cook saw the not kind pilot"."""
     words, labels = [], []
     for _ in range(n):
         who, other = random.sample(range(len(WHO)), 2)
@@ -42,7 +42,7 @@ def main(epochs=4, checkpointing=False):
     small = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2}
     small |= {"hidden_dropout_prob": 0.0, "initializer_range": 0.15}
     encoder = AutoModel.from_config(BertConfig(vocab_size=len(WORDS), **small))
-    if checkpointing:  # the older kind, which is reentrant, has no torch.autograd.grad
+    if checkpointing:  # the reentrant variant does not support torch.autograd.grad
         encoder.gradient_checkpointing_enable({"use_reentrant": False})
     heads = nn.ModuleDict({t: nn.Linear(small["hidden_size"], n) for t, n in CLASSES.items()})
     model = nn.ModuleDict({"encoder": encoder, "heads": heads})

@@ -1,6 +1,6 @@
-"""What most of the examples train: which digit is it, and by how many quarter turns is it rotated?
+"""The problem of most examples: which digit is it, and by how many quarter turns is it rotated?
 
-The images are the 1,797 handwritten digits of 8 × 8 pixels that scikit-learn brings along.
+The images are scikit-learn's 1,797 handwritten digits of 8 × 8 pixels.
 """
 
 import torch
@@ -13,7 +13,7 @@ TASKS = list(CLASSES)
 
 
 def data():
-    """A training and a test set: lists of samples, each an image and a label for each task."""
+    """Returns training and test set: lists of samples with an image and a label for each task."""
     images, digits = load_digits(return_X_y=True)
     samples = []
     for i, (pixels, digit) in enumerate(zip(images, digits, strict=True)):
@@ -23,7 +23,7 @@ def data():
 
 
 class Net(nn.Module):
-    """A trunk that the tasks share, and a head for each."""
+    """A shared trunk and a head for each task."""
 
     def __init__(self, trunk=None, width=128):
         super().__init__()
@@ -42,7 +42,7 @@ class Net(nn.Module):
 
 @torch.no_grad()
 def accuracy(model, test):
-    """The share of right answers by task, in per cent."""
+    """Returns the accuracy by task, in percent."""
     batch = default_collate(test)
     device = next(model.parameters()).device
     model.eval()
@@ -53,6 +53,6 @@ def accuracy(model, test):
 
 
 def report(title, found):
-    """Prints accuracies beside what guessing gives."""
+    """Prints accuracies and those of guessing."""
     parts = [f"{task} {found[task]:.1f} % (guessing: {100 / CLASSES[task]:.0f})" for task in TASKS]
     print(f"{title}: {', '.join(parts)}")

@@ -1,4 +1,4 @@
-"""A vision backbone as timm makes them: channels last, activation checkpointing, torch.compile.
+"""A vision backbone like timm's: channels last, activation checkpointing, torch.compile.
 
 python vision_backbone.py --checkpointing --compile
 """
@@ -16,7 +16,7 @@ import samo
 
 
 class Block(nn.Module):
-    """ConvNeXt's: a convolution by channel, then a perceptron in each pixel; sometimes dropped."""
+    """A ConvNeXt block: depthwise convolution, pointwise perceptron, stochastic depth."""
 
     def __init__(self, width, drop):
         super().__init__()
@@ -31,7 +31,7 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """timm.create_model(name, in_chans=1, num_classes=0) may take its place."""
+    """Stands for timm.create_model(name, in_chans=1, num_classes=0)."""
 
     def __init__(self, width=48, depth=3, again=False):
         super().__init__()

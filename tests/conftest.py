@@ -76,6 +76,12 @@ def _seed(request: pytest.FixtureRequest) -> None:
     random.seed(seed)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-randomly shuffle the tests, and leave the generators to `_seed`."""
+    if hasattr(config.option, "randomly_reset_seed"):
+        config.option.randomly_reset_seed = False
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a CUDA device where there is none."""
     if torch.cuda.is_available():

@@ -1,10 +1,10 @@
-"""Runs every command of the how-to pages, in fresh environments with the extras that they name.
+"""Runs every command of the how-to pages in fresh environments with the extras that they name.
 
     python tests/run_pages.py [PAGE ..]
 
-Pages that name the same extras share an environment: a new one, without the system's packages, in a
-temporary directory, with the wheel that is built from this checkout and the versions of
-``constraints.txt``. The commands run beside a copy of ``examples/``.
+Pages that name the same extras share an environment: a new one in a temporary directory, without
+the system's packages, with the wheel built from this checkout and the versions in
+``constraints.txt``. The commands run in a directory with a copy of ``examples/``.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ UNSET = {"PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE"}
 
 
 def main(names: Sequence[str]) -> int:
-    """Runs the pages of some names, or all; prints what came of each command.
+    """Runs the pages with the given names, or all, and prints the result of each command.
 
     Returns:
-        The number of commands that failed.
+        The number of blocks of commands that failed.
     """
     found = sorted((ROOT / "docs" / "how-to").glob("*.md"))
     if unknown := set(names) - {page.stem for page in found}:
@@ -55,14 +55,14 @@ def main(names: Sequence[str]) -> int:
 
 
 def extras(page: Path) -> str:
-    """The extras that a page names, in brackets; empty where it says that it needs none."""
+    """Returns the extras that a page names, in brackets; empty if it needs none."""
     line = next(line for line in page.read_text().splitlines() if line.startswith("Extras: "))
     named = re.match(r"Extras: `torch-samo(\[[a-z,]+\])`", line)
     return named[1] if named else ""
 
 
 def commands(page: Path) -> list[str]:
-    """What a page tells to run: its blocks of console commands."""
+    """Returns the blocks of console commands of a page."""
     return re.findall(r"^```console\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
@@ -74,9 +74,9 @@ def _wheel(folder: Path) -> Path:
 
 
 def _environment(folder: Path, requirement: str) -> dict[str, str]:
-    """A new environment with a package; the variables to run things in it."""
+    """Creates an environment with a package; returns the variables to run commands in it."""
     venv.create(folder, with_pip=True)
-    # Most of what is installed is never imported: to compile it all takes longer than the rest.
+    # Most installed modules are never imported, and compiling all of them takes long.
     install = ["install", "--quiet", "--no-compile", "--constraint", str(ROOT / "constraints.txt")]
     subprocess.run([folder / "bin" / "python", "-m", "pip", *install, requirement], check=True)
     path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
@@ -85,7 +85,7 @@ def _environment(folder: Path, requirement: str) -> dict[str, str]:
 
 
 def _run(page: Path, place: Path, environment: dict[str, str]) -> int:
-    """Runs the commands of a page; the number of blocks that failed."""
+    """Runs the commands of a page and returns the number of blocks that failed."""
     failures = 0
     for block in commands(page):
         start = time.monotonic()

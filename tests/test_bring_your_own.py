@@ -68,10 +68,10 @@ def test_a_table_beside_the_user(
 @pytest.mark.parametrize(
     ("source", "address", "message"),
     [
-        ("", "mine.py:Mine", "must be named by its module: 'mine:Mine' in the directory where"),
+        ("", "mine.py:Mine", "must be named by its module: 'mine:Mine' in the directory of"),
         ("", "mine", "unknown benchmark 'mine'"),
         ("", "mine:Mine", "module 'mine' has no attribute 'Mine'"),
-        ("", "other:Mine", "No module named 'other'. Modules are looked for in the current dir"),
+        ("", "other:Mine", "No module named 'other'. Modules are imported from the current dir"),
         ("import nowhere", "mine:Mine", "No module named 'nowhere'"),
         ("class Mine: pass", "mine:Mine", "must be a class derived from Benchmark"),
         (
@@ -79,7 +79,7 @@ def test_a_table_beside_the_user(
             "mine:Mine",
             "benchmark 'mine:Mine' lacks methods of Benchmark: batches, outputs",
         ),
-        ("{whole}", "mine:Mine", "does not name its tasks: set the attribute `tasks`"),
+        ("{whole}", "mine:Mine", "has no tasks: set the attribute `tasks`"),
         ("{whole}\n tasks = 'a', 'b'", "mine:Mine", "has no metric for task 'a' in `metrics`"),
         ("{whole}\n tasks = 'a', 'b'\n metrics = {{'a': 1}}", "mine:Mine", "for task 'b'"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,47 +21,54 @@ LEAKS = {
 }
 
 
+DRAWS = """
+import random, numpy, torch
+def draw(): print('drew', torch.rand(1).item(), numpy.random.rand(), random.random())
+def test_one(): draw()
+def test_two(): draw()
+"""
+
+
 @pytest.fixture
-def run(pytester: pytest.Pytester) -> pytest.Pytester:
+def run(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
+    """Writes the test files, and runs pytest on one or all of them, in a process of its own.
+
+    An inner run in this process would throw out the parts of torch that it was the first to
+    import, which cannot be imported twice. A process takes seconds to start, so the tests share
+    them.
+    """
     # The plugin is loaded already, and an inner conftest may not name it.
     source = CONFTEST.read_text().replace('pytest_plugins = ["pytester"]', "")
     pytester.makeconftest(source)
-    return pytester
-
-
-# In processes of their own: an inner run in this one would throw out the parts of torch that it
-# was the first to import, which cannot be imported twice.
-
-
-def test_a_leak_fails_its_own_test_and_no_other(run: pytest.Pytester) -> None:
-    cases = (
+    leaks = (
         f"def test_leak_{i}(): {leak}\ndef test_next_{i}(): pass\n"
         for i, leak in enumerate(LEAKS.values())
     )
-    run.makepyfile("import torch\n" + "".join(cases))
-    result = run.runpytest_subprocess("-p", "no:cacheprovider")
-    result.assert_outcomes(passed=2 * len(LEAKS), errors=len(LEAKS))
-    result.stdout.fnmatch_lines([f"*the test left changed: {name} (was *" for name in LEAKS])
-
-
-def test_a_default_device_is_put_back_without_a_mode(run: pytest.Pytester) -> None:
-    run.makepyfile(
-        "import torch\nfrom torch.overrides import _get_current_function_mode_stack as modes\n"
+    pytester.makepyfile(
+        test_draws=DRAWS,
+        test_leaks="import torch\n" + "".join(leaks),
+        test_modes="import torch\n"
+        "from torch.overrides import _get_current_function_mode_stack as modes\n"
         f"def test_leak(): {LEAKS['default device']}\n"
-        "def test_next(): assert not modes()\n"
+        "def test_next(): assert not modes()\n",
     )
-    run.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2, errors=1)
+    # In the order of the files, as the tests beside a leak are to come after it.
+    options = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    return partial(pytester.runpytest_subprocess, *options)
 
 
-def test_a_test_draws_the_same_numbers_alone_and_in_company(run: pytest.Pytester) -> None:
-    run.makepyfile(
-        "import random, numpy, torch\n"
-        "def draw(): print('drew', torch.rand(1).item(), numpy.random.rand(), random.random())\n"
-        "def test_one(): draw()\n"
-        "def test_two(): draw()\n"
-    )
-    both = run.runpytest_subprocess("-s", "-q").outlines
-    alone = run.runpytest_subprocess("-s", "-q", "-k", "two").outlines
-    drawn = [line[line.index("drew") :] for line in both if "drew" in line]
-    assert len(set(drawn)) == 2
-    assert [line[line.index("drew") :] for line in alone if "drew" in line] == drawn[1:]
+def drawn(result: pytest.RunResult) -> list[str]:
+    return [line[line.index("drew") :] for line in result.outlines if "drew" in line]
+
+
+def test_leaks_fail_their_own_tests_alone_and_draws_depend_on_the_test_alone(
+    run: Callable[..., pytest.RunResult],
+) -> None:
+    """No next test sees a leak, or a mode that putting it back left; draws are each test's own."""
+    everything = run()
+    everything.assert_outcomes(passed=2 + 2 * len(LEAKS) + 2, errors=len(LEAKS) + 1)
+    everything.stdout.fnmatch_lines([f"*the test left changed: {name} (was *" for name in LEAKS])
+    alone = run("test_draws.py", "-k", "two")
+    alone.assert_outcomes(passed=1, deselected=1)
+    assert len(set(drawn(everything))) == 2
+    assert drawn(alone) == drawn(everything)[1:]

@@ -1,4 +1,4 @@
-"""The Python examples of the README and the documentation run; links lead somewhere."""
+"""Tests README and documentation: Python examples run, commands can be pasted, links exist."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ DOCUMENTS = {
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ANY_FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+CONSOLE = re.compile(r"^```(?:console|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INCLUDED = re.compile(r"^```\{(?:literalinclude|include)\} (\S+)$", re.MULTILINE)
 
 
@@ -24,14 +25,24 @@ def test_the_readme_has_examples() -> None:
     assert FENCE.search(DOCUMENTS["README.md"])
 
 
+def test_the_readme_is_short() -> None:
+    assert len(DOCUMENTS["README.md"].split()) <= 1500
+
+
+@pytest.mark.parametrize("name", [name for name, text in DOCUMENTS.items() if CONSOLE.search(text)])
+def test_commands_can_be_pasted(name: str) -> None:
+    """No typographic dash or quote, which a shell would not understand."""
+    assert not re.findall("[‐-―‘-‟−]", "".join(CONSOLE.findall(DOCUMENTS[name])))
+
+
 @pytest.mark.parametrize("name", [name for name, text in DOCUMENTS.items() if FENCE.search(text)])
 def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In order, as one program."""
+    """The blocks of a document run in order, as one program."""
     text = DOCUMENTS[name]
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
     for block in FENCE.finditer(text):
-        # The blank lines make a traceback name the document's own line.
+        # Blank lines give tracebacks the line numbers of the document.
         above = text.count("\n", 0, block.start(1))
         exec(compile("\n" * above + block[1], name, "exec"), namespace)
 

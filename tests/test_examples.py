@@ -1,4 +1,4 @@
-"""The examples run, come to something, and have a page each."""
+"""Tests the examples: they run, they learn, and each is included in a how-to page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAGES = sorted((ROOT / "docs" / "how-to").glob("*.md"))
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Runs an example's main function, in its directory's place on the path."""
+    """Returns a function that runs an example's main function, with examples/ on the path."""
     monkeypatch.syspath_prepend(ROOT / "examples")
     with torch.random.fork_rng():
         yield lambda name, **options: runpy.run_path(str(ROOT / f"examples/{name}.py"))["main"](
@@ -27,7 +27,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def better(found: Mapping[str, float], digit: float, turn: float) -> None:
-    """Asserts that so many per cent are right, at least; guessing gives 10 and 25."""
+    """Asserts minimum accuracies in percent; guessing gives 10 and 25."""
     assert found["digit"] > digit
     assert found["turn"] > turn
 
@@ -52,7 +52,7 @@ def test_own_aggregator(run: Any) -> None:
 
 
 def test_own_estimator(run: Any) -> None:
-    """What its page says of random, estimated and exact directions."""
+    """The loss rises more along estimated than random directions, and most along exact ones."""
     rises = list(run("own_estimator", epochs=1).values())
     assert rises == sorted(rises)
     assert rises[1] > 2 * abs(rises[0])
@@ -88,7 +88,7 @@ def test_transformer_heads(run: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_lightning_trainer(run: Any, tmp_path: Path) -> None:
-    """The checkpoint has the engine in it, and loading it sets the engine's state."""
+    """The checkpoint contains the engine's state, and loading restores it."""
     pytest.importorskip("lightning")
     better(run("lightning_trainer", epochs=1, precision="bf16-mixed", out=tmp_path), 30, 45)
     (path,) = tmp_path.rglob("*.ckpt")
@@ -118,7 +118,7 @@ def test_accelerate_loop(run: Any, tmp_path: Path) -> None:
 
 
 def test_every_example_is_short_and_on_a_page() -> None:
-    """Under 80 lines each; what a page includes is there, and it names the extras."""
+    """Each is under 80 lines and on a page; each page names the extras that it needs."""
     included = set()
     for page in PAGES:
         text = page.read_text()

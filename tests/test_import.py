@@ -20,22 +20,23 @@ EXTRAS = {
 }
 
 
-def _imported(statement: str) -> set[str]:
-    """Return the top-level packages that a fresh interpreter has loaded after `statement`."""
-    program = f"import json, sys; {statement}; print(json.dumps(sorted(sys.modules)))"
+STATEMENTS = (
+    "import samo",
+    "import samo.records",
+    "[getattr(samo, name) for name in samo.__all__]",
+)
+
+
+def test_the_package_its_logs_and_every_public_name_import_no_extra() -> None:
+    tell = "print(json.dumps(sorted(sys.modules)))"
+    program = "\n".join(["import json, sys", *(f"{step}\n{tell}" for step in STATEMENTS)])
     output = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     ).stdout
-    return {name.partition(".")[0] for name in json.loads(output)}
-
-
-def test_import_samo_imports_no_extra() -> None:
-    loaded = _imported("import samo")
-    assert "samo" in loaded
-    assert not loaded & EXTRAS
-
-
-def test_every_public_name_is_there() -> None:
-    loaded = _imported("import samo; [getattr(samo, name) for name in samo.__all__]")
-    assert "torchjd" in loaded
-    assert not loaded & (EXTRAS - {"cvxpy", "scipy"})  # TorchJD loads the solvers that it finds
+    package, logs, names = (
+        {name.partition(".")[0] for name in json.loads(line)} for line in output.splitlines()
+    )
+    assert "samo" in package
+    assert not logs & EXTRAS
+    assert "torchjd" in names
+    assert not names & (EXTRAS - {"cvxpy", "scipy"})  # TorchJD loads the solvers that it finds

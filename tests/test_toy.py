@@ -1,4 +1,4 @@
-"""The toy problems: their losses and Pareto fronts, and what the literature says comes out."""
+"""The toy problems: their losses and Pareto fronts, and the results of the literature."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from samo.training import PRESETS, RunError
 
 
 def by_hand(problem: str, x1: float, x2: float) -> tuple[float, float]:
-    """The published equations, in plain Python."""
+    """Evaluates the published equations in plain Python."""
     if problem == "valley":
         return (
             1 - 1 / (1 + 0.1 * (x1**4 + x2**4)),
@@ -31,7 +31,7 @@ def by_hand(problem: str, x1: float, x2: float) -> tuple[float, float]:
     return 0.1 * (f1 * up + q1 * down + 20), f2 * up + q2 * down + 20
 
 
-def anywhere(problem: toy.Problem, n: int) -> Tensor:
+def random_points(problem: toy.Problem, n: int) -> Tensor:
     low, high = torch.tensor(problem.view.low), torch.tensor(problem.view.high)
     generator = torch.Generator().manual_seed(0)
     return (low + (high - low) * torch.rand(n, 2, generator=generator)).double()
@@ -47,16 +47,16 @@ def grid(problem: toy.Problem, n: int) -> Tensor:
 
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=list(PROBLEMS))
 class TestProblem:
-    def test_losses_are_those_published(self, problem: toy.Problem) -> None:
-        x = torch.cat([anywhere(problem, 300), torch.tensor(problem.starts).double()])
+    def test_losses_are_the_published_ones(self, problem: toy.Problem) -> None:
+        x = torch.cat([random_points(problem, 300), torch.tensor(problem.starts).double()])
         expected = torch.tensor([by_hand(problem.name, *p) for p in x.tolist()]).double()
         torch.testing.assert_close(problem.evaluate(x), expected, rtol=1e-6, atol=1e-7)
 
     def test_losses_are_positive(self, problem: toy.Problem) -> None:
         assert grid(problem, 801).min() >= 0
 
-    def test_derivatives(self, problem: toy.Problem) -> None:
-        for x in anywhere(problem, 5):
+    def test_derivatives_agree_with_finite_differences(self, problem: toy.Problem) -> None:
+        for x in random_points(problem, 5):
             x.requires_grad_()
             assert torch.autograd.gradcheck(problem.evaluate, x)
             assert torch.autograd.gradgradcheck(problem.evaluate, x)
@@ -69,13 +69,13 @@ class TestProblem:
         def mean(x: Tensor) -> Tensor:
             return problem.evaluate(x).mean(-1)
 
-        for x in anywhere(problem, 5):
+        for x in random_points(problem, 5):
             around = (mean(x + ways) - 2 * mean(x) + mean(x - ways)) / h**2
             assert problem.sharpness(x).item() == pytest.approx(
                 around.max().item(), rel=1e-3, abs=1e-4
             )
 
-    def test_nothing_dominates_the_pareto_front(self, problem: toy.Problem) -> None:
+    def test_no_point_dominates_the_pareto_front(self, problem: toy.Problem) -> None:
         front = problem.pareto_front(101)
         assert front is not None
         losses = grid(problem, 1201)
@@ -85,7 +85,7 @@ class TestProblem:
         known = rank > 0
         assert (best[rank[known] - 1] >= front[known, 1] - 1e-9).all()
 
-    def test_what_nothing_dominates_is_on_the_pareto_front(self, problem: toy.Problem) -> None:
+    def test_non_dominated_points_are_on_the_pareto_front(self, problem: toy.Problem) -> None:
         losses = grid(problem, 1201)
         losses = losses[losses[:, 0].argsort()]
         before = losses[:, 1].cummin(0).values[:-1]
@@ -95,9 +95,9 @@ class TestProblem:
         assert distance is not None
         assert distance.max() < 0.02
 
-    def test_distance_is_that_of_the_nearest_point(self, problem: toy.Problem) -> None:
+    def test_distance_is_to_the_closest_point_of_the_front(self, problem: toy.Problem) -> None:
         front = problem.pareto_front(20001)
-        losses = problem.evaluate(anywhere(problem, 50))
+        losses = problem.evaluate(random_points(problem, 50))
         distance = problem.distance(losses)
         assert front is not None
         assert distance is not None
@@ -122,7 +122,7 @@ def test_every_method_with_every_preset(problem: str, method: str) -> None:
             problem,
             method=method,
             sharpness=preset,
-            start=(-5, 0.5),  # not where gradients are so small that TorchJD takes them for zero
+            start=(-5, 0.5),  # where gradients are not so small that TorchJD treats them as zero
             steps=3,
             method_options=needed,
         )
@@ -132,11 +132,11 @@ def test_every_method_with_every_preset(problem: str, method: str) -> None:
         assert np.isfinite(trajectory.losses).all()
         moved = np.abs(np.diff(trajectory.points, axis=0))
         assert moved.max() > 0
-        assert moved[0].max() <= setting.lr * (1 + 1e-6)  # Adam's first step is no longer
+        assert moved[0].max() <= setting.lr * (1 + 1e-6)  # the bound of Adam's first step
 
 
 def test_run_is_adam_on_the_mean() -> None:
-    """Against Adam written out, with gradients by hand."""
+    """Adam is written out, and the gradients are derived by hand."""
     x, m, v = np.array(VALLEY.starts[0]), np.zeros(2), np.zeros(2)
     expected = [x]
     for t in range(1, 41):
@@ -151,8 +151,8 @@ def test_run_is_adam_on_the_mean() -> None:
     np.testing.assert_allclose(points, expected, rtol=1e-9)
 
 
-def test_figure_1_in_short() -> None:
-    """The two valleys of Figure 1, with larger steps and fewer of them."""
+def test_figure_1_with_fewer_and_larger_steps() -> None:
+    """The two valleys of Figure 1."""
     sharp = toy.run(toy.setting("valley", lr=0.05, steps=150))
     assert sharp.points[-1] == pytest.approx([-3.99, 0.0], abs=0.02)
     assert sharp.sharpness == pytest.approx(2.0, abs=0.05)
@@ -165,7 +165,7 @@ def test_figure_1_in_short() -> None:
 
 @pytest.mark.slow
 def test_figure_1() -> None:
-    """As it is recorded: 5,000 steps of Adam with learning rate 0.01."""
+    """The recorded setting: 5,000 steps of Adam with learning rate 0.01."""
     sharp = toy.run(toy.setting("valley"))
     assert sharp.points[-1] == pytest.approx([-3.99, 0.0], abs=0.005)
     assert sharp.sharpness == pytest.approx(2.0, abs=0.02)
@@ -174,8 +174,8 @@ def test_figure_1() -> None:
     assert flat.sharpness == pytest.approx(0.02, abs=0.005)
 
 
-def test_the_sum_ends_where_its_weights_say() -> None:
-    """On FRONT the gradients weighed by 0.1 and 1 cancel at x1 = 7 (2 · 0.1 / 1.1 - 1)."""
+def test_the_sum_converges_to_the_point_of_its_weights() -> None:
+    """On FRONT, the gradients with weights 0.1 and 1 cancel at x1 = 7 (2 · 0.1 / 1.1 - 1)."""
     end = toy.run(toy.setting("front", start=(-5, -8), lr=0.05, steps=150)).points[-1]
     assert end[0] == pytest.approx(-63 / 11, abs=0.02)
 
@@ -192,7 +192,7 @@ def test_from_above_the_sum_stays_in_a_valley_that_balanced_methods_leave() -> N
     assert distance["ls"] > 1
 
 
-def test_the_same_setting_gives_the_same_trajectory_and_leaves_the_generator_alone() -> None:
+def test_a_trajectory_depends_on_its_setting_only_and_restores_the_generator() -> None:
     setting = toy.setting("front", method="graddrop", sharpness="samo", steps=5, seed=3)
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -204,10 +204,10 @@ def test_the_same_setting_gives_the_same_trajectory_and_leaves_the_generator_alo
     assert not np.array_equal(other.points, first.points)
 
 
-def test_a_problem_of_ones_own_is_confined_to_its_box() -> None:
+def test_a_custom_problem_is_confined_to_its_box() -> None:
     bowl = toy.Problem(
         name="bowl",
-        title="the distance to two points, of which the box holds none",
+        title="the distance to two points outside of the box",
         evaluate=lambda x: torch.stack(
             [(x - 3).square().sum(-1), (x + x.new_tensor([-3, 3])).square().sum(-1)], -1
         ),
@@ -224,7 +224,7 @@ def test_a_problem_of_ones_own_is_confined_to_its_box() -> None:
     assert trajectory.distance is None
 
 
-def test_a_task_that_does_not_depend_on_x_is_no_obstacle() -> None:
+def test_a_task_may_be_independent_of_x() -> None:
     def evaluate(x: Tensor) -> Tensor:
         return torch.stack([x.square().sum(-1), 1 + 0 * x[..., 0]], -1)
 
@@ -241,7 +241,7 @@ def test_a_task_that_does_not_depend_on_x_is_no_obstacle() -> None:
         ({"sharpness": "smao"}, "did you mean 'samo'"),
         ({"rho": 0.1}, "no meaning for sharpness 'erm'"),
         ({"sharpness": "gsam", "rho": -1.0}, "rho"),
-        ({"start": (7, 0)}, "must lie within"),
+        ({"start": (7, 0)}, "must be within"),
         ({"start": (1, 2, 3)}, "two numbers"),
         ({"start": (math.nan, 0)}, "two numbers"),
         ({"steps": 0}, "steps must be at least 1"),
@@ -252,12 +252,12 @@ def test_a_task_that_does_not_depend_on_x_is_no_obstacle() -> None:
         ({"sharpness": "samo", "sharpness_options": {"alhpa": 1}}, "did you mean 'alpha'"),
     ],
 )
-def test_bad_settings(options: dict[str, Any], message: str) -> None:
+def test_invalid_settings_raise_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(RunError, match=message):
         toy.setting(options.pop("problem", VALLEY), **options)
 
 
-def test_files(tmp_path: Path) -> None:
+def test_trajectories_are_saved_and_loaded(tmp_path: Path) -> None:
     setting = toy.setting("front", sharpness="gsam", steps=4)
     trajectory = toy.run(setting)
     path = tmp_path / "x.npz"

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 Closure = Callable[[Sequence[str]], dict[str, Tensor]]
+
+
+def in_pairs(
+    first: Iterable[Any], second: Iterable[Any], third: Iterable[Any]
+) -> list[tuple[Any, Any, Any]]:
+    """Combines three axes such that any two values of different axes occur together.
+
+    These are the cells of a Latin rectangle: ``len(first) * len(second)`` cases, where the full
+    product has ``len(third)`` times as many. It is enough where no fault needs three particular
+    values at once. The third axis must be the shortest.
+    """
+    rows, columns, symbols = list(first), list(second), list(third)
+    assert len(symbols) <= min(len(rows), len(columns)), "the third axis must be the shortest"
+    return [
+        (row, column, symbols[(i + j) % len(symbols)])
+        for i, row in enumerate(rows)
+        for j, column in enumerate(columns)
+    ]
 
 
 class Quadratics(nn.Module):

@@ -1,4 +1,4 @@
-"""Pages that are written from the package's own registries, before each build."""
+"""Generates the pages that list methods, set-ups and commands, before each build."""
 
 from __future__ import annotations
 
@@ -16,45 +16,56 @@ from samo.cli._list import assigned, state
 from samo.training import PRESETS
 
 _NEEDS = {
-    "nothing": "Weights known beforehand",
-    "losses": "Weights from the losses",
-    "gramian": "Weights from the Gramian of the task gradients",
-    "matrix": "From the matrix of task gradients",
+    "nothing": (
+        "Fixed or random weights",
+        "Cheap: one backward pass for all tasks with `ERM` and `GSAM`.",
+    ),
+    "losses": (
+        "Weights from the losses",
+        "Cheap: one backward pass for all tasks with `ERM` and `GSAM`.",
+    ),
+    "gramian": (
+        "Weights from inner products of the task gradients",
+        "K backward passes. The method receives the K × K Gramian, in float64.",
+    ),
+    "gradients": (
+        "From the task gradients themselves",
+        "K backward passes. Not available for sharded models (`fully_shard`).",
+    ),
 }
+
+# Methods that solve an optimisation problem in each step, to rounding.
+_EXACT = ("mgda", "cagrad", "conicgrad", "upgrad", "dualproj", "pcd", "nash-mtl", "fairgrad")
 
 
 def methods() -> str:
-    """The catalogue of methods, by what they need.
+    """Lists the methods by what they need.
 
     Returns:
         Markdown.
     """
     found = {name: aggregation.describe(name) for name in aggregation.available()}
-    parts = [
-        "# Methods\n\n"
-        f"The {len(found)} methods that `aggregator=` and `--method` know by name, made from the "
-        "registry. *State*: kept from step to step (in `engine.state_dict()`), or trained by your "
-        "optimizer (`engine.aggregator.parameters()`). Any TorchJD `Aggregator`, `Weighting` or "
-        "`Scalarizer` object does as well.\n"
-    ]
-    for need in dict.fromkeys(method.needs for method in found.values()):
-        rows = []
-        for name, method in found.items():
-            if method.needs != need:
-                continue
-            options = ", ".join(f"`{option}`" for option in assigned(method.defaults))
-            about = method.title + (" (sees the losses too)" if method.sees_losses else "")
-            if method.note:
-                about += f". {method.note}"
-            cited = "; ".join(map(_cited, method.references))
-            rows.append((f"`{name}`", about, options or "–", state(method), cited or "–"))
-        parts.append(f"## {_NEEDS.get(need, need)}\n")
-        parts.append(_table(("name", "what it is", "defaults", "state", "source"), rows))
+    if unknown := set(_EXACT) - set(found):
+        raise ValueError(f"_EXACT names unknown methods: {sorted(unknown)}.")
+    parts = []
+    for need, (title, about) in _NEEDS.items():
+        rows = [_method(name, method) for name, method in found.items() if method.needs == need]
+        parts.append(f"## {title}\n\n{about}\n")
+        parts.append(_table(("name", "description", "defaults", "state", "source"), rows))
     return "\n".join(parts)
 
 
+def _method(name: str, method: aggregation.Method) -> tuple[str, ...]:
+    about = method.title + (" (uses the losses too)" if method.sees_losses else "")
+    about += "; *exact solver*" if name in _EXACT else ""
+    about += f". {method.note}" if method.note else ""
+    options = ", ".join(f"`{option}`" for option in assigned(method.defaults))
+    cited = "; ".join(map(_cited, method.references))
+    return f"`{name}`", about, options or "–", state(method), cited or "–"
+
+
 def problems() -> str:
-    """The benchmarks and their published set-ups.
+    """Lists the benchmarks with their default set-ups.
 
     Returns:
         Markdown.
@@ -67,12 +78,12 @@ def problems() -> str:
         optimizer = f"{d.optimizer}, {d.lr:g}, {d.schedule}"
         average = f", mean of the last {d.average_last}" if d.average_last else ""
         rows.append((f"`{name}`", line, f"{d.epochs}{average}", str(d.batch_size), optimizer, grid))
-    head = ("name", "what it is", "epochs", "batch", "optimizer, learning rate, schedule", "ρ")
+    head = ("name", "description", "epochs", "batch", "optimizer, learning rate, schedule", "ρ")
     presets = [(f"`{name}`", preset.title) for name, preset in PRESETS.items()]
     return (
-        "# Set-ups\n\nThe defaults, made from the registry.\n\n"
+        "# Set-ups\n\nThe defaults of each benchmark, generated from the registry.\n\n"
         f"{_table(head, rows)}\n# Presets on the command line\n\n"
-        f"{_table(('`--sharpness`', 'what it is'), presets)}"
+        f"{_table(('`--sharpness`', 'description'), presets)}"
     )
 
 
@@ -83,7 +94,7 @@ def _cited(key: str) -> str:
 
 
 def command_line() -> str:
-    """All commands and their options.
+    """Lists all commands and their options.
 
     Returns:
         Markdown.
@@ -104,7 +115,7 @@ def _command(name: str, command: Any, level: int) -> Iterator[str]:
             if p.param_type_name == "option"
         ]
         if rows:
-            yield _table(("option", "default", "what it is"), rows)
+            yield _table(("option", "default", "description"), rows)
     for key, one in below.items():
         yield from _command(f"{name} {key}", one, level + 1)
 
@@ -136,19 +147,19 @@ def _write(app: Any) -> None:
         ("command-line", command_line),
     ):
         page, text = folder / f"{name}.md", make()
-        # An unchanged page need not be read again.
+        # Sphinx reads a page again only if its file has changed.
         if not page.exists() or page.read_text(encoding="utf-8") != text:
             page.write_text(text, encoding="utf-8")
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Tells Sphinx.
+    """Registers the extension.
 
     Args:
-        app: Sphinx.
+        app: The Sphinx application.
 
     Returns:
-        What it may do.
+        The metadata of the extension.
     """
     app.connect("builder-inited", _write)
     return {"parallel_read_safe": True}

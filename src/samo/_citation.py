@@ -1,4 +1,4 @@
-"""The papers behind what is in use, as BibTeX."""
+"""References of methods, as BibTeX and in one line."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from functools import cache
 from importlib.resources import files
 from unicodedata import normalize
 
-# The accents that occur in names: LaTeX's command, and the combining character.
+# LaTeX accents that occur in names, and the combining characters for them.
 _ACCENTS = {"'": "\u0301", "v": "\u030c"}
 
 
 def bibtex(keys: Iterable[str]) -> str:
-    """The entries of ``references.bib`` with the given keys.
+    """Returns the entries of ``references.bib`` with the given keys.
 
     Args:
         keys: The keys, in the order wanted; a repeated one counts once.
@@ -37,7 +37,7 @@ def bibtex(keys: Iterable[str]) -> str:
 
 
 def source(key: str) -> str:
-    """Who wrote the paper of a key, and where it is to be found, in one line.
+    """Returns authors, year and place of a paper in one line.
 
     Args:
         key: The key in ``references.bib``.
@@ -62,7 +62,7 @@ def source(key: str) -> str:
 
 
 def _plain(latex: str) -> str:
-    """Text without braces, and with its accents as characters."""
+    """Removes braces, and replaces LaTeX accents by characters."""
     accented = re.sub(
         r"\\(['v])\s*\{?(\w)\}?", lambda m: normalize("NFC", m[2] + _ACCENTS[m[1]]), latex
     )

@@ -1,4 +1,4 @@
-"""The errors that are the engine's own."""
+"""Errors that the engine raises."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 
 class PartitionError(ValueError):
-    """The parameters cannot be divided into a shared part and the tasks' own parts."""
+    """The parameters cannot be divided into shared ones and the tasks' own."""
 
 
 class NonFiniteError(ArithmeticError):
     """A loss or a gradient is NaN or infinite.
 
-    The parameters are back where they were and ``.grad`` is untouched when this is raised.
+    The parameters are restored and ``.grad`` is unchanged when this is raised.
 
     Attributes:
-        tasks: The task at fault; several names where a gradient of their sum is at fault and no
-            single one of them is.
-        stage: Where in the step it was found, for instance ``"natural loss"``.
+        tasks: The task at fault; several names if the gradient of their sum is at fault and none of
+            theirs alone.
+        stage: Where in the step it was detected, for instance ``"natural loss"``.
     """
 
     def __init__(self, tasks: Sequence[str], stage: str) -> None:
@@ -33,8 +33,8 @@ class NonFiniteError(ArithmeticError):
 
 
 class RankError(RuntimeError):
-    """Another rank has failed, or cannot be reached any more.
+    """Another rank has failed, or can no longer be reached.
 
-    Raised on the ranks that are well, at the place where they needed the other. Parameters are
-    back where they were and ``.grad`` is untouched, as after any other exception.
+    Raised on the ranks that have not failed, at the place where they needed the other. Parameters
+    are restored and ``.grad`` is unchanged, as after any other exception.
     """

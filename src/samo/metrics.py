@@ -1,4 +1,4 @@
-"""Figures that compare multi-task methods."""
+"""Metrics that compare multi-task methods."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def delta_m(
     baseline: Mapping[Any, float] | Sequence[float],
     higher_is_better: Mapping[Any, bool] | Sequence[bool],
 ) -> float:
-    r"""The mean relative loss of performance against a baseline, in percent: lower is better.
+    r"""Returns the mean relative loss of performance in percent (Δm); lower is better.
 
     .. math::
         \Delta m = \frac{100}{M} \sum_{k=1}^{M} (-1)^{\delta_k} \frac{v_k - b_k}{|b_k|}

@@ -137,18 +137,19 @@ def test_dense_hessian_of_a_network(name: str) -> None:
         return losses(made.model, tasks)
 
     trained = [n for n, p in made.model.named_parameters() if p.requires_grad]
-    cases: list[tuple[Literal["all", "shared"], list[str]]]
-    cases = [("all", trained), ("shared", list(made.shared))]
-    for parameters, names in cases:
-        for tasks in (TASKS, ["b"]) if parameters == "all" else (TASKS,):
-            found = hessian_spectrum(made.model, evaluate, [X], tasks, parameters=parameters)
-            whole = dense(made.model, names, tasks, losses, X)
-            expected = torch.linalg.eigvalsh(whole).flip(0)[:5]
-            torch.testing.assert_close(
-                torch.tensor(found.eigenvalues, dtype=torch.float64), expected, rtol=1e-6, atol=1e-6
-            )
-            assert found.parameters == len(whole)
-            assert abs(found.trace - whole.trace().item()) <= 5 * found.trace_error + 1e-9
+    cases: list[tuple[Literal["all", "shared"], list[str], list[str]]]
+    cases = [("all", trained, TASKS)]
+    if name in ("plain", "branches", "frozen"):  # which parameters depends on the partition alone
+        cases += [("all", trained, ["b"]), ("shared", list(made.shared), TASKS)]
+    for parameters, names, tasks in cases:
+        found = hessian_spectrum(made.model, evaluate, [X], tasks, parameters=parameters)
+        whole = dense(made.model, names, tasks, losses, X)
+        expected = torch.linalg.eigvalsh(whole).flip(0)[:5]
+        torch.testing.assert_close(
+            torch.tensor(found.eigenvalues, dtype=torch.float64), expected, rtol=1e-6, atol=1e-6
+        )
+        assert found.parameters == len(whole)
+        assert abs(found.trace - whole.trace().item()) <= 5 * found.trace_error + 1e-9
 
 
 def test_some_modules_alone() -> None:
@@ -227,7 +228,7 @@ class Counted:
 def test_memory_does_not_grow_with_the_number_of_batches() -> None:
     """Inputs, activations and everything else that the graph keeps are gone with their batch."""
     most = {}
-    for n in (2, 12):
+    for n in (2, 5):
         model, batches = Normed(), Counted(n)
         for module in model.net:
             module.register_forward_hook(batches.hook)
@@ -238,10 +239,10 @@ def test_memory_does_not_grow_with_the_number_of_batches() -> None:
         finally:
             gc.enable()
         most[n] = batches.most
-    assert 0 < most[2] == most[12]
+    assert 0 < most[2] == most[5]
 
 
-def test_what_cannot_be_analysed() -> None:
+def test_invalid_arguments_raise_errors() -> None:
     point = Point(30)
     batch = rotated(torch.ones(30, dtype=torch.float64))
     evaluate = quadratic(point)
@@ -255,7 +256,7 @@ def test_what_cannot_be_analysed() -> None:
     }.items():
         with pytest.raises(AnalysisError, match=wrong):
             hessian_spectrum(point, evaluate, [batch], ["a"], **options)  # type: ignore[arg-type]
-    with pytest.raises(AnalysisError, match="again and again; found generator"):
+    with pytest.raises(AnalysisError, match="another re-iterable; found generator"):
         hessian_spectrum(point, evaluate, (b for b in [batch]), ["a"])
     with pytest.raises(AnalysisError, match="batches is empty"):
         hessian_spectrum(point, evaluate, [], ["a"])

@@ -79,7 +79,7 @@ def test_a_random_direction_is_gaussian_but_for_its_filters_norms() -> None:
 
 
 def test_a_model_without_filters_has_no_random_plane() -> None:
-    with pytest.raises(AnalysisError, match="no filter can move"):
+    with pytest.raises(AnalysisError, match="random directions are zero"):
         random_plane(nn.BatchNorm1d(3))
 
 
@@ -116,7 +116,7 @@ def test_no_variance_is_negative_beyond_the_checkpoints() -> None:
 
 
 @pytest.mark.parametrize(
-    ("third", "message"), [("a", "lie on a line"), ("b", "lie on a line"), (None, "three state")]
+    ("third", "message"), [("a", "are on a line"), ("b", "are on a line"), (None, "three state")]
 )
 def test_what_is_no_plane(third: str | None, message: str) -> None:
     states = {"a": checkpoint(0), "b": checkpoint(1)}

@@ -9,8 +9,15 @@ from typing import Any
 
 import pytest
 
-from samo.analysis import Agreement, AnalysisError, Cosines, EstimatorQuality, Sharpness, Spectrum
-from samo.analysis._results import Result
+from samo.analysis import (
+    Agreement,
+    AnalysisError,
+    Cosines,
+    EstimatorQuality,
+    Result,
+    Sharpness,
+    Spectrum,
+)
 
 RESULTS: list[Result] = [
     Spectrum(("a", "b"), (3.0, 1.0, -0.5), 4.0, 0.1, 9, 2),

@@ -14,6 +14,7 @@ from samo import SPSA, ExactGradient, Perturbation
 from samo.analysis import estimator_quality, gradient_cosines, hessian_spectrum, sharpness
 from tests.problems import TASKS, X, losses, problem
 from tests.snapshots import Expected, identities
+from tests.tools import in_pairs
 
 LOCAL = Perturbation(0.1, alpha=0.0, local=ExactGradient())
 
@@ -35,11 +36,15 @@ class Draws:
             yield X
 
 
-@pytest.mark.parametrize("fails_at", [None, 3])
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", ["batchnorm", "running", "dropout_heads", "frozen"])
-@pytest.mark.parametrize("analysis", ANALYSES)
-def test_no_trace(analysis: str, name: str, training: bool, fails_at: int | None) -> None:
+NAMES = ["batchnorm", "running", "dropout_heads", "frozen"]
+# The mode, and the call that fails.
+HOW = [(True, None), (True, 3), (False, None), (False, 3)]
+
+
+@pytest.mark.parametrize(("analysis", "name", "how"), in_pairs(ANALYSES, NAMES, HOW))
+def test_no_trace(analysis: str, name: str, how: tuple[bool, int | None]) -> None:
+    """Every analysis with every model and in every way, and every model in every way."""
+    training, fails_at = how
     model = problem(name).model.train(training)
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 2.0)

@@ -105,9 +105,12 @@ def test_metrics_are_of_the_sign_of_the_logits(published: Path, spread: float) -
 
 @pytest.mark.parametrize("sharpness", ["erm", "samo"])
 def test_training(published: Path, tmp_path: Path, sharpness: str) -> None:
+    # SAMO evaluates the network several times a task: a few tasks are enough.
+    tasks = pictures.ATTRIBUTES[:3] if sharpness == "samo" else pictures.ATTRIBUTES
     config = configured(
         benchmark="celeba",
         benchmark_options={"data": str(published), "width": 1},
+        tasks=tuple(tasks),
         sharpness=sharpness,
         epochs=1,
         batch_size=4,
@@ -116,7 +119,7 @@ def test_training(published: Path, tmp_path: Path, sharpness: str) -> None:
     results = train(config, tmp_path / "run", watch=lambda p: steps.append(p.step))
     # The ninth image makes no batch of its own, which batch normalisation could not use.
     assert steps == [1, 2, 0]
-    assert results["tasks"] == pictures.ATTRIBUTES
+    assert results["tasks"] == list(tasks)
     for scores in results["selected"]["test"].values():
         assert list(scores) == ["F1", "accuracy", "loss"]
     assert results["config"]["rho"] == (1e-3 if sharpness == "samo" else None)
@@ -158,19 +161,19 @@ def test_the_cache_may_lie_elsewhere(data: Path, tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written(data: Path) -> None:
     (data / "samo-cache").write_text("a file")
-    with pytest.raises(DataError, match=r"cannot be written .* `cache` names another directory"):
+    with pytest.raises(DataError, match=r"cannot be written .* set `cache` to another directory"):
         CelebA(data=data)
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda content: content[:-5], "has been damaged: mmap length is greater than file size"),
-        (lambda content: content[:20], "has been damaged: "),
-        (lambda content: b"\x80\x04pickle", "has been damaged: "),
+        (lambda content: content[:-5], "is damaged: mmap length is greater than file size"),
+        (lambda content: content[:20], "is damaged: "),
+        (lambda content: b"\x80\x04pickle", "is damaged: "),
         (
             lambda content: content.replace(b"(4, 3, 64, 64)", b"(3, 4, 64, 64)"),
-            "has been damaged: it holds uint8 of shape (3, 4, 64, 64), and should hold uint8 of",
+            "is damaged: it contains uint8 of shape (3, 4, 64, 64) instead of uint8 of",
         ),
     ],
 )
@@ -311,6 +314,6 @@ def test_bad_options(data: Path) -> None:
     with pytest.raises(ValueError, match="width must be at least 1; found 0"):
         CelebA(data=data, width=0)
     with pytest.raises(
-        DataError, match=r"there is no directory .*/gone\. It should hold Img/img_al"
+        DataError, match=r"there is no directory .*/gone\. It should contain Img/img_al"
     ):
         CelebA(data=data / "gone")

@@ -87,9 +87,9 @@ SPOILED: list[tuple[str, Any, str]] = [
     ("label/2.npy", {"shape": (32, 64, 1)}, "the shape must be (32, 64); found (32, 64, 1)"),
     ("depth/5.npy", {"shape": (32, 64)}, "the shape must be (32, 64, 1); found (32, 64)"),
     ("normal/0.npy", {"shape": (32, 64, 1)}, "the shape must be (32, 64, 3); found (32, 64, 1)"),
-    ("image/1.npy", {"dtype": np.uint8}, "must hold floating-point numbers; found uint8"),
-    ("depth/1.npy", {"dtype": np.int64}, "must hold floating-point numbers; found int64"),
-    ("label/1.npy", {"dtype": np.bool_}, "must hold numbers; found bool"),
+    ("image/1.npy", {"dtype": np.uint8}, "must contain floating-point numbers; found uint8"),
+    ("depth/1.npy", {"dtype": np.int64}, "must contain floating-point numbers; found int64"),
+    ("label/1.npy", {"dtype": np.bool_}, "must contain numbers; found bool"),
 ]
 
 
@@ -107,8 +107,8 @@ def test_a_file_of_a_wrong_form(copied: Path, name: str, how: Any, message: str)
         (lambda whole: whole[:-100], "is truncated or damaged"),
         (lambda whole: whole[:40], "is truncated or damaged"),
         (lambda whole: b"", "is empty"),
-        (lambda whole: pickle.dumps([1, 2, 3]), "is no .npy file (a pickle, an archive?)"),
-        (lambda whole: b"PK\x03\x04" + bytes(100), "is no .npy file (a pickle, an archive?)"),
+        (lambda whole: pickle.dumps([1, 2, 3]), "is not a .npy file (a pickle, an archive?)"),
+        (lambda whole: b"PK\x03\x04" + bytes(100), "is not a .npy file (a pickle, an archive?)"),
     ],
 )
 def test_a_file_that_is_no_whole_array(copied: Path, content: Any, message: str) -> None:
@@ -201,7 +201,9 @@ def test_a_missing_directory_shows_the_layout(copied: Path, folder: str) -> None
 
 def test_a_directory_without_images(tmp_path: Path) -> None:
     write_mtan(tmp_path, train=0)
-    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'train/image'} holds no <i>.npy")):
+    with pytest.raises(
+        DataError, match=re.escape(f"{tmp_path / 'train/image'} contains no <i>.npy")
+    ):
         NYUv2(data=tmp_path)
 
 

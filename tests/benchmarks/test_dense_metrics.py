@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import accuracy_score, jaccard_score, log_loss
 from torch import Tensor
 
-from samo.benchmarks.dense._dense import _metrics
+from samo.benchmarks.dense._dense import dense_metrics
 from samo.benchmarks.dense._losses import depth_loss, normals_loss, segmentation_loss
 from samo.benchmarks.dense._metrics import AnglesWithin, DepthError, MeanAngle, MedianAngle
 
@@ -97,7 +97,7 @@ def test_a_normal_whose_components_add_up_to_nothing_counts() -> None:
 @pytest.mark.parametrize("sizes", [[6], [1, 4, 1]])
 def test_metrics_of_all_pixels_whatever_the_batches(seed: int, sizes: list[int]) -> None:
     found = data(seed)
-    metrics = _metrics(CLASSES, "m")
+    metrics = dense_metrics(CLASSES, "m")
     scores: dict[str, float] = {}
     for task, (predicted, target) in found.items():
         for name, about in metrics[task].items():

@@ -219,7 +219,7 @@ IMAGES, LABELS = RAW.format("images-idx3"), RAW.format("labels-idx1")
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing": (
         _removed(LABELS),
-        f"{LABELS}[.gz] is missing. The directory should hold {{{{train,t10k}}}}-{{{{images",
+        f"{LABELS}[.gz] is missing. The directory should contain {{{{train,t10k}}}}-{{{{images",
     ),
     "not idx": (
         _replaced(IMAGES, lambda _: b"<html>not found</html>"),
@@ -253,11 +253,11 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "no images": (
         _replaced(IMAGES, lambda _: idx(np.zeros((0, 28, 28), np.uint8))),
-        f"{IMAGES} holds no images",
+        f"{IMAGES} contains no images",
     ),
     "numbers that disagree": (
         _replaced(LABELS, lambda _: idx(np.zeros(59, np.uint8))),
-        f"train-images-idx3-ubyte holds 60 images, but {{root}}/{LABELS} holds 59 labels",
+        f"train-images-idx3-ubyte contains 60 images, but {{root}}/{LABELS} contains 59 labels",
     ),
     "a label out of range": (
         _replaced(LABELS, lambda c: c[:10] + b"\x0a" + c[11:]),
@@ -273,7 +273,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "too few": (
         _few,
-        "fashion_mnist: 2 training images are too few to divide",
+        "fashion_mnist: 2 training images are too few to split",
     ),
 }
 
@@ -290,7 +290,7 @@ def test_every_fault_is_named_with_its_file(tmp_path: Path, fault: str) -> None:
 
 def test_a_directory_that_is_not_there(tmp_path: Path, data: Path) -> None:
     with pytest.raises(
-        DataError, match=r"there is no directory .*/gone. It should hold mnist/\{train,t10k"
+        DataError, match=r"there is no directory .*/gone. It should contain mnist/\{train,t10k"
     ):
         made("multimnist", tmp_path / "gone")
     with pytest.raises(DataError, match=r"mnist/mnist is missing. .* fashion_mnist/\{train"):

@@ -224,7 +224,7 @@ def _few(root: Path) -> None:
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no domain": (
         _without("Clipart"),
-        "/Clipart is missing. The directory should hold Art/<class>/",
+        "/Clipart is missing. The directory should contain Art/<class>/",
     ),
     "no classes": (_without("Art/Bed", "Art/Alarm_Clock"), "/Art has no classes: it should have"),
     "a class less": (
@@ -256,7 +256,7 @@ def test_every_fault_is_named_with_its_file(data: Path, fault: str) -> None:
         ({"width": 0}, "width must be at least 1; found 0"),
         ({"seed": -1}, "seed must be at least 0; found -1"),
         ({"weights": "gone.pth"}, "weights: there is no file gone.pth"),
-        ({"data": "gone"}, "there is no directory gone. It should hold Art/<class>/*.jpg"),
+        ({"data": "gone"}, "there is no directory gone. It should contain Art/<class>/*.jpg"),
     ],
 )
 def test_bad_options(data: Path, options: dict[str, Any], message: str) -> None:

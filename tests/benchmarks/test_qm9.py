@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from samo.benchmarks import Split, create
 from samo.benchmarks.qm9 import QM9
-from samo.benchmarks.qm9._benchmark import _divided
+from samo.benchmarks.qm9._benchmark import split_molecules
 from samo.benchmarks.qm9._files import read_molecules
 from samo.benchmarks.qm9._molecules import Molecules
 from samo.training import train
@@ -152,18 +152,18 @@ def test_targets_are_standardised_over_the_training_part(
 
 @pytest.mark.parametrize(("n", "held_out"), [(130_831, 10_000), (14_170, 1_083), (40, 3), (4, 1)])
 def test_the_division(n: int, held_out: int) -> None:
-    parts = _divided(n, n, seed=0)
+    parts = split_molecules(n, n, seed=0)
     assert {split: len(part) for split, part in parts.items()} == {
         "train": n - 2 * held_out,
         "validation": held_out,
         "test": held_out,
     }
     assert torch.equal(torch.cat(list(parts.values())).sort()[0], torch.arange(n))
-    assert not torch.equal(parts["train"], _divided(n, n, seed=1)["train"])
+    assert not torch.equal(parts["train"], split_molecules(n, n, seed=1)["train"])
 
 
 def test_fewer_molecules(subset: Path) -> None:
-    parts = _divided(40, 20, seed=0)
+    parts = split_molecules(40, 20, seed=0)
     drawn = torch.cat(list(parts.values())).tolist()
     assert len(drawn) == len(set(drawn)) == 20
     assert max(drawn) >= 20
@@ -205,7 +205,7 @@ def test_errors_are_reported_in_the_papers_units(subset: Path, made: Made) -> No
         benchmark.batches("test", benchmark.tasks, batch_size=2),
         torch.device("cpu"),
     )
-    parts = _divided(len(made.names), len(made.names), seed=0)
+    parts = split_molecules(len(made.names), len(made.names), seed=0)
     for task in benchmark.tasks:
         y = values(made, task)
         mean, std = y[parts["train"]].mean(), y[parts["train"]].std(ddof=1)
@@ -221,8 +221,7 @@ def test_errors_are_reported_in_the_papers_units(subset: Path, made: Made) -> No
     }
 
 
-@pytest.mark.parametrize("layout", ["raw", "subset"])
-@pytest.mark.parametrize("sharpness", ["erm", "samo"])
+@pytest.mark.parametrize(("layout", "sharpness"), [("raw", "erm"), ("subset", "samo")])
 def test_it_trains(
     layout: str, sharpness: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -60,9 +60,9 @@ def pickled(name: str) -> Callable[[Path], None]:
         ),
         (
             lines_changed("gdb9.sdf", lambda lines: [*lines[: lines.index("gdb_30")], ""]),
-            "gdb9.sdf has 29 molecules, and",
+            "gdb9.sdf has 29 molecules, but",
         ),
-        (replaced("gdb9.sdf", "gdb_3\n", "gdb_4\n"), "molecule 3 is 'gdb_4', and"),
+        (replaced("gdb9.sdf", "gdb_3\n", "gdb_4\n"), "molecule 3 is 'gdb_4', but"),
         (replaced("gdb9.sdf", "V2000", "V3000"), "must be of version V2000; found '5  4"),
         (
             replaced("gdb9.sdf", " C  ", " Si "),
@@ -107,7 +107,7 @@ def pickled(name: str) -> Callable[[Path], None]:
         ),
         (
             lines_changed("gdb9.sdf.csv", lambda lines: [*lines[:30], lines[30][:40]]),
-            "gdb9.sdf.csv, line 31: 5 values, and the header has 20. Is the file cut off?",
+            "gdb9.sdf.csv, line 31: 5 values, but the header has 20. Is the file truncated?",
         ),
         (replaced("gdb9.sdf.csv", "homo", "HOMO"), "it has no homo."),
         (replaced("gdb9.sdf.csv", ",u0_atom", ",u0_at"), "it has no u0_atom."),
@@ -125,7 +125,7 @@ def pickled(name: str) -> Callable[[Path], None]:
         ),
         (pickled("raw/gdb9.sdf.csv"), "gdb9.sdf.csv is not a CSV file"),
         # What is left out.
-        (replaced("uncharacterized.txt", "       9 ", "      41 "), "leaves out molecule 41, and"),
+        (replaced("uncharacterized.txt", "       9 ", "      41 "), "excludes molecule 41, but"),
         (
             lines_changed("uncharacterized.txt", lambda lines: lines[:5]),
             "uncharacterized.txt must name molecules by number",
@@ -199,7 +199,7 @@ def single_array(folder: Path) -> None:
             ),
             "cannot be read as a subset of QM9",
         ),
-        (single_array, "it holds a single array"),
+        (single_array, "it contains a single array"),
     ],
 )
 def test_files_that_are_no_subset(
@@ -221,7 +221,7 @@ def test_what_is_missing_is_named_and_the_layout_shown(made: Made, tmp_path: Pat
         return str(caught.value)
 
     assert message(tmp_path / "nowhere").startswith(f"{tmp_path / 'nowhere'} does not exist. ")
-    assert "holds no QM9" in message(tmp_path)
+    assert "does not contain QM9" in message(tmp_path)
     assert "qm9_v3.pt" in message(tmp_path)
     write_raw(tmp_path, made)
     (tmp_path / "raw" / "uncharacterized.txt").unlink()

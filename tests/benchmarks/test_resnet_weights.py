@@ -101,20 +101,20 @@ def cut_short(weights: Mapping[str, Tensor], file: Path) -> None:
         ),
         (
             lambda w, f: torch.save(w | {"layer5.0.conv1.weight": w["bn1.bias"]}, f),
-            "layer5.0.conv1.weight does not belong there",
+            "layer5.0.conv1.weight is unexpected",
         ),
         (
             lambda w, f: torch.save(w | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, f),
-            "conv1.weight has shape (64, 1, 7, 7), and must have (64, 3, 7, 7)",
+            "conv1.weight has shape (64, 1, 7, 7), but must have (64, 3, 7, 7)",
         ),
         (
             lambda w, f: torch.save({f"module.{n}": t for n, t in w.items()}, f),
             "and 199 more faults.",
         ),
-        (lambda w, f: torch.save([1, 2], f), "must hold a state_dict: a dictionary of tensors"),
+        (lambda w, f: torch.save([1, 2], f), "must contain a state_dict: a dictionary of tensors"),
         (
             lambda w, f: torch.save({"model": w}, f),
-            "must hold a state_dict: a dictionary of tensors",
+            "must contain a state_dict: a dictionary of tensors",
         ),
         (lambda w, f: f.write_bytes(b"not weights"), "cannot be read as weights"),
         (lambda w, f: f.write_bytes(b""), "cannot be read as weights"),

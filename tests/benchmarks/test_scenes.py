@@ -13,9 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 from samo.benchmarks import Cityscapes, DataError, NYUv2, Scenes, create
-from samo.benchmarks.scenes import _write
+from samo.benchmarks.scenes import SceneSet, _write, write_scenes
 from samo.benchmarks.scenes._layouts import arrays, rendered
-from samo.benchmarks.scenes._write import Order, write_scenes
 from samo.cli._app import app
 from samo.training import RunError, configured, train, trained
 from samo.training._run import Run
@@ -23,7 +22,7 @@ from samo.training._run import Run
 SIZE = (32, 64)
 
 
-def order(**changes: Any) -> Order:
+def order(**changes: Any) -> SceneSet:
     values: dict[str, Any] = {
         "layout": "nyuv2",
         "train": 3,
@@ -32,7 +31,7 @@ def order(**changes: Any) -> Order:
         "height": 32,
         "width": 64,
     }
-    return Order(**(values | changes))
+    return SceneSet(**(values | changes))
 
 
 def content(root: Path) -> dict[str, bytes]:
@@ -49,11 +48,17 @@ def test_an_image_is_decided_by_its_seed_part_and_number() -> None:
 
 
 def test_the_size_changes_the_sampling_and_not_the_scene() -> None:
-    """At three times the size, every third pixel looks along the same ray."""
+    """At three times the size, every third pixel has the same ray, up to rounding.
+
+    Rounding can decide which surface a ray hits at an edge, so a few labels may differ. Elsewhere
+    the images agree to the float32 precision that they are stored in.
+    """
     small, large = (rendered("nyuv2", 0, 0, 1, (32 * k, 64 * k)) for k in (1, 3))
-    np.testing.assert_array_equal(large.label[1::3, 1::3], small.label)
-    np.testing.assert_allclose(large.depth[1::3, 1::3], small.depth, rtol=1e-6)
-    np.testing.assert_allclose(large.normal[1::3, 1::3], small.normal, atol=1e-6)
+    label, depth, normal = (of[1::3, 1::3] for of in (large.label, large.depth, large.normal))
+    same = label == small.label
+    assert same.mean() > 0.99
+    np.testing.assert_allclose(depth[same], small.depth[same], rtol=1e-6)
+    np.testing.assert_allclose(normal[same], small.normal[same], atol=1e-6)
 
 
 def test_the_benchmark_gives_the_rendered_images() -> None:
@@ -93,9 +98,16 @@ def test_bad_options(options: Any, message: str) -> None:
         create("scenes", **options)
 
 
-@pytest.mark.parametrize("network", ["segnet-mtan", "segnet"])
-@pytest.mark.parametrize("sharpness", ["erm", "samo"])
-@pytest.mark.parametrize("layout", ["nyuv2", "cityscapes"])
+# Any two of layout, sharpness and network together.
+@pytest.mark.parametrize(
+    ("layout", "sharpness", "network"),
+    [
+        ("nyuv2", "erm", "segnet-mtan"),
+        ("nyuv2", "samo", "segnet"),
+        ("cityscapes", "erm", "segnet"),
+        ("cityscapes", "samo", "segnet-mtan"),
+    ],
+)
 def test_files_are_written_read_and_trained_on(
     tmp_path: Path, layout: str, sharpness: str, network: str
 ) -> None:
@@ -106,12 +118,12 @@ def test_files_are_written_read_and_trained_on(
         benchmark_options={"data": str(data), "width": 2, "network": network, "validation": 0.2},
         method="fairgrad",
         sharpness=sharpness,
-        epochs=2,
+        epochs=1,
         batch_size=2,
     )
     steps = []
     results = train(config, tmp_path / "run", watch=lambda p: steps.append(p.step))
-    assert steps == [1, 2, 0] * 2
+    assert steps == [1, 2, 0]
     test = results["selected"]["test"]
     assert set(test) == {"segmentation", "depth"} | ({"normals"} if layout == "nyuv2" else set())
     assert 0 <= test["segmentation"]["mIoU"] <= test["segmentation"]["pixel accuracy"] <= 100
@@ -126,7 +138,13 @@ def test_files_are_written_read_and_trained_on(
 def test_scenes_resume_bit_for_bit(tmp_path: Path) -> None:
     config = configured(
         benchmark="scenes",
-        benchmark_options={"images": 4, "held_out": 4, "size": list(SIZE), "width": 2},
+        benchmark_options={
+            "images": 4,
+            "held_out": 2,
+            "size": list(SIZE),
+            "width": 2,
+            "network": "segnet",
+        },
         sharpness="gsam",
         epochs=2,
         batch_size=2,
@@ -229,7 +247,7 @@ def test_a_directory_with_anything_else_is_left_alone(tmp_path: Path) -> None:
     other = tmp_path / "other"
     write_scenes(order(), other)
     before = content(other)
-    with pytest.raises(DataError, match=r"scenes.json is of other scenes: .*'seed': 0"):
+    with pytest.raises(DataError, match=r"scenes.json describes other scenes: .*'seed': 0"):
         write_scenes(order(seed=1), other)
     assert content(other) == before
 

@@ -12,7 +12,7 @@ from samo.benchmarks.scenes import _materials
 from samo.benchmarks.scenes._layouts import LAYOUTS
 from samo.benchmarks.scenes._materials import Material
 from samo.benchmarks.scenes._render import Camera, Rendered, Scene, Surface, render
-from samo.benchmarks.scenes._solids import Box, Plane, Sphere
+from samo.benchmarks.scenes._solids import Cuboid, InfinitePlane, Sphere
 
 HEIGHT, WIDTH = 40, 56
 GREY = Material((0.5, 0.5, 0.5))
@@ -72,7 +72,7 @@ def in_world(image: Rendered, camera: Camera) -> np.ndarray:
 def test_a_plane() -> None:
     """Depth is n·(p − o) / n·d times the cosine between the ray and the optical axis."""
     n, p = np.array([0.0, 0.6, -0.8]), np.array([0.0, 0.5, 4.0])
-    image = shot(Plane(tuple(p), tuple(n)))
+    image = shot(InfinitePlane(tuple(p), tuple(n)))
     forward = basis(CAMERA)[2]
     seen = 0
     for i, j, direction, _ in pixels(CAMERA):
@@ -114,7 +114,7 @@ def test_a_sphere() -> None:
 def test_a_box(yaw: float) -> None:
     """Its points are on its faces, and no ray that misses it passes through it."""
     centre, half = np.array([1.1, 0.8, 3.2]), np.array([0.7, 0.4, 0.5])
-    image = shot(Box(tuple(centre), tuple(half), yaw))
+    image = shot(Cuboid(tuple(centre), tuple(half), yaw))
     c, s = np.cos(yaw), np.sin(yaw)
     axes = np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]])  # the box's own, in world coordinates
     local = (points(image, CAMERA) - centre) @ axes.T
@@ -136,7 +136,7 @@ def test_the_nearest_surface_is_seen() -> None:
     solids = (
         Sphere((1.0, 1.0, 3.0), 0.6),
         Sphere((1.3, 1.1, 3.4), 0.8),
-        Plane((0.0, 0.0, 6.0), (0.0, 0.0, -1.0)),
+        InfinitePlane((0.0, 0.0, 6.0), (0.0, 0.0, -1.0)),
     )
     alone = [shot(solid) for solid in solids]
     depths = np.stack([np.where(a.label == 0, a.depth, np.inf) for a in alone])
@@ -154,7 +154,7 @@ def test_where_a_solid_can_be_seen_is_not_too_small() -> None:
         centre = tuple(random.uniform((-4, -2, -3), (5, 4, 8)))
         solid: Any = Sphere(centre, random.uniform(0.1, 1.5))
         if random.random() < 0.7:
-            solid = Box(centre, tuple(random.uniform(0.02, 1.5, 3)), random.uniform(-3, 3))
+            solid = Cuboid(centre, tuple(random.uniform(0.02, 1.5, 3)), random.uniform(-3, 3))
         whole = np.isfinite(solid.distances(np.array(CAMERA.position), rays))
         window = CAMERA.window(solid, HEIGHT, WIDTH)
         if window is not None:
@@ -168,7 +168,7 @@ def test_light_and_shadow() -> None:
     camera = Camera((0.0, 3.0, 0.0), pitch=-0.6, focal=0.8)
     white = Material((1.0, 1.0, 1.0), other=(1.0, 1.0, 1.0))
     surfaces = (
-        Surface(Plane((0, 0, 0), (0, 1, 0)), 0, white),
+        Surface(InfinitePlane((0, 0, 0), (0, 1, 0)), 0, white),
         Surface(Sphere(tuple(centre), r), 1, white),
     )
     scene = Scene(surfaces, camera, tuple(lamp), brightness=0.6, ambient=0.2, noise=0.0)
@@ -212,7 +212,7 @@ def test_normals_are_unit_vectors_that_face_the_camera(scenes: Any) -> None:
 
 def on_surface(solid: Any, point: np.ndarray) -> float:
     """How far a point is from a solid's surface."""
-    if isinstance(solid, Plane):
+    if isinstance(solid, InfinitePlane):
         return float(abs((point - solid.point) @ np.array(solid.normal)))
     if isinstance(solid, Sphere):
         return float(abs(np.linalg.norm(point - solid.centre) - solid.radius))
@@ -246,7 +246,7 @@ def test_the_camera_is_inside_of_nothing() -> None:
             eye = np.array(scene.camera.position)
             for surface in scene.surfaces:
                 solid = surface.solid
-                if isinstance(solid, Box):
+                if isinstance(solid, Cuboid):
                     c, s = np.cos(solid.yaw), np.sin(solid.yaw)
                     x, y, z = eye - solid.centre
                     local = np.abs([c * x - s * z, y, s * x + c * z])
@@ -267,7 +267,7 @@ def test_all_classes_occur() -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["plain", "grain", "checker", "stripes", "planks", "bricks", "panes", "spines"],
+    ["unpatterned", "grain", "checker", "stripes", "planks", "bricks", "panes", "spines"],
 )
 def test_patterns_mix_two_colours(pattern: str) -> None:
     points = np.random.default_rng(0).uniform(-20, 20, (3, 2000))

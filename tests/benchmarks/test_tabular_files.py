@@ -206,8 +206,11 @@ FAULTY_FILES = {
     "a directory": (lambda path: path.mkdir() or path, "table is a directory. A CSV file"),
     "empty": (text(""), "table is empty."),
     "only blank lines": (text("\n\n"), "table is empty."),
-    "only a header": (text("x,y\n"), "table has the names of 2 columns and no rows"),
-    "no header": (text("1,2\n3,4\n"), "table has numbers in its first line, where the columns'"),
+    "only a header": (text("x,y\n"), "table has the names of 2 columns but no rows"),
+    "no header": (
+        text("1,2\n3,4\n"),
+        "table has numbers in its first line instead of the columns'",
+    ),
     "too few values": (
         text("x,y\n1,2\n3\n4,5\n"),
         "table, row 2: expected 2 values, found 1",
@@ -225,7 +228,7 @@ FAULTY_FILES = {
     "an array of NumPy": (numpy_file, "table is a NumPy array"),
     "binary": (text(b"x,y\n\0\0\0\1"), "table is not text"),
     "Parquet, truncated": (truncated_parquet, "table is a damaged Parquet file: "),
-    "Parquet, no rows": (parquet_of(x=pa.array([], pa.int8())), "names of 1 columns and no rows"),
+    "Parquet, no rows": (parquet_of(x=pa.array([], pa.int8())), "names of 1 columns but no rows"),
 }
 
 
@@ -254,17 +257,17 @@ FAULTY_COLUMNS: dict[str, tuple[Any, dict[str, Any], str]] = {
         csv_of(y=lambda i: "n.a." if i in {16, 20} else i % 11 / 4),
         {},
         "table, column 'y', row 17: 'n.a.' is not a number, while 95.0% of the column are "
-        '(nor are 1 others). Correct the file, or say what it stands for: missing=["n.a."]',
+        '(nor are 1 others). Correct the file, or set missing=["n.a."]',
     ),
     "a text where numbers are declared": (
         csv_of(z=lambda i: "abc"[i % 3]),
         {"types": {"z": "numeric"}},
-        "table, column 'z', row 1: 'a' is not a number, as its type demands",
+        "table, column 'z', row 1: 'a' is not a number, as its type requires",
     ),
     "classes declared a regression": (
         csv_of(y=lambda i: "abc"[i % 3]),
         {"types": {"y": "regression"}},
-        "table, column 'y', row 1: 'a' is not a number, as its type demands",
+        "table, column 'y', row 1: 'a' is not a number, as its type requires",
     ),
     "infinite": (
         csv_of(z=lambda i: "-inf" if i == 7 else i % 11),
@@ -284,18 +287,18 @@ FAULTY_COLUMNS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "names": (
         csv_of(name=lambda i: f"Mr {i}", remark=lambda i: f"no. {i}"),
         {},
-        "a text of its own in name, remark. Leave out what is a name or a remark: "
+        "nearly all values differ in name, remark. Leave out names and remarks: "
         'ignore=["name", "remark"]',
     ),
     "names as a task": (
         csv_of(y=lambda i: f"Mr {i}"),
         {},
-        "table: task 'y' has 40 different texts in 40 rows, so they can hardly be classes",
+        "table: task 'y' has 40 different strings in 40 rows, which are unlikely to be classes",
     ),
     "lists": (
         parquet_of(x=[[1], [2]] * 10, y=[1, 2] * 10),
         {},
-        "table: column 'x' is of type list<element: int64>",
+        "table: column 'x' has type list<element: int64>",
     ),
     "a task without labels": (
         csv_of(y=lambda i: None),
@@ -305,7 +308,7 @@ FAULTY_COLUMNS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a constant task": (
         csv_of(y=lambda i: "yes" if i % 2 else None),
         {},
-        "table: task 'y' has nothing to learn: its labels are all the same",
+        "table: task 'y' has nothing to learn: all its labels are equal",
     ),
     "three classes declared binary": (
         csv_of(y=lambda i: "abc"[i % 3]),
@@ -320,7 +323,7 @@ FAULTY_COLUMNS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "no input that tells anything": (
         csv_of(x=lambda i: 1),
         {},
-        "table has no input column that tells anything: x is constant in training",
+        "table has no informative input column: x is constant in training",
     ),
     "an unknown task": (
         csv_of(price=lambda i: i % 7),
@@ -353,7 +356,7 @@ FAULTY_COLUMNS: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"types": {"z": "numeric"}, "ignore": "z"},
         "types has column 'z', which is neither a task nor an input",
     ),
-    "a marker that is none": (csv_of(), {"missing": [None]}, "missing must be texts or numbers"),
+    "a marker that is none": (csv_of(), {"missing": [None]}, "missing must be strings or numbers"),
     "an unknown split": (
         csv_of(part=lambda i: ("train", "test", "dev")[i % 3]),
         {"split_column": "part"},

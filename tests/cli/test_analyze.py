@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from samo.analysis import Cosines, EstimatorQuality, Features, Landscape, Sharpness, Spectrum
-from samo.analysis._results import Result
+from samo.analysis import (
+    Cosines,
+    EstimatorQuality,
+    Features,
+    Landscape,
+    Result,
+    Sharpness,
+    Spectrum,
+)
 from samo.cli._analyses import ESTIMATORS
 from samo.training import configured, train
 from tests.cli.test_app import run

@@ -1,4 +1,4 @@
-"""Medians and ratios, on times that are made up."""
+"""Medians and ratios of artificial times."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy.stats import binom
 from samo.cost import quartiles, ratio
 
 
-def test_what_slows_a_whole_round_down_does_not_change_the_ratio() -> None:
+def test_a_slow_round_does_not_change_the_ratio() -> None:
     load = np.random.default_rng(0).lognormal(0, 1, 50)
     found = ratio(list(1.3 * load), list(load))
     assert (found.median, found.low, found.high) == pytest.approx((1.3, 1.3, 1.3))
@@ -21,13 +21,13 @@ def test_rounds_are_paired_from_the_first() -> None:
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 5])
-def test_few_rounds_have_the_whole_range(rounds: int) -> None:
+def test_the_interval_of_few_rounds_is_their_range(rounds: int) -> None:
     times = [float(i) for i in range(1, rounds + 1)]
     found = ratio(times, [1.0] * rounds)
     assert (found.low, found.high) == (1.0, rounds)
 
 
-def test_the_interval_has_the_median_in_it_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_median_at_its_confidence_level() -> None:
     generator = np.random.default_rng(1)
     hits = 0
     for _ in range(400):
@@ -42,6 +42,6 @@ def test_more_rounds_make_the_interval_narrower() -> None:
     assert widths[1].high - widths[1].low < 0.4 * (widths[0].high - widths[0].low)
 
 
-def test_quartiles() -> None:
+def test_quartiles_of_five_numbers() -> None:
     found = quartiles([5.0, 1.0, 4.0, 2.0, 3.0])
     assert (found.low, found.median, found.high) == (2.0, 3.0, 4.0)

@@ -14,6 +14,7 @@ from torch import Tensor
 import samo
 from tests import reference
 from tests.problems import MODELS, TASKS, problem
+from tests.tools import in_pairs
 
 RHO = 0.1
 
@@ -154,28 +155,51 @@ def check(model: str, aggregator: str, variant: Variant, *, declared: bool = Fal
         torch.testing.assert_close(result.gramian, matrix @ matrix.T, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("aggregator", AGGREGATORS)
-@pytest.mark.parametrize("model", MODELS)
+# A step meets the model and the perturbation in its evaluations, the aggregator only in the rows
+# and losses that these lead to. So the fast tests hold any two of the three together; the slow one
+# holds all three.
+
+
+@pytest.mark.parametrize(("model", "aggregator", "preset"), in_pairs(MODELS, AGGREGATORS, PRESETS))
 def test_presets(model, aggregator, preset):
-    """Every model x aggregator x preset."""
+    """Every pair of model, aggregator and preset."""
     check(model, aggregator, PRESETS[preset])
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("aggregator", ["gls", "fairgrad", "config"])
-@pytest.mark.parametrize("model", MODELS)
-def test_declared_partition(model, aggregator, preset):
-    """The same with the partition declared."""
+@pytest.mark.parametrize(
+    ("model", "preset", "aggregator"), in_pairs(MODELS, PRESETS, ["gls", "fairgrad", "config"])
+)
+def test_declared_partition(model, preset, aggregator):
+    """The same with the partition declared, and an aggregator of each kind."""
     check(model, aggregator, PRESETS[preset], declared=True)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("aggregator", ["gls", "config"])
-@pytest.mark.parametrize("model", MODELS)
-def test_variants(model, aggregator, variant):
-    """Every option of the perturbation and its estimators."""
+@pytest.mark.parametrize(
+    ("model", "variant", "aggregator"), in_pairs(MODELS, VARIANTS, ["gls", "config"])
+)
+def test_variants(model, variant, aggregator):
+    """Every model with every option of the perturbation and its estimators."""
     check(model, aggregator, VARIANTS[variant])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_triple(model, preset):
+    """Every model with every preset and every aggregator at once."""
+    for aggregator in AGGREGATORS:
+        check(model, aggregator, PRESETS[preset])
+    for aggregator in ("gls", "fairgrad", "config"):
+        check(model, aggregator, PRESETS[preset], declared=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_triple_of_variants(model, variant):
+    """Every model with every option, with an aggregator of each kind."""
+    for aggregator in ("gls", "config"):
+        check(model, aggregator, VARIANTS[variant])
 
 
 def test_previous_gradient_second_step():

@@ -13,8 +13,7 @@ from torch.amp.grad_scaler import GradScaler
 import samo
 from samo._citation import bibtex
 from samo.perturbations import ESTIMATORS
-from samo.training import PRESETS
-from samo.training._sharpness import perturbation
+from samo.training import PRESETS, perturbation
 from tests.problems import TASKS, losses, problem
 from tests.snapshots import Expected
 from tests.tools import Quadratics, close, gradients, same

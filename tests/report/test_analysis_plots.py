@@ -24,7 +24,7 @@ from samo.analysis import (
     Spectrum,
     Trajectory,
 )
-from samo.report.style import LOOKS, looks
+from samo.report.figures.style import LOOKS, looks
 
 PLANE = "some plane"
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from samo.report.html import html_page
+from samo.report.page import html_page
 from tests.report import pages
 from tests.report.test_html import evil
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import copy
 import hashlib
 import json
 import os
@@ -12,22 +11,20 @@ import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from samo.cli._app import app
+from samo.records.scan import scan
 from samo.report import read, summarize
-from samo.report.html import _comparison, html_page
-from samo.report.html._foreign import Epoch, Results, UnusableError, name, parse, plain, validated
-from samo.report.html._groups import groups
-from samo.report.html._scan import scan
+from samo.report.page import _blocks, html_page
+from samo.report.page._groups import groups
 from samo.training import RunError
+from tests.records.malformed import WRONG
 from tests.report import pages
 from tests.report.pages import config
 
@@ -150,7 +147,7 @@ def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
     def inline(figure: Figure, prefix: str, label: str, *, themed: bool = True) -> Markup:
         return Markup("<svg id='{}' aria-label='{}'></svg>").format(prefix, label)
 
-    monkeypatch.setattr(_comparison, "inline", inline)
+    monkeypatch.setattr(_blocks, "inline", inline)
 
 
 @pytest.mark.usefixtures("sketched")
@@ -353,64 +350,6 @@ def test_nothing_outside_of_the_directory_is_read(tmp_path: Path) -> None:
     assert "not followed" in reasons
 
 
-WRONG: list[Any] = [
-    None,
-    True,
-    -1,
-    1e300,
-    float("nan"),
-    float("inf"),
-    10**400,
-    "text",
-    "\ud800$\x1b",
-    [],
-    {},
-    [[]],
-    {"left": {"accuracy": "90"}},
-    {"": {"": 0.0}},
-]
-
-
-def _places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where there is something that can be exchanged."""
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    found = []
-    for key, value in items:
-        found.append((*path, key))
-        if isinstance(value, dict | list):
-            found += _places(value, (*path, key))
-    return found
-
-
-PLACES = _places(pages.results(config()))
-
-
-@given(st.lists(st.tuples(st.sampled_from(PLACES), st.sampled_from(WRONG)), min_size=1, max_size=3))
-def test_whatever_results_hold_they_are_summed_up_or_refused(
-    changes: list[tuple[tuple[Any, ...], Any]],
-) -> None:
-    made = copy.deepcopy(pages.results(config()))
-    for (*path, last), value in changes:
-        tree = made
-        try:
-            for key in path:
-                tree = tree[key]
-            tree[last] = value
-        except (LookupError, TypeError):
-            continue  # an earlier change has taken the place away
-    history: list[Epoch] = []
-    refusal = ""
-    try:
-        history = validated(Results, parse(json.dumps(made))).history
-    except UnusableError as error:
-        refusal = str(error)
-    assert bool(history) != bool(refusal)
-    assert refusal.isprintable()
-    for record in history:
-        for scores in (record.train, record.validation):
-            assert all(abs(v) <= 1e100 for task in scores.values() for v in task.values())
-
-
 @pytest.mark.parametrize("wrong", range(len(WRONG)))
 def test_a_directory_with_a_wrong_file_of_each_kind(wrong: int, tmp_path: Path) -> None:
     pages.finished(tmp_path / "good", config())
@@ -424,57 +363,7 @@ def test_a_directory_with_a_wrong_file_of_each_kind(wrong: int, tmp_path: Path) 
     (run,) = [run for run in found.runs if run.path == "good"]
     assert run.state == "finished"
     for group in groups(found):
-        group.summed_up(published=True)
-
-
-def test_deep_large_and_torn_files(tmp_path: Path) -> None:
-    pages.finished(tmp_path / "good", config())
-    pages.unfinished(tmp_path / "deep", config(seed=1))
-    pages.write(tmp_path / "deep" / "results.json", "[" * 100_000)
-    pages.unfinished(tmp_path / "large", config(seed=2))
-    with (tmp_path / "large" / "results.json").open("wb") as file:
-        file.truncate(2**40)  # takes no room
-    pages.unfinished(tmp_path / "torn", config(seed=3))
-    log = tmp_path / "torn" / "log.jsonl"
-    lines = log.read_text().splitlines()
-    log.write_text("\n".join([lines[0], '{"epoch": NaN}', "\x00\x1b", lines[1]]))
-    found = scan(tmp_path)
-    states = {run.path: (run.state, len(run.log)) for run in found.runs}
-    assert states == {
-        "good": ("finished", 3),
-        "deep": ("unreadable", 2),
-        "large": ("unreadable", 2),
-        "torn": ("unfinished", 2),
-    }
-    reasons = {problem.path: problem.reason for problem in found.problems}
-    assert reasons["large/results.json"] == "it has 1048576 MB, more than 32 MB"
-    assert reasons["torn/log.jsonl"].startswith("line 2: ")
-
-
-def test_results_of_another_run_are_not_taken(tmp_path: Path) -> None:
-    its = config("mgda")
-    pages.finished(tmp_path / "x", config("ls"))
-    pages.write(tmp_path / "compare.json", [{"path": "x", "baseline": False, "config": its}])
-    (run,) = scan(tmp_path).runs
-    assert (run.state, run.results) == ("unreadable", None)
-    assert "method is 'ls' there, 'mgda' in the plan" in run.error
-
-
-def test_a_failure_that_is_older_than_the_log_is_made_up_for(tmp_path: Path) -> None:
-    pages.failed(tmp_path / "x", config(), "OSError: no space left")
-    assert scan(tmp_path).runs[0].state == "failed"
-    pages.unfinished(tmp_path / "x", config())
-    os.utime(tmp_path / "x" / "error.txt", (1, 1))
-    assert scan(tmp_path).runs[0].state == "unfinished"
-
-
-@given(st.text(alphabet=st.characters()))
-def test_text_is_printable_and_can_be_written(text: str) -> None:
-    for made in (plain(text), name(text)):
-        assert made.isprintable()
-        made.encode()
-    if text.isprintable() and len(text) <= 60 and "$" not in text:
-        assert plain(text) == name(text) == text
+        group.summarized(published=True)
 
 
 @pytest.mark.usefixtures("sketched")

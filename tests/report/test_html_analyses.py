@@ -16,7 +16,7 @@ from samo.analysis import (
     Sharpness,
     Spectrum,
 )
-from samo.report.html import html_page
+from samo.report.page import html_page
 from tests.report import pages
 from tests.report.test_html import EVIL, reader
 

@@ -11,9 +11,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from samo.report import Entry, delta_m, learning_curves, rho_grid, summarize, write
-from samo.report._write import save
-from samo.report.style import LOOKS
+from samo.report import Entry, delta_m, learning_curves, rho_grid, save, summarize, write
+from samo.report.figures.style import LOOKS
 from samo.training import PRESETS
 from tests.report.crafted import comparison, entry, failed
 

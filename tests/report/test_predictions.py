@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from samo.benchmarks import dense
-from samo.report import DensePictures, predictions
-from samo.report._predictions import _CLASS_COLOURS
-from samo.report._write import save
+from samo.report import DensePictures, predictions, save
+from samo.report.figures._predictions import _CLASS_COLOURS
 
 
 def pictures(n: int = 2, tasks: tuple[str, ...] = ("segmentation", "depth", "normals")):

@@ -15,7 +15,7 @@ from rich.console import Console
 from scipy import stats
 
 from samo.benchmarks import published_baseline
-from samo.cli._report import published_delta_m
+from samo.cli._results import published_delta_m
 from samo.metrics import delta_m
 from samo.report import (
     Difference,

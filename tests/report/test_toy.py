@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from samo import toy
 from samo.report import landscape, loss_space, toy_table, write_toy
-from samo.report.style import LOOKS
+from samo.report.figures.style import LOOKS
 
 METHODS = ("ls", "mgda", "cagrad", "upgrad")
 

@@ -17,7 +17,7 @@ from samo.training import Cell, Event, RunError, compare, configured, plan, trai
 from samo.training._plan import baselines
 
 TOY = "tests.toy:Toy"
-FAULTS = {"error": 41, "death": 42}
+FAULTS = {"error": {"n": 41}, "death": {"n": 42}}
 
 
 def cells() -> list[Cell]:
@@ -25,18 +25,19 @@ def cells() -> list[Cell]:
 
 
 def faulty() -> list[Cell]:
-    return [
+    failing = [
         Cell(
             f"faulty/{name}",
-            configured(benchmark="tests.toy:Faulty", benchmark_options={"n": n}, epochs=1),
+            configured(benchmark="tests.toy:Faulty", benchmark_options=options, epochs=1),
         )
-        for name, n in FAULTS.items()
+        for name, options in FAULTS.items()
     ]
+    return [*failing, Cell("faulty/device", configured(benchmark=TOY, device="cuda:77", epochs=1))]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str], list[Event]]:
-    """A comparison in two processes, in which one run fails and one takes its process along."""
+    """A comparison in two processes: a run fails, one takes its process along, one cannot begin."""
     out = tmp_path_factory.mktemp("comparison")
     events: list[Event] = []
     failures = compare([*faulty(), *cells()], out, jobs=2, watch=events.append)
@@ -94,10 +95,13 @@ def test_a_plan_that_cannot_be_made(arguments: tuple[Any, ...], message: str) ->
 
 def test_failures_are_told_and_stop_no_other_run(finished) -> None:
     out, failures, events = finished
-    assert set(failures) == {"faulty/error", "faulty/death"}
+    assert set(failures) == {"faulty/error", "faulty/death", "faulty/device"}
     assert failures["faulty/error"] == "ZeroDivisionError: the loss is faulty"
     assert "its process died (exit status 9" in failures["faulty/death"]
     assert "the loss is faulty" in (out / "faulty/error/error.txt").read_text()
+    why = failures["faulty/device"]
+    assert "cuda:77" in why
+    assert (out / "faulty/device/error.txt").read_text() == why + "\n"
     for cell in cells():
         assert (out / cell.path / "results.json").exists()
     ended = [event.cell.path for event in events if event.ended]

@@ -9,8 +9,7 @@ import pytest
 
 import samo
 from samo import benchmarks
-from samo.training import PRESETS, RunConfig, RunError, configured
-from samo.training._sharpness import perturbation
+from samo.training import PRESETS, RunConfig, RunError, configured, perturbation
 
 
 @pytest.mark.parametrize("name", benchmarks.available())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from samo.training import Cell, compare, configured, train
+from samo.training import configured, train
 from samo.training._memory import _since_the_beginning
 
 # In a process of its own: where the peak cannot be set back, it would be that of tests before.
@@ -59,10 +59,3 @@ def test_a_failed_run_says_why_until_it_goes_on(tmp_path: Path) -> None:
     (tmp_path / "config.json").unlink()
     train(configured(benchmark="tests.toy:Toy", epochs=1), tmp_path)
     assert not (tmp_path / "error.txt").exists()
-
-
-def test_a_comparison_writes_down_why_a_run_could_not_begin(tmp_path: Path) -> None:
-    config = configured(benchmark="tests.toy:Toy", epochs=1, device="cuda:77")
-    failures = compare([Cell("x", config)], tmp_path)
-    assert list(failures) == ["x"]
-    assert (tmp_path / "x" / "error.txt").read_text() == failures["x"] + "\n"

@@ -16,7 +16,7 @@ from torch import nn
 
 from samo.training import SCHEDULES, Progress, RunError, configured, plan, reported, train
 from samo.training._run import Run
-from samo.training._schedule import advance, complete_schedule, scheduler
+from samo.training._schedule import advance, complete_schedule
 from tests import toy
 from tests.training.test_resume import Killed, assert_same
 
@@ -28,7 +28,7 @@ def rates(name: str, options: dict[str, Any], scores: list[float], lr: float = 0
     """The learning rate in each epoch, by torch's scheduler."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
     epochs = len(scores)
-    made = scheduler(name, complete_schedule(name, options, epochs), optimizer, epochs)
+    made = SCHEDULES[name].make(optimizer, epochs, **complete_schedule(name, options, epochs))
     found = []
     for score in scores:
         found.append(optimizer.param_groups[0]["lr"])
@@ -165,37 +165,6 @@ def test_the_mean_over_the_last_epochs_by_hand(tmp_path: Path) -> None:
     plain = train(configured(benchmark=TOY, epochs=5), tmp_path / "plain")
     assert plain["selected"] == results["selected"] == reported(plain)
     assert [r["validation"] for r in plain["history"]] == [r["validation"] for r in history]
-
-
-def older(directory: Path) -> None:
-    """Makes an interrupted run one of the version before."""
-    names = ("schedule", "schedule_options", "average_last")
-    saved = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(
-        json.dumps({name: value for name, value in saved.items() if name not in names})
-    )
-    state = torch.load(directory / "checkpoint.pt", weights_only=True)
-    del state["scheduler"]
-    for name in names:
-        del state["config"][name]
-    torch.save(state, directory / "checkpoint.pt")
-
-
-def test_runs_of_the_version_before_go_on(tmp_path: Path) -> None:
-    def kill(progress: Progress) -> None:
-        if progress.epoch == 3:
-            raise Killed
-
-    config = configured(benchmark=TOY, epochs=4)
-    with pytest.raises(Killed):
-        train(config, tmp_path / "old", watch=kill)
-    older(tmp_path / "old")
-    other = configured(benchmark=TOY, epochs=4, schedule="cosine")
-    with pytest.raises(RunError, match=r"schedule \('constant' there, 'cosine' here\)"):
-        train(other, tmp_path / "old")
-    train(config, tmp_path / "old")
-    train(config, tmp_path / "new")
-    assert_same(tmp_path / "old", tmp_path / "new")
 
 
 def test_data_may_be_moved_but_not_exchanged(tmp_path: Path) -> None:

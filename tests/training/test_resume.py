@@ -15,8 +15,8 @@ import pytest
 import torch
 from filelock import FileLock
 
+from samo.records.directory import RunDirectory
 from samo.training import Progress, RunConfig, RunError, configured, train
-from samo.training._files import RunDirectory
 
 EPOCHS = 4
 STEPS = 5  # in an epoch

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 import samo.training._studies as studies_module
 import samo.training._sweep as sweep_module
-from samo.training import RunError, SweepPlan, compare, configured, finals, plan_sweep, sweep
-from samo.training._plan import Cell
+from samo.training import Cell, RunError, SweepPlan, compare, configured, finals, plan_sweep, sweep
 from samo.training._space import Choices, Range, full_name, parse
 from samo.training._studies import Claim, Studies
 from samo.training._workers import Workers
@@ -379,10 +378,9 @@ def test_no_order_of_events_overdraws_or_loses_a_trial(tmp_path: Path, seed: int
     """Three processes claim, finish, fail and die in any order."""
     random = Random(seed)
     made = plan({"lr": "1e-3..1e-1", "rho": "0.01..0.1"}, trials=4)
-    arms = [(arm, {"epochs": 1}) for arm in made.arms]
 
     def process() -> Studies:
-        return Studies(arms, tmp_path, None, made.trials, seed=0)
+        return Studies(made, tmp_path, None, seed=0)
 
     processes = [process() for _ in range(3)]
     held: list[tuple[Studies, Claim]] = []

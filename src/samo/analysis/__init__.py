@@ -1,11 +1,12 @@
-"""Seeing why: diagnostics of any model and any losses.
+"""Diagnostics of any model with any losses.
 
 Every analysis is called as ``(model, losses, batches, tasks, ..)``: ``losses(batch, tasks)`` maps
-the names that it is asked for to scalar mean losses, and the batches can be of any kind. The model
-is left as it was. Results are saved as JSON and loaded again by their class.
+the requested tasks to scalar mean losses, and batches can be any objects. The model is unchanged
+afterwards. Results are saved as JSON and loaded by their class.
 """
 
 from ._cosines import Cosines, gradient_cosines
+from ._data import Losses
 from ._errors import AnalysisError
 from ._estimators import Agreement, EstimatorQuality, estimator_quality
 from ._features import Features, features
@@ -14,10 +15,24 @@ from ._history import History, history
 from ._landscape import Landscape, landscape
 from ._monitor import Monitor
 from ._plane import Plane, plane_through, random_plane, trajectory_plane
+from ._results import FORMAT, Result
 from ._sharpness import Sharpness, sharpness
+from ._step_means import StepMeans
 from ._trajectory import Trajectory, trajectory
 
+KINDS: tuple[type[Result], ...] = (
+    Spectrum,
+    Cosines,
+    Sharpness,
+    EstimatorQuality,
+    Landscape,
+    Features,
+)
+"""The kinds of results of ``samo analyze``, in the order of reports."""
+
 __all__ = [
+    "FORMAT",
+    "KINDS",
     "Agreement",
     "AnalysisError",
     "Cosines",
@@ -25,10 +40,13 @@ __all__ = [
     "Features",
     "History",
     "Landscape",
+    "Losses",
     "Monitor",
     "Plane",
+    "Result",
     "Sharpness",
     "Spectrum",
+    "StepMeans",
     "Trajectory",
     "estimator_quality",
     "features",

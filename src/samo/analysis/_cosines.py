@@ -1,4 +1,4 @@
-"""How the tasks' gradients lie to each other."""
+"""Cosines and conflicts of task gradients."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ Rows = tuple[tuple[float, ...], ...]
 class Cosines(Result):
     """The cosines of task gradients (SAMO, Figures 2 and 5).
 
-    They are with respect to the shared parameters. A zero gradient has cosine 0 with every other.
+    The gradients are with respect to the shared parameters. A zero gradient has cosine 0 with every
+    other.
 
     Attributes:
         tasks: The tasks, in the order of rows and columns.
         matrix: The cosines of the gradients of the losses over all batches, K × K.
         norms: The norms of these gradients.
-        conflicts: The share of task pairs among them with a negative inner product; None where
-            there is one task only.
-        batch_matrix: The mean over the batches of the cosines within a batch, K × K: what training
-            sees. 0 for two tasks that have no batch in common.
+        conflicts: The share of task pairs with a negative inner product of these gradients; None
+            for one task.
+        batch_matrix: The mean over the batches of the cosines within a batch, K × K, as in
+            training. 0 for two tasks without a common batch.
         batch_conflicts: The mean over the batches of the share of conflicting pairs.
-        perturbation: The perturbation at whose points the gradients are; None for natural ones.
+        perturbation: The perturbation of the gradients; None for natural gradients.
         batches: The number of batches.
     """
 
@@ -53,7 +54,7 @@ class Cosines(Result):
 
     @property
     def balance(self) -> float:
-        """The smallest norm over the largest, in [0, 1]: 1 where all tasks pull alike."""
+        """The ratio of the smallest to the largest norm, in [0, 1]."""
         largest = max(self.norms)
         return min(self.norms) / largest if largest > 0 else 1.0
 
@@ -70,7 +71,7 @@ def gradient_cosines(
     seed: int = 0,
     sizes: Sizes | None = None,
 ) -> Cosines:
-    r"""Finds the cosines of the tasks' gradients with respect to the shared parameters.
+    r"""Computes the cosines of the task gradients with respect to the shared parameters.
 
     .. math::
         c_{ij} = \frac{\langle g_i, g_j \rangle}{\lVert g_i \rVert \lVert g_j \rVert}, \qquad
@@ -78,17 +79,17 @@ def gradient_cosines(
         \varphi_i + \eta_i)
 
     The gradients are those of `samo.Engine`, in evaluation mode (see `hessian_spectrum`); ε_i and
-    η_i are each batch's own, as they are in training.
+    η_i are computed for each batch, as in training.
 
     Args:
-        model: The model. It is left as it was.
-        losses: Maps a batch and names of tasks to their losses, means over the batch.
-        batches: The batches, an iterable that can be gone through again and again.
+        model: The model, which is unchanged afterwards.
+        losses: Maps a batch and task names to the losses, means over the batch.
+        batches: The batches, a re-iterable.
         tasks: The names of the K tasks.
-        perturbation: Where the gradients are to be, for instance ``engine.perturbation``; None for
-            the natural gradients.
-        shared: Parameters or modules that are shared, as `samo.Engine` takes them.
-        own: Parameters or modules that are one task's own, likewise.
+        perturbation: The perturbation, for instance ``engine.perturbation``; None for natural
+            gradients.
+        shared: Shared parameters or modules, as for `samo.Engine`.
+        own: Task-specific parameters or modules by task, as for `samo.Engine`.
         seed: The seed of the perturbation's random numbers.
         sizes: The number of a batch's examples, see `hessian_spectrum`.
 
@@ -110,19 +111,19 @@ def gradient_cosines(
         >>> round(found.matrix[0][1], 4), found.conflicts, round(found.balance, 4)
         (-0.6, 1.0, 0.4)
     """
-    with undisturbed(model) as alone:
+    with undisturbed(model) as isolated:
         data = Data(losses, batches, tasks, sizes)
         total: Matrix | None = None
         k = len(data.tasks)
         cosines, met = torch.zeros(k, k, dtype=torch.float64), torch.zeros(k, k)
         shares_of_conflicts: list[float] = []
         for step, shares in steps(
-            model, data, alone, "upgrad", perturbation, shared=shared, own=own, seed=seed
+            model, data, isolated, "upgrad", perturbation, shared=shared, own=own, seed=seed
         ):
             rows = step.gradients.rows
             assert rows is not None
             here = [data.tasks.index(task) for task in shares]
-            gramian = rows.select(here).gramian()  # absent tasks' rows are nobody's
+            gramian = rows.select(here).gramian()  # the rows of absent tasks are undefined
             pairs = torch.tensor(here)[:, None], torch.tensor(here)
             cosines[pairs] += cosine_matrix(gramian)
             met[pairs] += 1
@@ -147,7 +148,7 @@ def gradient_cosines(
 
 
 def cosine_matrix(gramian: Tensor) -> Tensor:
-    """The cosines of vectors with these inner products; 0 for a zero vector."""
+    """Computes the cosines of vectors from their inner products; 0 for a zero vector."""
     norms = gramian.diagonal().sqrt()
     inverse = torch.as_tensor(ratio(1.0, norms))
     return inverse[:, None] * gramian * inverse

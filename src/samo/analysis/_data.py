@@ -1,4 +1,4 @@
-"""Batches, and what each counts for in the mean losses over all of them."""
+"""Batches, weighted by their shares of all examples."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from samo.engine import checked_tasks, evaluated
 from ._errors import AnalysisError
 
 Losses = Callable[[Any, Sequence[str]], Mapping[str, Tensor]]
-"""Maps a batch and the names of tasks to their losses, means over the batch's examples."""
+"""Maps a batch and task names to the losses, means over the examples of the batch."""
 Sizes = Callable[[Any], int | Mapping[str, int]]
-"""The number of a batch's examples, or that of each task."""
+"""Returns the number of examples in a batch, or that of each task."""
 
 
-class Part(NamedTuple):
-    """A batch as a part of the whole.
+class WeightedBatch(NamedTuple):
+    """A batch with its weights in the mean losses over all batches.
 
     Attributes:
-        closure: Evaluates the batch's losses, as `samo.Engine.backward` wants it.
-        shares: The batch's examples of a task over all there are, by task; they add up to one over
-            the batches. Tasks that have none in this batch are left out.
+        closure: Evaluates the losses of the batch, as for `samo.Engine.backward`.
+        shares: The share of a task's examples that are in the batch, by task; the shares of all
+            batches add up to one. Tasks without examples in this batch are left out.
     """
 
     closure: Closure
@@ -37,26 +37,26 @@ class Part(NamedTuple):
 
 
 class Data:
-    r"""Batches that are gone through again and again, and kept one at a time.
+    r"""Batches that are iterated over several times, one at a time in memory.
 
     The mean loss of task i is :math:`l_i = \sum_b \frac{n_{b,i}}{N_i} l_{b,i}` with n_{b,i}
-    examples in batch b, so that a smaller last batch counts for less.
+    examples in batch b, so a smaller last batch has a smaller weight.
 
     Args:
-        losses: Evaluates a batch's losses.
-        batches: The batches: a list, a ``DataLoader``, or any other iterable that starts anew.
+        losses: Evaluates the losses of a batch.
+        batches: The batches: a list, a ``DataLoader``, or another re-iterable.
         tasks: The names of the tasks.
-        sizes: The number of a batch's examples, or a mapping of it by task where these differ. Left
-            out, it is the first dimension of the first tensor in the batch; where the batch maps
-            tasks to batches of their own, of each one's.
+        sizes: Returns the number of examples in a batch, or a mapping of it by task if they differ.
+            By default it is the first dimension of the first tensor in the batch; if the batch maps
+            tasks to batches, of each of them.
 
     Attributes:
         tasks: The names of the tasks.
         n_batches: The number of batches.
 
     Raises:
-        AnalysisError: If there are no batches, a task has no example, or the batches cannot be gone
-            through twice.
+        AnalysisError: If there are no batches, a task has no example, or the batches cannot be
+            iterated over twice.
         ValueError: If tasks are missing or repeated.
     """
 
@@ -74,8 +74,8 @@ class Data:
             )
         if not isinstance(batches, Iterable) or isinstance(batches, Iterator):
             raise AnalysisError(
-                f"batches must be a list, a DataLoader or another iterable that can be gone "
-                f"through again and again; found {type(batches).__name__}."
+                f"batches must be a list, a DataLoader or another re-iterable; "
+                f"found {type(batches).__name__}."
             )
         self.tasks = checked_tasks(tasks)
         self._losses, self._batches, self._sizes = losses, batches, sizes
@@ -85,19 +85,19 @@ class Data:
             self._totals.update(self._counted(batch))
             self.n_batches += 1
         if self.n_batches == 0:
-            raise AnalysisError("batches is empty: there is nothing to evaluate the losses on.")
+            raise AnalysisError("batches is empty; the losses need at least one batch.")
         if missing := [task for task in self.tasks if not self._totals[task]]:
             raise AnalysisError(f"There is no example of {missing} in the batches.")
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[WeightedBatch]:
         for batch in self._batches:
             counts = self._counted(batch)
             shares = {t: counts[t] / self._totals[t] for t in self.tasks if counts.get(t)}
             if shares:
-                yield Part(self._closure(batch, shares), shares)
+                yield WeightedBatch(self._closure(batch, shares), shares)
 
     def _closure(self, batch: Any, present: Collection[str]) -> Closure:
-        """Evaluates a batch's losses; those that were not asked for are left out."""
+        """Returns a closure that evaluates the requested losses of the batch, and no others."""
 
         def evaluate(tasks: Sequence[str]) -> Mapping[str, Tensor]:
             wanted = [task for task in tasks if task in present]
@@ -106,24 +106,24 @@ class Data:
                 return answer
             if missing := [task for task in wanted if task not in answer]:
                 raise AnalysisError(
-                    f"A batch has no loss of {missing}, though its examples are counted for "
-                    f"them. Give sizes=, a function of a batch that says how many it has of "
-                    f"each task."
+                    f"A batch has no loss of {missing}, but its examples are counted for them. "
+                    f"Give sizes=, a function that maps a batch to the number of examples of each "
+                    f"task."
                 )
             return {task: answer[task] for task in wanted}
 
         return evaluate
 
     def _counted(self, batch: Any) -> dict[str, int]:
-        """The number of examples by task."""
-        found = self._sizes(batch) if self._sizes else _size(batch, self.tasks)
+        """Returns the number of examples by task."""
+        found = self._sizes(batch) if self._sizes else _batch_size(batch, self.tasks)
         if not isinstance(found, Mapping):
             return dict.fromkeys(self.tasks, found)
         return {task: found[task] for task in self.tasks if task in found}
 
 
-def _size(batch: Any, tasks: Sequence[str]) -> int | dict[str, int]:
-    """The first dimension of the first tensor, of each task's own batch where there are such."""
+def _batch_size(batch: Any, tasks: Sequence[str]) -> int | dict[str, int]:
+    """Returns the first dimension of the first tensor, by task if each has its own batch."""
     if isinstance(batch, Mapping) and batch and all(key in tasks for key in batch):
         return {task: _length(part) for task, part in batch.items()}
     return _length(batch)
@@ -135,8 +135,8 @@ def _length(batch: Any) -> int:
     for tensor in _tensors(batch):
         return len(tensor)
     raise AnalysisError(
-        f"The number of examples in a batch cannot be told from {type(batch).__name__}: it holds "
-        f"no tensor. Give sizes=, a function of a batch."
+        f"The number of examples cannot be inferred from a batch of type {type(batch).__name__} "
+        f"without tensors. Give sizes=, a function that maps a batch to this number."
     )
 
 

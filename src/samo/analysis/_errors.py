@@ -1,7 +1,7 @@
-"""What the user of an analysis can put right."""
+"""Errors in the arguments and files of analyses."""
 
 from __future__ import annotations
 
 
 class AnalysisError(ValueError):
-    """An analysis cannot be made, or its file cannot be read: one line that says why."""
+    """An analysis cannot be computed, or its file cannot be read. The message is one line."""

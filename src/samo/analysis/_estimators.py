@@ -1,4 +1,4 @@
-"""How good estimators of the local gradient are."""
+"""The quality of estimators of the local gradient."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Agreement:
 
 @dataclass(frozen=True)
 class EstimatorQuality(Result):
-    """How well ascent directions agree with the exact local gradients.
+    """Cosines of ascent directions with the exact local gradients.
 
     Attributes:
         tasks: The tasks.
         alpha: The weight α of the mean gradient in ε_i.
         parameters: The number of shared parameters d; a random direction has a cosine of the
             order of 1/√d.
-        mean_gradient: The cosine of g_0, the mean gradient, with ∇l_i: what α = 1 would give.
+        mean_gradient: The cosine of the mean gradient g_0 with ∇l_i, which is that of α = 1.
         direction: The cosine of the estimate ĝ_i with ∇l_i, by estimator.
         epsilon: The cosine of ε_i ∝ α g_0 + (1 − α) ĝ_i with ∇l_i, by estimator.
         batches: The number of batches.
@@ -76,37 +76,37 @@ def estimator_quality(
     seed: int = 0,
     sizes: Sizes | None = None,
 ) -> EstimatorQuality:
-    r"""Measures the cosine of estimates, and of the ε that they lead to, with the exact gradient.
+    r"""Computes the cosines of estimates, and of the resulting ε, with the exact gradient.
 
     .. math::
         \cos(\hat g_i, \nabla_\theta l_i) \quad \text{and} \quad
         \cos(\alpha g_0 + (1 - \alpha) \hat g_i, \nabla_\theta l_i)
 
-    Each batch is a step of `samo.Engine` that changes nothing, the model in evaluation mode (see
-    `hessian_spectrum`). All estimators are asked about the same steps, along the exact gradients;
-    one that remembers (`samo.PreviousGradient`) is told the gradients of the batch before, at
-    parameters that have not moved since.
+    Each batch is a step of `samo.Engine` without an update, the model in evaluation mode (see
+    `hessian_spectrum`). All estimators see the same steps, along the exact gradients. A stateful
+    estimator (`samo.PreviousGradient`) receives the gradients of the previous batch, at the same
+    parameters.
 
     Args:
-        model: The model. It is left as it was.
-        losses: Maps a batch and names of tasks to their losses, means over the batch.
-        batches: The batches, an iterable that can be gone through again and again.
+        model: The model, which is unchanged afterwards.
+        losses: Maps a batch and task names to the losses, means over the batch.
+        batches: The batches, a re-iterable.
         tasks: The names of the tasks.
-        estimators: The estimators, by the names that they shall have in the result.
+        estimators: The estimators by their names in the result.
         alpha: The weight α of the mean gradient.
-        rho: The radius of the points whose gradients an estimator that remembers is told.
-        shared: Parameters or modules that are shared, as `samo.Engine` takes them.
-        own: Parameters or modules that are one task's own, likewise.
+        rho: The radius of the perturbed points whose gradients stateful estimators receive.
+        shared: Shared parameters or modules, as for `samo.Engine`.
+        own: Task-specific parameters or modules by task, as for `samo.Engine`.
         seed: The seed of the estimators' random numbers.
-        sizes: The number of a batch's examples, see `hessian_spectrum`; only whether a task has
-            any matters.
+        sizes: Returns the number of examples in a batch, see `hessian_spectrum`; it matters only
+            whether a task has any.
 
     Returns:
         The cosines.
 
     Raises:
-        AnalysisError: If there is no data, no estimator, one that groups tasks, no parameter that
-            the tasks share, or ``rho`` or ``alpha`` is out of range.
+        AnalysisError: If there is no data, no estimator or no shared parameter, an estimator groups
+            tasks, or ``rho`` or ``alpha`` is out of range.
         NonFiniteError: If a loss or a gradient is not finite.
 
     Example:
@@ -123,15 +123,15 @@ def estimator_quality(
     _check(estimators, alpha, rho)
     comparison = _Comparison(copy.deepcopy(dict(estimators)), alpha)
     perturbation = Perturbation(rho, alpha=0.0, local=comparison)
-    with undisturbed(model) as alone:
+    with undisturbed(model) as isolated:
         data = Data(losses, batches, tasks, sizes)
         for step, shares in steps(
             model,
             data,
-            alone,
+            isolated,
             "upgrad",
             perturbation,
-            decompose=True,  # so that the exact gradients are there for all
+            decompose=True,  # which computes the exact gradients of all tasks
             shared=shared,
             own=own,
             seed=seed,
@@ -156,7 +156,7 @@ def _check(estimators: Mapping[str, LocalGradient], alpha: float, rho: float) ->
     for name, estimator in estimators.items():
         if estimator.groups_tasks:
             raise AnalysisError(
-                f"estimators[{name!r}] must estimate each task by itself; found {estimator!r}, "
+                f"estimators[{name!r}] must estimate each task separately; found {estimator!r}, "
                 f"which perturbs several tasks together."
             )
     if not 0 <= alpha < 1:
@@ -165,12 +165,12 @@ def _check(estimators: Mapping[str, LocalGradient], alpha: float, rho: float) ->
         raise AnalysisError(f"rho must be > 0; found {rho}.")
 
 
-Found = defaultdict[str, list[float]]
+CosinesByTask = defaultdict[str, list[float]]
 """Cosines by task."""
 
 
 class _Comparison(LocalGradient):
-    """The exact gradient, which asks estimators for theirs on the way."""
+    """The exact gradient, which also evaluates the compared estimators."""
 
     exact: ClassVar[bool] = True
 
@@ -180,13 +180,13 @@ class _Comparison(LocalGradient):
         self._names: list[str] = []
         self._exact: dict[str, Vector] = {}
         self.dimension = 0
-        self.means: Found = defaultdict(list)
-        self.directions = {name: Found(list) for name in estimators}
-        self.epsilons = {name: Found(list) for name in estimators}
+        self.means: CosinesByTask = defaultdict(list)
+        self.directions = {name: CosinesByTask(list) for name in estimators}
+        self.epsilons = {name: CosinesByTask(list) for name in estimators}
 
     def estimate(self, probe: Probe) -> Vector:
         gradient, mean, task = probe.gradient(), probe.mean, probe.task
-        # The estimators' vectors may lie in the same storage, and the engine overwrites its own.
+        # Estimators may return vectors in the same storage, and the engine overwrites its own.
         self._exact[task] = exact = gradient.layout.copy_of(gradient.tensors)
         self._names, self.dimension = probe.names, sum(flat.numel() for flat in exact.flats)
         self.means[task].append(_cosine(mean, exact))
@@ -198,11 +198,11 @@ class _Comparison(LocalGradient):
         return exact.layout.copy_of(exact.tensors)
 
     def pass_on(self, task: str, flat: Vector) -> None:
-        """Tells the estimators that remember a task's gradient at the perturbed point.
+        """Passes a task's gradient at the perturbed point to the stateful estimators.
 
         Args:
             task: The task.
-            flat: What it has more than the natural gradient.
+            flat: The gradient at the perturbed point minus the natural gradient.
         """
         for estimator in self._estimators.values():
             if estimator.remembers:

@@ -1,4 +1,4 @@
-"""Features in the plane: t-SNE, and how far the clusters are apart."""
+"""Embeds features by t-SNE and measures the distance of their clusters."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ._results import Result
 from ._undisturbed import undisturbed
 
 Source = str | Callable[[Any], Tensor]
-"""Where features come from: a submodule's name, or a function of a batch."""
+"""The source of features: a submodule's name, or a function of a batch."""
 
-_DIMENSIONS = 50  # for t-SNE; beyond it distances are slow and no better
+_DIMENSIONS = 50  # for t-SNE; with more, distances are slow and no better
 
 
 @dataclass(frozen=True)
 class Features(Result):
-    """Features in the plane.
+    """Features, embedded in the plane by t-SNE.
 
     Attributes:
-        points: Where t-SNE has put each example.
+        points: The position of each example.
         labels: The cluster of each example.
         distance: The mean distance between the centroids of two clusters among ``points``.
         silhouette: The mean silhouette coefficient of the features themselves, −1 to 1.
@@ -49,7 +49,7 @@ class Features(Result):
     seed: int
 
     def __post_init__(self) -> None:
-        """Refuses labels that are not one for each point."""
+        """Checks that there is one label for each point."""
         if len(self.labels) != len(self.points):
             raise AnalysisError(
                 f"there must be a label for each point; found {len(self.labels)} labels and "
@@ -69,7 +69,7 @@ def features(
     perplexity: float = 30.0,
     seed: int = 0,
 ) -> Features:
-    r"""Draws features in the plane, by t-SNE, and measures how far their clusters are apart.
+    r"""Embeds features in the plane by t-SNE, and measures the distance of their clusters.
 
     Figure 6 of the SAMO paper compares "the inter-cluster distance" of features of the tasks' heads
     and does not define it. Here it is the mean distance between the centroids of two clusters in
@@ -78,44 +78,44 @@ def features(
     .. math:: \frac{2}{C (C - 1)} \sum_{c < d} \|μ_c - μ_d\|, \qquad
               μ_c = \text{mean of cluster } c\text{'s points.}
 
-    t-SNE keeps neighbourhoods, not distances: how far clusters lie apart depends on perplexity,
-    seed and the number of examples. So the mean silhouette coefficient of the features themselves
-    stands beside it.
+    t-SNE preserves neighbourhoods, not distances: the distance of clusters depends on perplexity,
+    seed and the number of examples. The mean silhouette coefficient of the features themselves is
+    therefore reported as well.
 
-    Features of more than 50 dimensions are reduced to 50 by PCA first, as van der Maaten and Hinton
-    (2008) do to 30. The model is in evaluation mode, and afterwards as before.
+    Features of more than 50 dimensions are first reduced to 50 by PCA (van der Maaten and Hinton
+    (2008) reduce them to 30). The model is in evaluation mode, and unchanged afterwards.
 
     Args:
         model: The model.
-        losses: Maps a batch and the names of tasks to their losses: it runs the model.
+        losses: Maps a batch and task names to the losses; called to run the model.
         batches: The batches.
         tasks: The names of the tasks.
         of: The features: the name of a submodule, whose outputs they are, or a function of a batch
-            that returns them, ``[n, ..]``; or these by cluster, such as
-            ``{"seg": "heads.seg.0", "depth": "heads.depth.0"}``. Maps of a convolution,
-            ``[n, channels, height, width]``, are averaged over the positions, all else is
+            that returns them, ``[n, ..]``; or a mapping of these by cluster, such as
+            ``{"seg": "heads.seg.0", "depth": "heads.depth.0"}``. Feature maps
+            ``[n, channels, height, width]`` are averaged over the positions, other features are
             flattened.
-        labels: A function of a batch that returns each example's cluster, such as its class; for
-            features that are not given by cluster.
-        samples: How many examples to draw at most; of more, a random choice.
-        perplexity: The perplexity: about how many neighbours count.
-        seed: The seed of the choice and of t-SNE.
+        labels: A function of a batch that returns each example's cluster, such as its class. Give
+            it if `of` is not a mapping by cluster.
+        samples: The maximum number of examples; if there are more, they are drawn at random.
+        perplexity: The perplexity, roughly the number of neighbours.
+        seed: The seed of the random draw and of t-SNE.
 
     Returns:
-        The points, and how far the clusters are apart.
+        The points and the distances of the clusters.
 
     Raises:
-        AnalysisError: If there is no such submodule, features and labels do not fit together, there
-            are fewer than two clusters, or no more examples than the perplexity.
+        AnalysisError: If the submodule does not exist, features and labels do not match, there are
+            fewer than two clusters, or no more examples than the perplexity.
     """
     if isinstance(of, Mapping) == (labels is not None):
         raise AnalysisError("give either of= by cluster, or one source of features with labels=.")
     sources: dict[str, Source] = dict(of) if isinstance(of, Mapping) else {"": of}
     found: list[NDArray[np.float64]] = []
     clusters: list[str] = []
-    with undisturbed(model) as alone, torch.no_grad():
+    with undisturbed(model) as isolated, torch.no_grad():
         for batch in batches:
-            outputs = alone(partial(_outputs, model, losses, batch, tasks, sources))
+            outputs = isolated(partial(_outputs, model, losses, batch, tasks, sources))
             for name, rows in outputs.items():
                 found.append(rows)
                 clusters += [name] * len(rows) if labels is None else _labels(labels(batch), rows)
@@ -129,11 +129,11 @@ def _outputs(
     tasks: Sequence[str],
     sources: Mapping[str, Source],
 ) -> dict[str, NDArray[np.float64]]:
-    """The features of a batch, ``[n, m]`` by cluster; the model runs once for all submodules."""
+    """Returns the features of a batch, ``[n, m]`` by cluster, from one run of the model."""
     modules = {key: source for key, source in sources.items() if isinstance(source, str)}
     seen: dict[str, list[Tensor]] = {}
     if modules:
-        with _watched(model, modules) as seen:
+        with _recording(model, modules) as seen:
             losses(batch, list(tasks))
     for key, source in sources.items():
         if not isinstance(source, str):
@@ -142,8 +142,8 @@ def _outputs(
 
 
 @contextmanager
-def _watched(model: nn.Module, modules: Mapping[str, str]) -> Iterator[dict[str, list[Tensor]]]:
-    """Takes down the outputs of submodules while the block runs."""
+def _recording(model: nn.Module, modules: Mapping[str, str]) -> Iterator[dict[str, list[Tensor]]]:
+    """Records the outputs of submodules in the context."""
     seen: dict[str, list[Tensor]] = {key: [] for key in modules}
     handles = []
     try:

@@ -1,4 +1,4 @@
-"""The largest eigenvalues of the Hessian of a loss, and its trace."""
+"""The largest eigenvalues and the trace of the Hessian of a loss."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from samo.engine import Declared, Partition, declared_parameters
 from samo.tensors import Layout, Vector
 
 from .._errors import NonFiniteError
-from ._data import Data, Losses, Part, Sizes
+from ._data import Data, Losses, Sizes, WeightedBatch
 from ._errors import AnalysisError
 from ._results import Result
-from ._undisturbed import Alone, undisturbed
+from ._undisturbed import Isolated, undisturbed
 
-# Below this many Lanczos vectors ARPACK is unreliable (scipy's own default).
+# With fewer Lanczos vectors, ARPACK is unreliable (scipy's default).
 _FEWEST_LANCZOS_VECTORS = 20
 
 
@@ -31,12 +31,12 @@ class Spectrum(Result):
     """The upper end of a Hessian's spectrum (SAMO, Table 1).
 
     Attributes:
-        tasks: The tasks whose mean loss it is of.
+        tasks: The tasks of the mean loss.
         eigenvalues: The largest eigenvalues, in descending order.
         trace: The trace.
-        trace_error: The standard error of the trace; 0 where it is exact.
+        trace_error: The standard error of the trace; 0 if it is exact.
         parameters: The number of parameters, which is the Hessian's dimension.
-        batches: The number of batches that the loss is over.
+        batches: The number of batches of the loss.
     """
 
     kind: ClassVar[str] = "spectrum"
@@ -50,7 +50,7 @@ class Spectrum(Result):
 
     @property
     def task(self) -> str | None:
-        """The task; None where it is the mean of several."""
+        """The task; None for the mean loss of several tasks."""
         return self.tasks[0] if len(self.tasks) == 1 else None
 
     @property
@@ -60,9 +60,9 @@ class Spectrum(Result):
 
     @property
     def lambda_ratio(self) -> float | None:
-        """λ_max/λ_5, how far the first stands out of the bulk.
+        """λ_max/λ_5, the ratio of the first eigenvalue to the bulk.
 
-        None where there are fewer than five, or where the fifth is not positive.
+        None if there are fewer than five eigenvalues, or the fifth is not positive.
         """
         if len(self.eigenvalues) < 5 or self.eigenvalues[4] <= 0:
             return None
@@ -81,40 +81,40 @@ def hessian_spectrum(
     seed: int = 0,
     sizes: Sizes | None = None,
 ) -> Spectrum:
-    r"""Finds the largest eigenvalues of a loss's Hessian over a data set, and its trace.
+    r"""Computes the largest eigenvalues and the trace of a loss's Hessian over a data set.
 
     .. math::
         H = \nabla^2_\theta \, \frac{1}{K} \sum_i l_i(\theta), \qquad
         H v = \nabla_\theta \langle \nabla_\theta l, v \rangle, \qquad
         \operatorname{tr} H \approx \frac{1}{M} \sum_{m=1}^M z_m^\top H z_m
 
-    The eigenvalues are Lanczos' (ARPACK, by ``scipy.sparse.linalg.eigsh``), from products with H
-    alone: two backward passes a batch. The trace is Hutchinson's estimate, with z of random signs.
-    Where there are no more parameters than Lanczos needs vectors, H is made whole and both are
-    exact. Batches are evaluated one at a time and nothing of them is kept: memory does not grow
-    with their number. Lanczos stops at residuals of √(machine epsilon) of the parameters' dtype,
-    relative to the eigenvalue, whose own error is of the order of the square; for more digits give
-    a model in float64.
+    The eigenvalues are computed by the Lanczos method (ARPACK, ``scipy.sparse.linalg.eigsh``) from
+    products with H, two backward passes per batch. The trace is Hutchinson's estimate with random
+    signs z. If there are no more parameters than Lanczos vectors, H is computed explicitly and both
+    are exact. Batches are evaluated one at a time, so the memory does not grow with their number.
+    Lanczos stops at residuals of √(machine epsilon) of the parameters' dtype, relative to the
+    eigenvalue; the error of the eigenvalue is of the order of the square. For more digits, give a
+    model in float64.
 
-    The model is held in evaluation mode, as PyHessian does (Yao et al. 2018, whose proxies of
-    sharpness SAMO's Table 1 takes): normalisation uses the running statistics, nothing is dropped,
-    and H is that of a function of the parameters alone, however the data is cut into batches. This
-    does not make networks with batch normalisation comparable: it lets weights grow at the same
-    function, and λ_max shrinks with their square. Foret et al. (2021) and SAMO (§4.1, A) therefore
-    train networks without it where they compare spectra; do so as well.
+    The model is in evaluation mode, as in PyHessian (Yao et al. 2018, whose proxies of sharpness
+    SAMO's Table 1 uses): normalisation uses the running statistics, dropout is off, and H does not
+    depend on how the data is divided into batches. This does not make networks with batch
+    normalisation comparable: their weights can grow without changing the function, and λ_max
+    decreases with the square of the weights. Foret et al. (2021) and SAMO (§4.1, A) therefore train
+    networks without it to compare spectra.
 
     Args:
-        model: The model. It is left as it was.
-        losses: Maps a batch and names of tasks to their losses, means over the batch.
-        batches: The batches, an iterable that can be gone through again and again.
-        tasks: The tasks whose mean loss is looked at: all, or one.
-        parameters: The parameters θ: all that are trainable, those that the tasks share (found from
-            the autograd graph), or any parameters or modules. The others are held fixed.
+        model: The model, which is unchanged afterwards.
+        losses: Maps a batch and task names to the losses, means over the batch.
+        batches: The batches, a re-iterable.
+        tasks: The tasks of the mean loss: all, or one.
+        parameters: The parameters θ: all trainable ones, those that the tasks share (determined
+            from the autograd graph), or any parameters or modules. The others are fixed.
         k: The number of eigenvalues; 5 for λ_max/λ_5.
         probes: The number M of random vectors for the trace, at least 2.
-        seed: The seed of the random vectors; the global generators are never seeded.
-        sizes: The number of a batch's examples (or a mapping of it by task), for the weights of the
-            batches in the mean; the first dimension of the first tensor in it if left out.
+        seed: The seed of the random vectors; global generators are not seeded.
+        sizes: Returns the number of examples in a batch (or a mapping of it by task), which is the
+            weight of the batch in the mean. By default, the first dimension of its first tensor.
 
     Returns:
         The spectrum.
@@ -139,9 +139,9 @@ def hessian_spectrum(
         raise AnalysisError(f"k must be an integer of at least 1; found {k!r}.")
     if not isinstance(probes, int) or probes < 2:
         raise AnalysisError(f"probes must be an integer of at least 2; found {probes!r}.")
-    with undisturbed(model) as alone, torch.enable_grad():
+    with undisturbed(model) as isolated, torch.enable_grad():
         data = Data(losses, batches, tasks, sizes)
-        hessian = _Hessian(_chosen(model, parameters, data, alone), data, alone)
+        hessian = _Hessian(_chosen(model, parameters, data, isolated), data, isolated)
         if k > hessian.dimension:
             raise AnalysisError(
                 f"k must not exceed the number of parameters, {hessian.dimension}; found {k}."
@@ -157,12 +157,12 @@ def hessian_spectrum(
 
 
 class _Hessian:
-    """The Hessian of the mean loss, as a map of vectors (float64, on the CPU, of parameters)."""
+    """The Hessian of the mean loss as an operator on float64 vectors on the CPU."""
 
-    def __init__(self, parameters: list[Parameter], data: Data, alone: Alone) -> None:
+    def __init__(self, parameters: list[Parameter], data: Data, isolated: Isolated) -> None:
         self._parameters = parameters
         self._data = data
-        self._alone = alone
+        self._isolated = isolated
         self._layout = Layout(parameters)
         self.dimension = sum(parameter.numel() for parameter in parameters)
         self.precision = max(torch.finfo(parameter.dtype).eps for parameter in parameters)
@@ -170,13 +170,13 @@ class _Hessian:
     def times(self, vector: Tensor) -> Tensor:
         direction, total = self._layout.over(vector), self._layout.zeros()
         for part in self._data:
-            self._alone(partial(self._add, part, direction, total))
+            self._isolated(partial(self._add, part, direction, total))
         product = torch.cat([flat.double().cpu() for flat in total.flats])
         if not product.isfinite().all():
             raise NonFiniteError(self._data.tasks, "product with the Hessian")
         return product
 
-    def _add(self, part: Part, direction: Vector, total: Vector) -> None:
+    def _add(self, part: WeightedBatch, direction: Vector, total: Vector) -> None:
         # The fused kernels of attention have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
             losses = part.losses()
@@ -187,7 +187,7 @@ class _Hessian:
         gradients = torch.autograd.grad(
             list(losses.values()), self._parameters, seeds, create_graph=True, allow_unused=True
         )
-        # A loss may be linear in some parameters, or not depend on them.
+        # A loss may be linear in some parameters, or independent of them.
         pairs = zip(gradients, direction.tensors, strict=True)
         curved = [(g, v) for g, v in pairs if g is not None and g.requires_grad]
         if curved:
@@ -196,9 +196,12 @@ class _Hessian:
 
 
 def _chosen(
-    model: nn.Module, parameters: Literal["all", "shared"] | Declared, data: Data, alone: Alone
+    model: nn.Module,
+    parameters: Literal["all", "shared"] | Declared,
+    data: Data,
+    isolated: Isolated,
 ) -> list[Parameter]:
-    """The trainable ones of the parameters that were asked for."""
+    """Returns the requested parameters that are trainable."""
     if isinstance(parameters, str):
         if parameters not in ("all", "shared"):
             raise AnalysisError(
@@ -207,7 +210,7 @@ def _chosen(
             )
         if parameters == "shared":
             partition = Partition(model, data.tasks)
-            learn(partition, data, alone)
+            learn_partition(partition, data, isolated)
             return list(partition.shared)
         parameters = model
     chosen = {id(p): p for p in declared_parameters(parameters) if p.requires_grad}
@@ -216,20 +219,20 @@ def _chosen(
     return list(chosen.values())
 
 
-def learn(partition: Partition, data: Data, alone: Alone) -> None:
-    """Lets a partition find out from the batches which parameters the tasks share.
+def learn_partition(partition: Partition, data: Data, isolated: Isolated) -> None:
+    """Determines from the first batches which parameters the tasks share.
 
     Args:
-        partition: The partition.
-        data: The batches; no more are evaluated than it takes.
-        alone: Evaluates the model.
+        partition: The partition, which is updated.
+        data: The batches; evaluated until the partition is known.
+        isolated: Evaluates the model.
     """
 
-    def look(part: Part) -> None:
+    def look(part: WeightedBatch) -> None:
         partition.update(part.losses())
 
     for part in data:
-        alone(partial(look, part))
+        isolated(partial(look, part))
         if partition.knows(data.tasks):
             break
 
@@ -265,14 +268,14 @@ def _lanczos(
         )
     except ArpackNoConvergence as error:
         raise AnalysisError(
-            f"Lanczos has found {len(error.eigenvalues)} of {k} eigenvalues only. Ask for fewer "
+            f"Lanczos has found only {len(error.eigenvalues)} of {k} eigenvalues. Request fewer "
             f"(k=), or give the model in float64."
         ) from error
     return tuple(sorted(values.tolist(), reverse=True))
 
 
 def _hutchinson(hessian: _Hessian, probes: int, generator: torch.Generator) -> tuple[float, float]:
-    """The mean of the probes, and its standard error."""
+    """Returns the mean over the probes, and its standard error."""
     found = []
     for _ in range(probes):
         signs = torch.randint(2, (hessian.dimension,), generator=generator).double() * 2 - 1

@@ -1,4 +1,4 @@
-"""What a log tells, as columns."""
+"""Reads a log into columns."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._log import read_lines
+from ..records import read_lines
 
 
 @dataclass(frozen=True)
 class History:
-    """Numbers over training.
+    """Quantities over training.
 
     Attributes:
-        unit: What is counted: ``"step"`` or ``"epoch"``.
+        unit: The unit of `at`: ``"step"`` or ``"epoch"``.
         at: The steps or epochs.
-        values: By name, such as ``"conflicts"`` or ``"weight/left"``, the means up to each of them
-            (see `Monitor`); NaN where there is none.
+        values: By name, such as ``"conflicts"`` or ``"weight/left"``, the means since the previous
+            step or epoch in `at` (see `Monitor`); NaN for a missing value.
     """
 
     unit: str
@@ -26,14 +26,7 @@ class History:
     values: Mapping[str, tuple[float, ...]]
 
     def by_task(self, name: str) -> dict[str, tuple[float, ...]]:
-        """Selects what each task has.
-
-        Args:
-            name: Of what, such as ``"weight"``.
-
-        Returns:
-            The numbers by task; empty if there are none.
-        """
+        """Returns a quantity, such as ``"weight"``, by task; empty if it is missing."""
         start = f"{name}/"
         return {
             tag.removeprefix(start): v for tag, v in self.values.items() if tag.startswith(start)
@@ -41,16 +34,16 @@ class History:
 
 
 def history(directory: Path | str) -> History:
-    """Reads what the steps of a training saw: of a `Monitor`, or of a run of ``samo train``.
+    """Reads the log of a `Monitor`, or of a run of ``samo train``.
 
     Args:
-        directory: The monitor's directory, or the run's.
+        directory: The directory of the monitor or the run.
 
     Returns:
-        The steps by the monitor, if it has one, else by the run's epochs.
+        The log of the monitor by steps, if the directory has one; else that of the run by epochs.
 
     Raises:
-        ValueError: If there is no such log, or a line of it cannot be read.
+        ValueError: If there is no log, or a line of it is invalid.
     """
     directory = Path(directory)
     if (file := directory / "steps.jsonl").exists():
@@ -62,7 +55,7 @@ def history(directory: Path | str) -> History:
         ]
         return _columns("epoch", records)
     raise ValueError(
-        f"{directory} holds no log: neither steps.jsonl (of a samo.analysis.Monitor) nor log.jsonl "
+        f"{directory} has no log: neither steps.jsonl (of a samo.analysis.Monitor) nor log.jsonl "
         f"(of a run)."
     )
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samo.model import displaced, point_of
+from samo.engine import displaced, point_of
 from samo.tensors import Layout
 
 from ._data import Data, Losses, Sizes
@@ -25,14 +25,14 @@ Grid = tuple[tuple[float | None, ...], ...]
 
 @dataclass(frozen=True)
 class Landscape(Result):
-    """The losses on a plane.
+    """The losses on a grid in a plane.
 
     Attributes:
-        plane: How the plane was made.
+        plane: The description of the plane.
         x: The coordinates a along the first direction.
         y: The coordinates b along the second direction.
-        losses: By task the losses, a row for each of ``y``; None where they are not finite.
-        points: The coordinates of what lies on the plane, by name.
+        losses: The losses by task, a row for each of ``y``; None if they are not finite.
+        points: The coordinates of named points on the plane.
     """
 
     kind: ClassVar[str] = "landscape"
@@ -44,7 +44,7 @@ class Landscape(Result):
     points: Mapping[str, tuple[float, float]]
 
     def __post_init__(self) -> None:
-        """Refuses grids that are not of the axes' size."""
+        """Checks that the grids have the size of the axes."""
         for task, grid in self.losses.items():
             if len(grid) != len(self.y) or any(len(row) != len(self.x) for row in grid):
                 raise AnalysisError(
@@ -52,16 +52,16 @@ class Landscape(Result):
                 )
 
     def grid(self, task: str | None = None) -> NDArray[np.float64]:
-        """Gives the losses as an array.
+        """Returns the losses as an array.
 
         Args:
-            task: The task; None for the mean of all tasks' losses.
+            task: The task; None for the mean over the tasks.
 
         Returns:
-            The losses, of shape ``[len(y), len(x)]``; NaN where they are not finite.
+            The losses, shape ``[len(y), len(x)]``; NaN if they are not finite.
 
         Raises:
-            KeyError: If there is no such task.
+            KeyError: If the task is unknown.
         """
         if task is not None:
             return np.array(self.losses[task], dtype=np.float64)
@@ -82,35 +82,34 @@ def landscape(
     sizes: Sizes | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Landscape:
-    r"""Evaluates every task's loss on a grid over a plane in the space of the parameters.
+    r"""Evaluates the loss of every task on a grid in a plane of parameter space.
 
     .. math:: l_i(θ_0 + a x + b y), \qquad (a, b) \in \text{view}
 
-    The batches are gone through once, each of them evaluated on the whole grid, so that every
-    point of it sees the same data, whatever the loader shuffles or draws. The model is in
-    evaluation mode: no dropout, and BatchNorm uses its running statistics, those of the model on a
-    plane that `random_plane` gives; through checkpoints they change along with the weights (see
-    `Plane`). They are not estimated anew at each point, which the weights far from any training
-    would make cost a further pass. Afterwards the model and the random numbers are as before.
+    The batches are iterated over once, and each is evaluated on the whole grid, so that every point
+    sees the same data even if the loader shuffles. The model is in evaluation mode: no dropout, and
+    BatchNorm uses running statistics. On a plane from `random_plane` these are those of the model;
+    on a plane through checkpoints they change with the weights (see `Plane`). Re-estimating them
+    at each point would need a further pass. Afterwards, model and random state are restored.
 
     Args:
         model: The model.
-        losses: Maps a batch and the names of tasks to their losses, means over the batch.
+        losses: Maps a batch and task names to the losses, means over the batch.
         batches: The batches.
         tasks: The names of the tasks.
-        plane: The plane, of `random_plane` (if left out, with seed 0), `plane_through` or
+        plane: The plane, from `random_plane` (by default, with seed 0), `plane_through` or
             `trajectory_plane`.
-        points: How many points the grid has along each direction.
-        view: The intervals of a and b; the plane's own if left out.
-        sizes: The number of a batch's examples, where it cannot be told from the batch.
-        progress: Is told how many evaluations of a batch are done, and of how many.
+        points: The number of grid points along each direction.
+        view: The intervals of a and b; by default, those of the plane.
+        sizes: Returns the number of examples in a batch, if it cannot be inferred from the batch.
+        progress: Called with the number of finished evaluations of a batch and their total number.
 
     Returns:
         The losses, means over all examples.
 
     Raises:
         AnalysisError: If the plane does not fit the model, there is no data, or ``points`` or
-            ``view`` make no grid.
+            ``view`` is invalid.
 
     Example:
         >>> import torch
@@ -142,8 +141,8 @@ def landscape(
                     torch._foreach_copy_(live, list(plane.at(a, b).values()))
                     # Autocast may hold low-precision copies of the parameters.
                     torch.clear_autocast_cache()
-                    with undisturbed(model) as alone:
-                        seen.append(alone(part.losses))
+                    with undisturbed(model) as isolated:
+                        seen.append(isolated(part.losses))
                     n_done += 1
                     if progress:
                         progress(n_done, n_all)
@@ -167,7 +166,7 @@ def _axis(name: str, low: float, high: float, points: int) -> list[float]:
 
 
 def _live(model: nn.Module, plane: Plane) -> list[Tensor]:
-    """The model's own tensors that move on the plane, in the plane's order."""
+    """Returns the model's tensors that change on the plane, in the plane's order."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, origin in plane.origin.items():
         if name not in tensors or tensors[name].shape != origin.shape:

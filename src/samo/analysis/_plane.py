@@ -1,9 +1,10 @@
-"""Planes in the space of a model's parameters."""
+"""Planes in the parameter space of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor, nn
 from ._errors import AnalysisError
 
 State = Mapping[str, Tensor]
-"""Tensors by name, as ``Module.state_dict`` gives them."""
+"""Tensors by name, as in ``Module.state_dict``."""
 Interval = tuple[float, float]
 
-# Of the distance between checkpoints: what is closer to a line is one, but for rounding.
+# Relative to the distance between checkpoints; points closer to a line count as on the line.
 _ON_A_LINE = 1e-5
 _MARGIN = 0.25
 
@@ -25,20 +26,19 @@ _MARGIN = 0.25
 class Plane:
     """The points θ(a, b) = θ_0 + a x + b y.
 
-    Where a plane is spanned by checkpoints, their floating-point buffers (the running statistics of
-    BatchNorm) go along: they are the same combination of the checkpoints' buffers as the
-    parameters are of their parameters, within the range of what the checkpoints have, so that each
-    checkpoint is met with statistics of its own and no variance is negative. Only parameters count
-    for lengths and angles.
+    On a plane through checkpoints, floating-point buffers (the running statistics of BatchNorm)
+    change with the parameters: they are the same linear combination of the checkpoints, clamped to
+    the range of their values. So each checkpoint has its own statistics, and no variance is
+    negative. Only parameters count in lengths and angles.
 
     Attributes:
-        description: How it was made.
-        origin: θ_0: parameters, and buffers if they go along, by name.
+        description: A description of the plane.
+        origin: θ_0: parameters, and the buffers that change, by name.
         x: The first direction.
         y: The second direction.
-        limits: The least and the greatest values of the buffers that go along, by name.
-        points: The coordinates (a, b) of what lies on the plane, by name.
-        view: What to look at: the intervals of a and of b.
+        limits: Minimum and maximum of the buffers that change, by name.
+        points: The coordinates (a, b) of named points on the plane.
+        view: The default intervals of a and b.
     """
 
     description: str
@@ -50,15 +50,7 @@ class Plane:
     view: tuple[Interval, Interval]
 
     def at(self, a: float, b: float) -> dict[str, Tensor]:
-        """Computes a point of the plane.
-
-        Args:
-            a: How far along x.
-            b: How far along y.
-
-        Returns:
-            The tensors by name, for ``model.load_state_dict(.., strict=False)``.
-        """
+        """Computes the point (a, b), for ``model.load_state_dict(.., strict=False)``."""
         values = torch._foreach_mul(list(self.x.values()), a)
         torch._foreach_add_(values, list(self.y.values()), alpha=b)
         torch._foreach_add_(values, list(self.origin.values()))
@@ -69,32 +61,32 @@ class Plane:
 
     @property
     def parameters(self) -> list[str]:
-        """The names of the tensors that count for lengths and angles."""
+        """The names of the tensors that count in lengths and angles."""
         return [name for name in self.origin if name not in self.limits]
 
 
 def random_plane(model: nn.Module, *, seed: int = 0) -> Plane:
-    r"""Spans a plane at the model's parameters by two filter-normalised random directions.
+    r"""Makes a plane through the model's parameters along filter-normalised random directions.
 
-    Each filter d_{i,j} of a Gaussian direction (what makes one channel or unit: a slice along the
-    weight's first dimension) gets the norm of the model's own:
+    Each filter d_{i,j} of a Gaussian direction (a slice along the weight's first dimension, which
+    computes one channel or unit) is scaled to the norm of the model's filter:
 
     .. math:: d_{i,j} \leftarrow \frac{d_{i,j}}{\|d_{i,j}\|} \|θ_{i,j}\|
 
-    so that the picture does not depend on how the weights of neighbouring layers are scaled, and
-    sharpness can be compared between models. Biases and the parameters of normalisation layers (all
-    parameters with fewer than two dimensions) do not move, as in the authors' code; neither do
-    frozen parameters and buffers.
+    so that the plot does not depend on the scale of the weights of successive layers, and the
+    sharpness of models can be compared. Biases and the parameters of normalisation layers (all
+    parameters with fewer than two dimensions) are fixed, as in the authors' code, and so are frozen
+    parameters and buffers.
 
     Args:
         model: The model.
-        seed: The seed of the directions; the global generators are neither read nor seeded.
+        seed: The seed of the directions; global generators are neither read nor seeded.
 
     Returns:
-        The plane, to be looked at from −1 to 1: at the edge the weights have moved by their norm.
+        The plane, with a view from −1 to 1: at the edge, the displacement equals the weights' norm.
 
     Raises:
-        AnalysisError: If no parameter can move.
+        AnalysisError: If no parameter changes along the directions.
 
     References:
         Li, Xu, Taylor, Studer and Goldstein: Visualizing the Loss Landscape of Neural Nets,
@@ -111,7 +103,7 @@ def random_plane(model: nn.Module, *, seed: int = 0) -> Plane:
     x, y = direction(), direction()
     if not any(bool(d.any()) for d in x.values()):
         raise AnalysisError(
-            "no filter can move: the model has no trainable parameter other than zero of two or "
+            "random directions are zero: the model has no trainable nonzero parameter of two or "
             "more dimensions."
         )
     description = f"filter-normalised random directions, seed {seed}"
@@ -128,33 +120,33 @@ def _filter_normalised(direction: Tensor, parameter: Tensor) -> Tensor:
 
 
 def plane_through(model: nn.Module, checkpoints: Mapping[str, State]) -> Plane:
-    r"""Lays the plane through three checkpoints.
+    r"""Makes the plane through three checkpoints.
 
-    With w_1, w_2, w_3 in the order given, θ_0 = w_1, and x and y are orthonormal:
+    For w_1, w_2, w_3 in the given order, θ_0 = w_1, and x and y are orthonormal:
 
     .. math::
         x = \frac{w_2 - w_1}{\|w_2 - w_1\|}, \qquad
         y = \frac{(w_3 - w_1) - ⟨w_3 - w_1, x⟩ x}{\|(w_3 - w_1) - ⟨w_3 - w_1, x⟩ x\|}
 
-    so that distances on the plane are distances between the parameters (Garipov et al.: Loss
+    so distances on the plane are distances between parameters (Garipov et al.: Loss
     Surfaces, Mode Connectivity, and Fast Ensembling of DNNs, NeurIPS 2018, appendix A.1).
 
     Args:
-        model: The model that they are of.
+        model: The model of the checkpoints.
         checkpoints: Three state dicts by name.
 
     Returns:
         The plane, with the checkpoints as its points.
 
     Raises:
-        AnalysisError: If there are not three, they do not fit the model, or they lie on a line.
+        AnalysisError: If there are not three, they do not fit the model, or they are on a line.
     """
     if len(checkpoints) != 3:
         raise AnalysisError(
             f"checkpoints must be three state dicts by name; found {list(checkpoints)}."
         )
-    states = [read(model, name, state) for name, state in checkpoints.items()]
-    gramian = gramian_of(parameters(model), lambda name: moved(states, states[0], name))
+    states = [read_checkpoint(model, name, state) for name, state in checkpoints.items()]
+    gramian = gramian_of(parameter_names(model), partial(displacements, states, states[0]))
     names = list(checkpoints)
     length = np.sqrt(gramian[1, 1])
     if length == 0:
@@ -163,39 +155,39 @@ def plane_through(model: nn.Module, checkpoints: Mapping[str, State]) -> Plane:
     y = np.array([-1.0, 0.0, 1.0]) - (gramian[2] @ x) * x
     height = np.sqrt(max(y @ gramian @ y, 0.0))
     if height <= _ON_A_LINE * max(length, np.sqrt(gramian[2, 2])):
-        raise AnalysisError(f"checkpoints {names} lie on a line: they do not span a plane.")
+        raise AnalysisError(f"checkpoints {names} are on a line: they do not span a plane.")
     return _spanned(model, states, 0, (x, y / height), gramian, names, f"through {_listed(names)}")
 
 
 def trajectory_plane(model: nn.Module, checkpoints: Sequence[State]) -> Plane:
-    r"""Lays the plane through the last checkpoint in which a trajectory varies most.
+    r"""Makes the plane of largest variance of a trajectory, through its last checkpoint.
 
     x and y are the first two principal components of the checkpoints' parameters, the unit vectors
     that maximise :math:`\sum_t ⟨w_t - \bar w, x⟩^2` (Li et al. 2018, section 7), with signs such
-    that the trajectory ends to the right of where it begins, and above.
+    that the trajectory ends to the right of its start, and above.
 
     Args:
-        model: The model that they are of.
-        checkpoints: State dicts, in the order of training; those of several trainings one after
-            the other give a plane for all of them.
+        model: The model of the checkpoints.
+        checkpoints: State dicts, in the order of training; those of several runs, concatenated,
+            give a common plane.
 
     Returns:
         The plane, with the last checkpoint as its origin.
 
     Raises:
         AnalysisError: If there are fewer than three checkpoints, they do not fit the model, or they
-            lie on a line.
+            are on a line.
     """
-    states = [read(model, f"number {i}", state) for i, state in enumerate(checkpoints, 1)]
+    states = read_checkpoints(model, checkpoints)
     if len(states) < 3:
         raise AnalysisError(f"a plane needs three checkpoints or more; found {len(states)}.")
     n = len(states)
-    gramian = gramian_of(parameters(model), lambda name: moved(states, states[-1], name))
+    gramian = gramian_of(parameter_names(model), partial(displacements, states, states[-1]))
     centre = np.eye(n) - 1.0 / n
     values, vectors = np.linalg.eigh(centre @ gramian @ centre)
     if values[-2] <= _ON_A_LINE**2 * values[-1]:
         raise AnalysisError(
-            f"the {n} checkpoints lie on a line (or are all equal): they do not span a plane."
+            f"the {n} checkpoints are on a line (or all equal): they do not span a plane."
         )
     axes = []
     for k in (-1, -2):
@@ -215,16 +207,16 @@ def _spanned(
     names: Sequence[str],
     description: str,
 ) -> Plane:
-    """The plane whose directions are combinations of checkpoints, their coefficients adding to 0.
+    """Makes a plane whose directions are linear combinations of checkpoints.
 
     Args:
         model: The model.
         states: The checkpoints.
-        origin: Which of them is θ_0.
-        axes: The coefficients of x and of y.
-        gramian: The inner products of the checkpoints' differences to θ_0.
-        names: What to call the checkpoints; none to leave them unnamed.
-        description: How the plane was made.
+        origin: The index of θ_0.
+        axes: The coefficients of x and y, which add up to 0.
+        gramian: The inner products of the checkpoints' differences from θ_0.
+        names: The names of the checkpoints; empty to leave them unnamed.
+        description: The description of the plane.
 
     Returns:
         The plane.
@@ -233,13 +225,13 @@ def _spanned(
     coefficients = torch.from_numpy(np.stack(axes))
     directions: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
     for name, tensor in start.items():
-        rows = coefficients @ moved(states, start, name)
+        rows = coefficients @ displacements(states, start, name)
         for direction, row in zip(directions, rows, strict=True):
             direction[name] = row.view(tensor.shape).to(tensor)
     places = np.stack([gramian @ axis for axis in axes], axis=1)
     low, high = places.min(0), places.max(0)
     margin = _MARGIN * (high - low).max()
-    counted = set(parameters(model))
+    counted = set(parameter_names(model))
     view = [(float(a - margin), float(b + margin)) for a, b in zip(low, high, strict=True)]
     buffers = [name for name in start if name not in counted]
     stacks = {n: torch.stack([state[n].to(start[n]) for state in states]) for n in buffers}
@@ -253,16 +245,16 @@ def _spanned(
     )
 
 
-def read(model: nn.Module, name: str, state: State) -> State:
-    """Reads a checkpoint's parameters and floating-point buffers.
+def read_checkpoint(model: nn.Module, name: str, state: State) -> State:
+    """Selects the parameters and floating-point buffers of a checkpoint.
 
     Args:
         model: The model.
-        name: What to call the checkpoint in errors.
+        name: The name of the checkpoint in errors.
         state: The checkpoint.
 
     Returns:
-        The tensors by name, where they are.
+        The tensors by name, on their devices.
 
     Raises:
         AnalysisError: If it does not fit the model.
@@ -282,33 +274,38 @@ def read(model: nn.Module, name: str, state: State) -> State:
     return {key: state[key].detach() for key in _tensors(model)}
 
 
-def parameters(model: nn.Module) -> list[str]:
-    """The names of the model's parameters, each once."""
+def read_checkpoints(model: nn.Module, checkpoints: Sequence[State]) -> list[State]:
+    """Applies `read_checkpoint` to a sequence of checkpoints."""
+    return [read_checkpoint(model, f"number {i}", state) for i, state in enumerate(checkpoints, 1)]
+
+
+def parameter_names(model: nn.Module) -> list[str]:
+    """Returns the names of the model's parameters, each once."""
     return [name for name, _ in model.named_parameters()]
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters, and the buffers that go along: floating-point ones that state dicts have."""
+    """Returns parameters, and the floating-point buffers of the state dict."""
     saved = model.state_dict()
     buffers = {n: b for n, b in model.named_buffers() if n in saved and b.is_floating_point()}
     return {**dict(model.named_parameters()), **buffers}
 
 
-def moved(states: Sequence[State], origin: State, name: str) -> Tensor:
-    """How far one tensor of each checkpoint is from the origin's: ``[N, m]``, float64, CPU."""
+def displacements(states: Sequence[State], origin: State, name: str) -> Tensor:
+    """Computes one tensor of each checkpoint minus that of the origin: ``[N, m]``, float64, CPU."""
     rows = [state[name].flatten().to("cpu", torch.float64) for state in states]
     return torch.stack(rows) - origin[name].flatten().to("cpu", torch.float64)
 
 
 def gramian_of(names: Iterable[str], rows: Callable[[str], Tensor]) -> NDArray[np.float64]:
-    """The inner products of vectors that are made of several tensors.
+    """Computes the inner products of vectors that consist of several tensors.
 
     Args:
-        names: The tensors.
-        rows: Gives one tensor of each vector, as a row.
+        names: The names of the tensors.
+        rows: Returns one tensor of each vector as a row.
 
     Returns:
-        The Gramian, from one tensor at a time: whole vectors in float64 would take too much.
+        The Gramian, accumulated over the tensors: whole vectors in float64 would need more memory.
     """
     parts = [part @ part.T for part in map(rows, names)]
     found: NDArray[np.float64] = torch.stack(parts).sum(0).numpy()

@@ -1,4 +1,4 @@
-"""What all results of analyses have in common: a file, read without running code."""
+"""The common base of all results: saving to JSON, and loading with checks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from .._files import write_json
+from ..records import write_json
 from ._errors import AnalysisError
 
 FORMAT = 1
@@ -16,26 +16,26 @@ FORMAT = 1
 
 
 class Result(ABC):
-    """A result that can be saved as JSON and loaded again.
+    """A result that can be saved as JSON and loaded.
 
-    A subclass is a frozen dataclass whose fields are strings, finite numbers, booleans, None, and
-    tuples or mappings (by string) of these; their annotations are what a file is checked against.
-    What the file holds besides, ``kind`` and ``format``, says what it is.
+    A subclass is a frozen dataclass whose fields are strings, finite numbers, Booleans, None, and
+    tuples or mappings (by string) of these; a file is checked against their annotations. The file
+    also has the fields ``kind`` and ``format``.
 
     Attributes:
-        kind: What the file calls itself.
+        kind: The kind of result in the file.
     """
 
     kind: ClassVar[str]
 
     def save(self, path: Path | str) -> None:
-        """Writes the result; the file is there whole, or not at all.
+        """Writes the result atomically.
 
         Args:
-            path: The file; its directory is made if there is none.
+            path: The file; its directory is created if necessary.
 
         Raises:
-            AnalysisError: If it cannot be written, or holds a number that is not finite.
+            AnalysisError: If it cannot be written, or a number is not finite.
         """
         path = Path(path)
         fields: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
@@ -56,8 +56,8 @@ class Result(ABC):
             The result.
 
         Raises:
-            AnalysisError: If the file cannot be read, is of another kind or a newer format, or
-                lacks a field, has one too many, or one of a wrong type.
+            AnalysisError: If the file cannot be read, has another kind or format, or a field is
+                missing, unknown or of a wrong type.
         """
         path = Path(path)
         try:
@@ -65,7 +65,9 @@ class Result(ABC):
         except (OSError, ValueError, RecursionError) as error:
             raise AnalysisError(f"{path} cannot be read: {error}") from error
         if not isinstance(content, dict):
-            raise AnalysisError(f"{path} must hold a JSON object; found {type(content).__name__}.")
+            raise AnalysisError(
+                f"{path} must contain a JSON object; found {type(content).__name__}."
+            )
         kind, version = content.pop("kind", None), content.pop("format", None)
         if kind != cls.kind:
             raise AnalysisError(f"{path} must be of kind {cls.kind!r}; found {kind!r}.")
@@ -75,7 +77,7 @@ class Result(ABC):
 
     @classmethod
     def _checked(cls, fields: dict[str, Any], path: Path) -> Self:
-        """Makes the result from the fields of a file, each checked against its annotation."""
+        """Makes the result from the fields of a file, checked against their annotations."""
         from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
         strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -86,10 +88,10 @@ class Result(ABC):
             detail = error.errors()[0]
             where = ".".join(str(part) for part in detail["loc"])
             raise AnalysisError(f"{path}: {where}: {detail['msg']}") from error
-        except ValueError as error:  # of the result's own checks
+        except ValueError as error:  # from __post_init__
             raise AnalysisError(f"{path}: {error}") from error
         return made
 
 
 def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")

@@ -1,4 +1,4 @@
-"""How far the losses rise within a radius."""
+"""The increase of the losses along a perturbation."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ._undisturbed import undisturbed
 
 @dataclass(frozen=True)
 class Sharpness(Result):
-    """The tasks' losses, natural and perturbed.
+    """The natural and the perturbed losses of the tasks.
 
     Attributes:
         rho: The radius ρ.
-        perturbation: The perturbation, with all its settings.
+        perturbation: The perturbation with all its arguments.
         tasks: The tasks.
         natural: The losses l_i(θ), by task.
         perturbed: The losses l_i(θ + ε_i, φ_i + η_i), by task.
@@ -58,30 +58,30 @@ def sharpness(
     seed: int = 0,
     sizes: Sizes | None = None,
 ) -> Sharpness:
-    r"""Measures how far each task's loss rises along a perturbation.
+    r"""Computes the increase of each task's loss along a perturbation.
 
     .. math::
         s_i = \sum_b \frac{n_{b,i}}{N_i} \bigl[ l_{b,i}(\theta + \varepsilon_{b,i}, \varphi_i +
         \eta_{b,i}) - l_{b,i}(\theta, \varphi_i) \bigr]
 
-    ε and η are those of `samo.Engine`, each batch's own ("m-sharpness", with m the size of a batch,
-    Foret et al. 2021), the model in evaluation mode (see `hessian_spectrum`). With ``alpha=0`` and
-    `samo.ExactGradient` this is each task's own sharpness, to first order the most that its loss
-    can rise; with ``alpha=1`` the rise along the mean gradient.
+    ε and η are those of `samo.Engine`, computed for each batch ("m-sharpness", Foret et al. 2021,
+    with m the batch size), with the model in evaluation mode (see `hessian_spectrum`). With
+    ``alpha=0`` and `samo.ExactGradient`, this is the sharpness of each task, to first order the
+    maximum increase of its loss; with ``alpha=1``, it is the increase along the mean gradient.
 
     Args:
-        model: The model. It is left as it was.
-        losses: Maps a batch and names of tasks to their losses, means over the batch.
-        batches: The batches, an iterable that can be gone through again and again.
+        model: The model, which is unchanged afterwards.
+        losses: Maps a batch and task names to the losses, means over the batch.
+        batches: The batches, a re-iterable.
         tasks: The names of the tasks.
-        perturbation: The radius, and what to ascend along.
-        shared: Parameters or modules that are shared, as `samo.Engine` takes them.
-        own: Parameters or modules that are one task's own, likewise.
+        perturbation: The perturbation.
+        shared: Shared parameters or modules, as for `samo.Engine`.
+        own: Task-specific parameters or modules by task, as for `samo.Engine`.
         seed: The seed of the perturbation's random numbers.
         sizes: The number of a batch's examples, see `hessian_spectrum`.
 
     Returns:
-        The losses, natural and perturbed.
+        The natural and the perturbed losses.
 
     Raises:
         AnalysisError: If there is no data, or the radius is zero.
@@ -91,7 +91,7 @@ def sharpness(
         >>> import torch, samo, samo.analysis
         >>> model = torch.nn.Linear(2, 1, bias=False)
         >>> local = samo.Perturbation(0.1, alpha=0, local=samo.ExactGradient())
-        >>> def losses(x, tasks):  # it rises by ρ‖x‖, wherever it is
+        >>> def losses(x, tasks):  # it increases by ρ‖x‖ everywhere
         ...     return {"a": model(x).mean()}
         >>> batches = [torch.tensor([[3.0, 4.0]])]
         >>> found = samo.analysis.sharpness(model, losses, batches, ["a"], local)
@@ -102,11 +102,11 @@ def sharpness(
         raise AnalysisError(
             f"perturbation must be a samo.Perturbation with rho > 0; found {perturbation!r}."
         )
-    with undisturbed(model) as alone:
+    with undisturbed(model) as isolated:
         data = Data(losses, batches, tasks, sizes)
         natural, perturbed = dict.fromkeys(data.tasks, 0.0), dict.fromkeys(data.tasks, 0.0)
         for step, shares in steps(
-            model, data, alone, "ls", perturbation, shared=shared, own=own, seed=seed
+            model, data, isolated, "ls", perturbation, shared=shared, own=own, seed=seed
         ):
             before, after = step.losses, step.perturbed
             for task, share in shares.items():

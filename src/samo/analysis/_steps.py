@@ -1,4 +1,4 @@
-"""Steps of an engine that are taken for their task gradients, and change nothing."""
+"""Steps of an engine without an update, for their task gradients."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from samo.perturbations import Perturbation
 
 from ._data import Data
 from ._errors import AnalysisError
-from ._hessian import learn
-from ._undisturbed import Alone
+from ._hessian import learn_partition
+from ._undisturbed import Isolated
 
 
 def steps(
     model: nn.Module,
     data: Data,
-    alone: Alone,
+    isolated: Isolated,
     aggregator: Literal["upgrad", "ls"],
     perturbation: Perturbation | None,
     *,
@@ -29,24 +29,24 @@ def steps(
     own: Mapping[str, Declared] | None = None,
     seed: int = 0,
 ) -> Iterator[tuple[Step, dict[str, float]]]:
-    """Gathers the task gradients of each batch, as `samo.Engine.backward` does.
+    """Computes the task gradients of each batch, as `samo.Engine.backward` does.
 
     Args:
         model: The model.
         data: The batches.
-        alone: Evaluates the model.
-        aggregator: What is kept: ``"upgrad"`` for each task's gradient, ``"ls"`` for their sum.
-        perturbation: How to perturb; None for natural gradients.
-        decompose: Whether natural and flat gradients are made, of which the flat ones are kept.
-        shared: Parameters or modules that are shared.
-        own: Parameters or modules that are one task's own, by task.
+        isolated: Evaluates the model.
+        aggregator: ``"upgrad"`` keeps each task's gradient, ``"ls"`` their sum.
+        perturbation: The perturbation; None for natural gradients.
+        decompose: Whether to compute natural and flat gradients, and keep the flat ones.
+        shared: Shared parameters or modules.
+        own: Task-specific parameters or modules by task.
         seed: The seed of the engine's random numbers.
 
     Yields:
-        The step of each batch, gathered, and the batch's shares of the tasks' examples.
+        The step of each batch, and the batch's shares of the tasks' examples.
 
     Raises:
-        AnalysisError: If each task's gradient is asked for, and no parameter is shared.
+        AnalysisError: If each task's gradient is requested, and no parameter is shared.
     """
     setting = make_setting(
         model,
@@ -57,15 +57,15 @@ def steps(
         partition=Partition(model, data.tasks, shared, own),
         seed=seed,
     )
-    learn(setting.partition, data, alone)
+    learn_partition(setting.partition, data, isolated)
     if aggregator != "ls" and not setting.partition.shared:
         raise AnalysisError(
-            f"Tasks {list(data.tasks)} share no parameter. Of one task, all are its own: declare "
-            f"them shared (shared=model)."
+            f"Tasks {list(data.tasks)} share no parameter. All parameters of a single task are "
+            f"task-specific: declare them shared (shared=model)."
         )
     device_types = {"cpu", *(parameter.device.type for parameter in model.parameters())}
     for part in data:
         with confine_autocast([part.closure], device_types) as closures:
             step = Step(setting, closures, Guard())
-            alone(step.gather)
+            isolated(step.gather)
         yield step, part.shares

@@ -1,4 +1,4 @@
-"""The way of a training, seen on a plane."""
+"""The trajectory of training, projected onto a plane."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ._errors import AnalysisError
-from ._plane import Plane, State, gramian_of, moved, read, trajectory_plane
+from ._plane import Plane, State, displacements, gramian_of, read_checkpoints, trajectory_plane
 from ._results import Result
 
 
@@ -20,10 +20,10 @@ class Trajectory(Result):
     """Checkpoints, projected onto a plane.
 
     Attributes:
-        plane: How the plane was made.
+        plane: The description of the plane.
         points: The coordinates (a, b) of each checkpoint.
-        share: The share of the checkpoints' variance that the plane holds; None if they do not
-            vary. Where it is small, most of the way is not in the picture.
+        share: The share of the checkpoints' variance in the plane; None if they do not vary. If it
+            is small, the projection hides most of the trajectory.
     """
 
     kind: ClassVar[str] = "trajectory"
@@ -36,23 +36,22 @@ class Trajectory(Result):
 def trajectory(
     model: nn.Module, checkpoints: Sequence[State], plane: Plane | None = None
 ) -> Trajectory:
-    r"""Projects checkpoints onto a plane, orthogonally.
+    r"""Projects checkpoints orthogonally onto a plane.
 
     Checkpoint w_t has the coordinates (a, b) that minimise :math:`\|θ_0 + a x + b y - w_t\|`, and
-    the plane holds the share
+    the plane contains the share
 
     .. math:: \frac{\sum_t \|P (w_t - \bar w)\|^2}{\sum_t \|w_t - \bar w\|^2}
 
     of their variance, where P projects onto the span of x and y.
 
     Args:
-        model: The model that they are of; it is not changed.
+        model: The model of the checkpoints; it does not change.
         checkpoints: State dicts, in the order of training.
-        plane: The plane; if left out, that of `trajectory_plane`, which holds as much as a plane
-            can.
+        plane: The plane; by default `trajectory_plane`, which contains the largest share.
 
     Returns:
-        Where the checkpoints are.
+        The projected checkpoints.
 
     Raises:
         AnalysisError: If there are no checkpoints, they or the plane do not fit the model, or they
@@ -70,14 +69,14 @@ def trajectory(
         raise AnalysisError("checkpoints is empty: there is nothing to project.")
     if plane is None:
         plane = trajectory_plane(model, checkpoints)
-    states = [read(model, f"number {i}", state) for i, state in enumerate(checkpoints, 1)]
+    states = read_checkpoints(model, checkpoints)
     x, y, origin = plane.x, plane.y, plane.origin
 
     def rows(name: str) -> Tensor:
         axes = torch.stack([d[name].flatten().to("cpu", torch.float64) for d in (x, y)])
-        return torch.cat([axes, moved(states, origin, name)])
+        return torch.cat([axes, displacements(states, origin, name)])
 
-    # Parameters that a random plane does not move count for the variance too.
+    # Parameters that are fixed on a random plane contribute to the variance too.
     gramian = gramian_of(plane.parameters, rows)
     basis = gramian[:2, :2]
     coordinates = np.linalg.solve(basis, gramian[:2, 2:]).T

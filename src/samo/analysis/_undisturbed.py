@@ -1,4 +1,4 @@
-"""Looking at a model and leaving it as it was."""
+"""Evaluates a model and restores it afterwards."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ from typing import Protocol, TypeVar
 from torch import nn
 
 from samo.model import (
-    ModelState,
     Trace,
     Traced,
     devices_of,
     global_generators,
+    put_back,
     set_states,
+    state_of,
     states_of,
 )
 
 T = TypeVar("T")
 
 
-class Alone(Protocol):
-    """Calls a function with the model's buffers and the random numbers as they were at first."""
+class Isolated(Protocol):
+    """Calls a function with the initial buffers of the model and the initial random state."""
 
     def __call__(self, evaluate: Callable[[], T], /) -> T:
-        """Calls it, and undoes what it does to them."""
+        """Calls the function, and restores both afterwards."""
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[Alone]:
-    """Holds a model in evaluation mode; afterwards its modes, buffers and random numbers are back.
+def undisturbed(model: nn.Module) -> Iterator[Isolated]:
+    """Sets a model to evaluation mode; restores modes, buffers and random state afterwards.
 
-    In evaluation mode the loss is a function of the parameters and one example: normalisation uses
-    the running statistics, which do not depend on how the data is cut into batches, and no unit is
-    dropped.
+    In evaluation mode, the loss of an example depends on the parameters alone: normalisation uses
+    the running statistics, which do not depend on how the data is divided into batches, and dropout
+    is off.
 
     Args:
         model: The model.
 
     Yields:
-        What is to evaluate the model: see `Alone`. Each evaluation sees the same buffers and the
-        same random numbers.
+        A function that evaluates the model, see `Isolated`: each evaluation sees the same buffers
+        and random numbers.
     """
-    kept, generators = ModelState(model), global_generators(devices_of(model))
-    kept.keep()
+    kept, generators = state_of(model), global_generators(devices_of(model))
     states = states_of(generators)
     model.eval()
     try:
         with Trace(Traced(model)) as trace:
             yield trace.rehearse
     finally:
-        kept.put_back()
+        put_back(kept)
         set_states(generators, states)

@@ -1,4 +1,4 @@
-"""Batches of data that lies in memory."""
+"""Batches of data in memory."""
 
 from __future__ import annotations
 
@@ -11,6 +11,22 @@ import torch
 from torch import Generator, Tensor
 
 
+def index_batches(n: int, batch_size: int, generator: Generator | None) -> Iterator[Tensor]:
+    """Yields the indices of each batch of an epoch.
+
+    Args:
+        n: The number of examples.
+        batch_size: The number of examples per batch; the last one may be smaller.
+        generator: Shuffles the examples; None keeps their order.
+
+    Yields:
+        Indices, shape ``[batch_size]``.
+    """
+    shuffled = generator is not None
+    order = torch.randperm(n, generator=generator) if shuffled else torch.arange(n)
+    yield from order.split(batch_size)
+
+
 @dataclass(frozen=True)
 class TensorBatches:
     """Batches of tensors that share their first dimension.
@@ -19,8 +35,8 @@ class TensorBatches:
 
     Args:
         tensors: The tensors, for instance inputs and labels.
-        batch_size: The number of examples a batch; the last one may be smaller.
-        generator: Shuffles, anew at each iteration; None keeps the order.
+        batch_size: The number of examples per batch; the last one may be smaller.
+        generator: Shuffles anew at each iteration; None keeps the order.
 
     Example:
         >>> import torch
@@ -36,24 +52,21 @@ class TensorBatches:
         return -(-len(self.tensors[0]) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        n = len(self.tensors[0])
-        shuffled = self.generator is not None
-        order = torch.randperm(n, generator=self.generator) if shuffled else torch.arange(n)
-        for chosen in order.split(self.batch_size):
-            # Several times as fast as an index.
+        for chosen in index_batches(len(self.tensors[0]), self.batch_size, self.generator):
+            # Several times as fast as indexing.
             yield tuple(tensor.index_select(0, chosen) for tensor in self.tensors)
 
 
 @dataclass(frozen=True)
 class TaskBatches:
-    """Batches of problems where each task has its own input: one loader a task, side by side.
+    """Batches of multi-input problems, where each task has its own loader.
 
-    An epoch goes once through each loader. A task whose loader has run out is left out of the
-    batches that remain, or begins again.
+    An epoch iterates over each loader once. A task whose loader is exhausted is left out of the
+    remaining batches, or its loader restarts.
 
     Args:
         loaders: The loader of each task.
-        again: Whether loaders that have run out begin again, until the longest has run out too.
+        again: Whether exhausted loaders restart until the longest is exhausted.
 
     Example:
         >>> [sorted(batch) for batch in TaskBatches({"a": [1, 2], "b": [3]})]

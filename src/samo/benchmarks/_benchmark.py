@@ -1,4 +1,4 @@
-"""What a benchmark is: data, model, losses and metrics of one multi-task problem."""
+"""The interface of a benchmark: data, model, losses and metrics of a multi-task problem."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ OptimizerName = Literal["adam", "adamw", "sgd"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of merit of one task.
+    """A metric of one task.
 
     Args:
-        make: Makes a fresh ``torchmetrics.Metric``, which is updated with predictions and targets.
-        higher_is_better: The direction.
-        scale: What the computed value is multiplied by to be in `unit` (100 for a percentage).
-        unit: The unit, for tables and axes.
+        make: Makes a new ``torchmetrics.Metric``, which is updated with predictions and targets.
+        higher_is_better: Whether higher values are better.
+        scale: The factor that converts the computed value to `unit` (100 for a percentage).
+        unit: The unit in tables and on axes.
     """
 
     make: Callable[[], torchmetrics.Metric]
@@ -35,21 +35,21 @@ class Metric:
 
 @dataclass(frozen=True)
 class Defaults:
-    """The customary hyper-parameters of a benchmark, the same for every method and preset.
+    """Default hyper-parameters of a benchmark, the same for every method and preset.
 
     Args:
-        epochs: How often to go through the training data.
-        batch_size: The number of examples a step.
+        epochs: The number of epochs.
+        batch_size: The number of examples per step.
         lr: The learning rate.
         rho: The radius ρ of the perturbation.
-        rho_grid: The radii to choose from on validation data.
+        rho_grid: The radii that a sweep selects from on validation data.
         weight_decay: The optimizer's weight decay.
         optimizer: The optimizer.
-        schedule: How the learning rate changes: ``"constant"``, ``"step"`` (by default halved after
+        schedule: The learning-rate schedule: ``"constant"``, ``"step"`` (by default halved after
             half of the epochs), ``"plateau"`` or ``"cosine"``.
         schedule_options: The schedule's options.
-        average_last: Report the mean over this many last epochs; 0 for the epoch that is best on
-            validation data.
+        average_last: Report the mean over the last epochs, this many; 0 reports the epoch that is
+            best on validation data.
     """
 
     epochs: int
@@ -65,25 +65,26 @@ class Defaults:
 
 
 class Benchmark(ABC):
-    """One multi-task problem. Fill in the four methods and the attributes for your own.
+    """A multi-task problem. Implement the four methods and set the attributes for your own.
 
-    No registration is needed: ``samo train my_module:MyBenchmark`` finds the class by its address,
-    a file ``my_module.py`` in the current directory, or an installed module. The arguments of its
-    ``__init__``, where it has any, can be set by ``--benchmark-option NAME=VALUE``.
-    ``examples/bring_your_own.py`` is a whole problem in one file.
+    No registration is needed: ``samo train my_module:MyBenchmark`` imports the class from
+    ``my_module.py`` in the current directory or from an installed module. The arguments of its
+    ``__init__``, if it has any, are set by ``--benchmark-option NAME=VALUE``.
+    ``examples/bring_your_own.py`` is a complete problem in one file.
 
-    What a batch is, is up to the benchmark: only its own `outputs` looks inside. It may be a tensor
-    with labels, a graph, or (multi-input problems) a mapping from tasks to batches. Where it holds
-    tensors in tuples, lists or mappings, or has a method ``to``, training moves it to the device.
+    A batch can be any object, since only `outputs` reads it: a tensor with labels, a graph, or (in
+    multi-input problems) a mapping from tasks to batches. Training moves it to the device if it
+    consists of tensors in tuples, lists or mappings, or has a method ``to``.
 
     Attributes:
-        defaults: The customary hyper-parameters, where the command line does not set others.
+        defaults: The hyper-parameters that apply if the command line does not set others.
         tasks: The names of the tasks.
-        metrics: The metrics of each task, by name. Those of one task may differ from another's. The
-            first of each task decides, on validation data, which epoch is reported.
-        own: The name of the model's attribute that maps tasks to the modules which are their own;
-            all else is then shared, as in published codes that count everything but the heads so.
-            None: what is reached by one task only is its own, as the autograd graph shows.
+        metrics: The metrics of each task, by name. Tasks may have different metrics. The first
+            metric of each task determines, on validation data, which epoch is reported.
+        own: The name of the model's attribute that maps tasks to their task-specific modules. All
+            other parameters are then shared, as in published codes, which count everything but the
+            heads as shared. If None, the autograd graph determines it: parameters that one task
+            alone depends on are task-specific.
 
     Example:
         >>> import samo.benchmarks
@@ -102,7 +103,7 @@ class Benchmark(ABC):
 
     @abstractmethod
     def model(self) -> nn.Module:
-        """Makes a fresh model, initialised from torch's global generator."""
+        """Makes a new model, initialised from torch's global generator."""
 
     @abstractmethod
     def batches(
@@ -112,18 +113,18 @@ class Benchmark(ABC):
         batch_size: int,
         generator: Generator | None = None,
     ) -> Iterable[Any]:
-        """Gives the batches of a split; a ``DataLoader`` will do.
+        """Returns the batches of a split, for instance a ``DataLoader``.
 
         Args:
-            split: Which part of the data.
-            tasks: The tasks that the batches are for: each batch has labels for one of them at
-                least, and nothing that only others need has to be loaded.
-            batch_size: How many examples a batch has (a task, where each has its own input).
-            generator: Shuffles, anew at each iteration; None keeps the order. It must be the only
-                source of chance in the order: its state is what a resumed run continues from.
+            split: The split.
+            tasks: The tasks that the batches are for. Each batch must have labels for at least one
+                of them; data that only other tasks need can be left out.
+            batch_size: The number of examples per batch (per task, in multi-input problems).
+            generator: Shuffles anew at each iteration; None keeps the order. The order must not
+                depend on any other randomness: a resumed run continues from the generator's state.
 
         Returns:
-            An iterable that can be gone through again and again, an epoch each time.
+            A re-iterable; each iteration is an epoch.
         """
 
     @abstractmethod
@@ -135,7 +136,7 @@ class Benchmark(ABC):
         Args:
             model: The model.
             batch: One of the `batches`.
-            tasks: The tasks that are asked for; the heads of others need not be evaluated.
+            tasks: The requested tasks; the heads of other tasks need not be evaluated.
 
         Returns:
             Predictions and targets by task. A task without labels in this batch is left out.
@@ -143,24 +144,24 @@ class Benchmark(ABC):
 
     @abstractmethod
     def loss(self, task: str, prediction: Tensor, target: Tensor) -> Tensor:
-        """Computes the loss of a task, a scalar (a mean over the examples).
+        """Computes the loss of a task.
 
         Args:
             task: The task.
-            prediction: What `outputs` predicted.
-            target: What it gave as the target.
+            prediction: The prediction that `outputs` returned.
+            target: The target that `outputs` returned.
 
         Returns:
-            The loss.
+            The mean loss over the examples, a scalar.
         """
 
     def losses(self, model: nn.Module, batch: Any, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Computes the losses of the tasks that are asked for: `outputs`, then `loss`.
+        """Computes the losses of the requested tasks: `outputs`, then `loss`.
 
         Args:
             model: The model.
             batch: One of the `batches`.
-            tasks: The tasks that are asked for.
+            tasks: The requested tasks.
 
         Returns:
             The losses by task.

@@ -1,4 +1,4 @@
-"""Image files, decoded once into a memory-mapped file, and batches of them."""
+"""Image files that are decoded once into a memory-mapped file, and batches of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,27 +17,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from ._batches import index_batches
 from ._errors import DataError
 
-# Decoded at a time: what an interrupt waits for, and what is held in memory.
+# The number of images decoded at a time: an interrupt waits for them, and they are held in memory.
 _CHUNK = 512
-# Fewer are decoded in seconds.
-_WORTH_A_WORD = 5_000
+# Progress is reported from this many images on; fewer are decoded in seconds.
+_REPORTED = 5_000
+
+
+def unit_range(x: Tensor) -> Tensor:
+    """Scales uint8 pixels to [0, 1]; returns floating-point pixels as they are."""
+    return x if x.is_floating_point() else x / 255
 
 
 def decoded(files: Sequence[Path], side: int, cache: Path, name: str) -> Tensor:
     """Decodes images to RGB and resizes them to a square (bilinearly), once.
 
-    The pixels are kept in a file of `cache` that is memory-mapped: it takes no memory that others
-    need, and several processes share it. Its name has a digest of the files' names, sizes and times
-    of change: if one changes, all are decoded again. It is written beside its place and renamed
-    into it, so an interrupt leaves none.
+    The pixels are stored in a memory-mapped file in `cache`, which several processes share. Its
+    name contains a digest of the names, sizes and modification times of the images: if one changes,
+    all are decoded again. The file is written under another name and then renamed, so an interrupt
+    leaves no partial file.
 
     Args:
         files: The image files.
         side: The side of the square in pixels.
-        cache: The directory for the file; it is made if need be.
-        name: What the file's name begins with.
+        cache: The directory of the file; it is created if necessary.
+        name: The prefix of the file's name.
 
     Returns:
         uint8, shape ``[len(files), 3, side, side]``, memory-mapped.
@@ -44,14 +51,14 @@ def decoded(files: Sequence[Path], side: int, cache: Path, name: str) -> Tensor:
     Raises:
         DataError: If an image cannot be decoded, or the cache cannot be written or is damaged.
     """
-    # Not needed by benchmarks without images.
+    # Benchmarks without images do not need it.
     from filelock import FileLock
 
     digest = hashlib.sha256()
     for file in files:
-        about = file.stat()
+        stat = file.stat()
         digest.update(
-            f"{file.parent.name}/{file.name}\0{about.st_size}\0{about.st_mtime_ns}\n".encode()
+            f"{file.parent.name}/{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode()
         )
     shape = (len(files), 3, side, side)
     path = cache / f"{name}-{side}x{side}-{digest.hexdigest()[:16]}.npy"
@@ -59,12 +66,12 @@ def decoded(files: Sequence[Path], side: int, cache: Path, name: str) -> Tensor:
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
-                if not path.exists():  # another process may have been at it
+                if not path.exists():  # another process may have written it
                     _write(path, files, shape)
         except OSError as error:
             raise DataError(
-                f"{path} cannot be written ({error}). It takes {np.prod(shape) / 1e9:.1f} GB; "
-                f"`cache` names another directory for it."
+                f"{path} cannot be written ({error}). It needs {np.prod(shape) / 1e9:.1f} GB; "
+                f"set `cache` to another directory."
             ) from error
     return _mapped(path, shape)
 
@@ -72,17 +79,17 @@ def decoded(files: Sequence[Path], side: int, cache: Path, name: str) -> Tensor:
 def _write(path: Path, files: Sequence[Path], shape: tuple[int, ...]) -> None:
     beside = path.with_name(f"{path.name}.new")
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    told = 0
+    reported = 0
     try:
         with beside.open("wb") as out, ThreadPoolExecutor(os.cpu_count()) as pool:
             np.lib.format.write_array_header_1_0(out, header)
             for start in range(0, len(files), _CHUNK):
-                if len(files) >= _WORTH_A_WORD and start >= told:
+                if len(files) >= _REPORTED and start >= reported:
                     print(
                         f"samo: {start} of {len(files)} images decoded into {path}", file=sys.stderr
                     )
-                    told += len(files) // 10
-                # Decoding and resizing let go of the interpreter, so threads are enough.
+                    reported += len(files) // 10
+                # Decoding and resizing release the GIL, so threads are enough.
                 chunk = files[start : start + _CHUNK]
                 out.writelines(pool.map(partial(_decode, side=shape[-1]), chunk))
         beside.replace(path)
@@ -105,16 +112,16 @@ def _decode(file: Path, side: int) -> bytes:
 def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
     fault = ""
     try:
-        # Copy on write: PyTorch wants writable memory, and nothing is ever written back.
+        # Copy on write, since PyTorch expects writable memory; nothing is written back.
         pixels: NDArray[np.uint8] = np.load(path, mmap_mode="c", allow_pickle=False)
         if pixels.shape != shape or pixels.dtype != np.uint8:
             fault = (
-                f"it holds {pixels.dtype} of shape {pixels.shape}, and should hold uint8 of {shape}"
+                f"it contains {pixels.dtype} of shape {pixels.shape} instead of uint8 of {shape}"
             )
     except (ValueError, EOFError) as error:
         fault = str(error)
     if fault:
-        raise DataError(f"{path} has been damaged: {fault}. Delete it, to have it made again.")
+        raise DataError(f"{path} is damaged: {fault}. Delete it, and it is created anew.")
     return torch.from_numpy(pixels)
 
 
@@ -122,18 +129,18 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
 class ImageBatches:
     """Batches of images and labels.
 
-    The pixels stay uint8: a fourth of the traffic to the device, and scaled there.
+    The pixels stay uint8 and are scaled on the device, for a fourth of the traffic.
 
     Args:
         pixels: All images, uint8, shape ``[N, 3, side, side]``; may be memory-mapped.
         labels: Their labels, shape ``[N]`` or ``[N, tasks]``.
-        rows: Which of them.
-        batch_size: The number of images a batch.
-        generator: Shuffles, anew at each iteration, crops, and leaves out a last batch that is not
-            full (batch normalisation cannot do with a single image) if it is not the only one. None
-            keeps the order, all images, and the middle of each.
-        crop: The side of a square that is cut out of each image: at random and mirrored in every
-            second case, if there is a generator. None for whole images.
+        rows: The indices of the images to use.
+        batch_size: The number of images per batch.
+        generator: Shuffles anew at each iteration and draws the crops. An incomplete last batch is
+            then dropped unless it is the only one (batch normalisation fails on a single image).
+            None keeps the order and all images, and crops the centre.
+        crop: The side of a square that is cropped from each image; with a generator, at a random
+            place and mirrored with probability one half. None for whole images.
 
     Example:
         >>> pixels, labels = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5)
@@ -154,17 +161,16 @@ class ImageBatches:
         return full if full and self.generator is not None else full + bool(rest)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        rows = self.rows
-        if self.generator is not None:
-            rows = rows[torch.randperm(len(rows), generator=self.generator)]
-        for chosen in rows.split(self.batch_size)[: len(self)]:
+        batches = index_batches(len(self.rows), self.batch_size, self.generator)
+        for indices in islice(batches, len(self)):
+            chosen = self.rows[indices]
             if self.crop is None:
-                x = self.pixels.index_select(0, chosen)  # ten times as fast as an index
+                x = self.pixels.index_select(0, chosen)  # ten times as fast as indexing
             else:
-                x = self._cut(chosen, self.crop)
+                x = self._cropped(chosen, self.crop)
             yield x, self.labels[chosen]
 
-    def _cut(self, rows: Tensor, side: int) -> Tensor:
+    def _cropped(self, rows: Tensor, side: int) -> Tensor:
         """Reads a square of each image, and nothing around it."""
         n, spare = len(rows), self.pixels.shape[-1] - side
         if self.generator is None:

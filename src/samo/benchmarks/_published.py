@@ -1,4 +1,4 @@
-"""The result tables of the papers, as data."""
+"""The result tables of the papers as data."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class PublishedColumn:
 
     Attributes:
         benchmark: The benchmark.
-        task: The task, under the benchmark's own name for it; ``""`` for a figure of all tasks
-            together: Δm, average ..
-        metric: The metric, likewise.
+        task: The task, by the benchmark's name for it; ``""`` for a number over all tasks, such as
+            Δm or the average.
+        metric: The metric, by the benchmark's name for it.
         unit: The unit.
-        higher_is_better: The direction.
+        higher_is_better: Whether higher values are better.
     """
 
     benchmark: str
@@ -33,12 +33,12 @@ class PublishedColumn:
 
 @dataclass(frozen=True)
 class PublishedNote:
-    """A printed Δm that is not, to the digit, what follows from its row.
+    """A printed Δm that differs from the value that follows from its row.
 
     Attributes:
         row: The row.
         benchmark: The benchmark.
-        recomputed: Δm from the row's columns and the baseline's.
+        recomputed: Δm computed from the columns of the row and the baseline.
         note: Whether the rounding of the columns explains the difference.
     """
 
@@ -50,20 +50,20 @@ class PublishedNote:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A printed table, with the digits that are printed.
+    """A printed table, with all printed digits.
 
     Attributes:
-        name: Its name here.
+        name: Its name in this package.
         paper: The paper.
-        arxiv: Its arXiv number.
-        number: The table's number; ``""`` where it was collected from the text.
+        arxiv: The paper's arXiv number.
+        number: The table's number; ``""`` if it was collected from the text.
         title: What it shows.
-        remark: What should be known to compare with it.
-        baseline: Table and row that Δm is against, as ``"table:row"``; ``""`` for none.
+        remark: What to know before comparing with it.
+        baseline: Table and row that Δm is relative to, as ``"table:row"``; ``""`` for none.
         columns: The columns.
-        rows: The values by the row's printed label, in the order of the columns; None where nothing
-            is printed.
-        notes: What is wrong with some rows.
+        rows: The values by the printed label of the row, in the order of the columns; None where
+            nothing is printed.
+        notes: Errors in the printed rows.
     """
 
     name: str
@@ -79,21 +79,12 @@ class PublishedTable:
 
     @property
     def source(self) -> str:
-        """Where it is from, for instance ``"SAMO, arXiv 2507.07883, Table 4"``."""
+        """The source, for instance ``"SAMO, arXiv 2507.07883, Table 4"``."""
         where = f", Table {self.number}" if self.number else f" ({self.title})"
         return f"{self.paper}, arXiv {self.arxiv}{where}"
 
     def value(self, row: str, task: str, metric: str) -> Decimal | None:
-        """Looks up a value of a table of one benchmark.
-
-        Args:
-            row: The row's label.
-            task: The task.
-            metric: The metric.
-
-        Returns:
-            The value; None if there is none.
-        """
+        """Returns a value of a table of one benchmark, or None if there is none."""
         for column, value in zip(self.columns, self.rows[row], strict=True):
             if (column.task, column.metric) == (task, metric):
                 return value
@@ -101,13 +92,14 @@ class PublishedTable:
 
 
 def published(benchmark: str | None = None) -> tuple[PublishedTable, ...]:
-    """Gives the result tables of the SAMO and F-MTL papers.
+    """Returns the result tables of the SAMO and F-MTL papers.
 
-    Of SAMO's fourteen, Table 3 is about passes and has no numbers. Of F-MTL's, Multi-MNIST is
-    whole, and of the others there is what the remarks say.
+    All tables of SAMO are included except Table 3, which is about passes and has no numbers. The
+    Multi-MNIST table of F-MTL is complete; the remarks say what the others include.
 
     Args:
-        benchmark: Only what is about this benchmark: its columns, and the rows with a value there.
+        benchmark: Restricts the tables to the columns of this benchmark and the rows with a value
+            in them.
 
     Returns:
         The tables, in the order of the papers.
@@ -129,13 +121,13 @@ def published(benchmark: str | None = None) -> tuple[PublishedTable, ...]:
 def published_baseline(
     benchmark: str,
 ) -> tuple[PublishedTable, dict[tuple[str, str], float]] | None:
-    """Finds the published numbers of single-task training.
+    """Returns the published results of single-task training.
 
     Args:
         benchmark: The benchmark.
 
     Returns:
-        The table, and the values by task and metric; None if there are none on the same data.
+        The table, and the values by task and metric; None if there are none for the same data.
 
     Example:
         >>> table, values = published_baseline("cityscapes")
@@ -160,7 +152,7 @@ def _all() -> tuple[PublishedTable, ...]:
 
 
 def _order(name: str) -> tuple[bool, int, str]:
-    """SAMO's tables by their numbers, then those of F-MTL."""
+    """Returns the sorting key: SAMO's tables by their numbers, then those of F-MTL."""
     stem = name.removesuffix(".toml")
     paper, _, rest = stem.rpartition("-")
     return paper != "samo", int(rest) if rest.isdigit() else 0, stem

@@ -7,8 +7,8 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from .._names import unknown
 from ._benchmark import Benchmark
-from ._names import unknown
 from .celeba import CelebA
 from .dense import Cityscapes, NYUv2
 from .digits import Digits, DigitsDomains
@@ -35,10 +35,7 @@ _BENCHMARKS: dict[str, type[Benchmark]] = {
 
 
 def available() -> list[str]:
-    """Names the benchmarks that come with the package.
-
-    Returns:
-        Their names, for `create`.
+    """Returns the names of the benchmarks in this package.
 
     Example:
         >>> available()[:2]
@@ -48,17 +45,17 @@ def available() -> list[str]:
 
 
 def get(name: str) -> type[Benchmark]:
-    """Finds a benchmark's class without making its data.
+    """Returns a benchmark's class, without loading any data.
 
     Args:
-        name: One of `available`, or the address ``"module:Class"`` of your own.
+        name: One of `available`, or ``"module:Class"`` for your own class.
 
     Returns:
         The class.
 
     Raises:
-        ValueError: If there is none of this name, the address leads to something else, or your
-            class is not complete.
+        ValueError: If the name is unknown, it refers to anything but a benchmark, or your class
+            lacks methods.
 
     Example:
         >>> get("samo.benchmarks:Digits") is get("digits")
@@ -70,12 +67,12 @@ def get(name: str) -> type[Benchmark]:
     if not colon:
         raise ValueError(f"{unknown('benchmark', name, available())} Or your own, module:Class.")
     if module.endswith(".py") or "/" in module:
-        hint = f"'{Path(module).stem}:{attribute}' in the directory where {module} lies"
+        hint = f"'{Path(module).stem}:{attribute}' in the directory of {module}"
         raise ValueError(f"benchmark {name!r} must be named by its module: {hint}.")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        where = "Modules are looked for in the current directory and among those installed."
+        where = "Modules are imported from the current directory or the installed packages."
         raise ValueError(f"benchmark {name!r} cannot be imported: {error}. {where}") from error
     if not (inspect.isclass(found) and issubclass(found, Benchmark)):
         raise ValueError(f"benchmark {name!r} must be a class derived from {Benchmark.__name__}.")
@@ -89,16 +86,15 @@ def create(name: str, **options: Any) -> Benchmark:
     """Makes a benchmark with its data.
 
     Args:
-        name: One of `available`, or the address ``"module:Class"`` of your own.
+        name: One of `available`, or ``"module:Class"`` for your own class.
         **options: The arguments of its class.
 
     Returns:
         The benchmark.
 
     Raises:
-        ValueError: If the name or an option is unknown, an option that has no default is left out,
-            an option's value is bad, or your class does not say what its tasks and their metrics
-            are.
+        ValueError: If the name or an option is unknown, a required option is missing, a value is
+            invalid, or your class has no tasks or a task has no metrics.
 
     Example:
         >>> create("digits", pairs=100).tasks
@@ -117,7 +113,7 @@ def create(name: str, **options: Any) -> Benchmark:
             raise ValueError(f"benchmark {name!r} needs the option {option!r} ({hint}).")
     made = kind(**options)
     if not getattr(made, "tasks", ()):
-        raise ValueError(f"benchmark {name!r} does not name its tasks: set the attribute `tasks`.")
+        raise ValueError(f"benchmark {name!r} has no tasks: set the attribute `tasks`.")
     without = [task for task in made.tasks if not getattr(made, "metrics", {}).get(task)]
     if without:
         raise ValueError(f"benchmark {name!r} has no metric for task {without[0]!r} in `metrics`.")

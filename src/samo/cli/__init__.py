@@ -10,15 +10,15 @@ from typing import final
 
 @final
 class _Notes(logging.Handler):
-    """Prints what the package logs, such as what a benchmark found in a file."""
+    """Prints the log messages of the package, such as those of a benchmark about its files."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Looked up each time: while a progress bar is shown, this is a stream that keeps above it.
+        # Looked up each time: while a progress bar is shown, this stream prints above it.
         print(self.format(record), file=sys.stderr)
 
 
 def main() -> None:
-    """Runs ``samo``; says what to install where its extra is missing.
+    """Runs ``samo``; names the extra to install if it is missing.
 
     Raises:
         ModuleNotFoundError: If a module of this package itself is missing.
@@ -38,6 +38,6 @@ def main() -> None:
     notes = logging.getLogger("samo")
     notes.setLevel(logging.INFO)
     notes.addHandler(_Notes())
-    # Last, so that nothing there hides an installed module: where `module:Class` may lie.
+    # For benchmarks given as `module:Class`. Last, so that it hides no installed module.
     sys.path.append(str(Path.cwd()))
     app(prog_name="samo")

@@ -1,4 +1,4 @@
-"""What is analysed of a run, and what is written."""
+"""The analyses of a run, and their files."""
 
 from __future__ import annotations
 
@@ -20,14 +20,11 @@ from .. import (
     PreviousGradient,
     RandomDirection,
 )
-from ..training import RunError, Trained
-from ..training._evaluate import to_device
-from ..training._files import read_json, write_json
-from ..training._sharpness import perturbation
+from ..records import read_json, write_json
+from ..training import RunError, Trained, perturbation, to_device
 
 if TYPE_CHECKING:
-    from ..analysis._data import Losses
-    from ..analysis._results import Result
+    from ..analysis import Losses, Result
 
 ESTIMATORS: Mapping[str, Callable[[], LocalGradient]] = {
     "SPSA": SPSA,
@@ -40,16 +37,16 @@ ESTIMATORS: Mapping[str, Callable[[], LocalGradient]] = {
 
 @dataclass(frozen=True)
 class Request:
-    """What an analysis depends on, beside the run.
+    """The settings of an analysis.
 
     Attributes:
-        split: The part of the data.
-        batches: How many batches; 0 for all.
-        rho: The radius of sharpness; None for the benchmark's own, the same for all its runs.
-        module: The submodule whose outputs are the features, ``{task}`` in it standing for each
-            task; None for the trunk of a network that has one.
-        seed: The seed of the choice of batches, and of all that is random.
-        device: Where to.
+        split: The split of the data.
+        batches: The number of batches; 0 for all.
+        rho: The radius of sharpness; None for that of the benchmark, the same for all its runs.
+        module: The submodule whose outputs are the features, with ``{task}`` for one per task; None
+            for the trunk of the network.
+        seed: The seed of the batches and of all random numbers.
+        device: The device.
     """
 
     split: str
@@ -61,12 +58,12 @@ class Request:
 
 
 class Subject:
-    """A trained model with the losses and batches to analyse it on.
+    """A trained model with its losses and batches.
 
     Args:
         run: The model.
-        request: What to analyse it on.
-        tick: Is called at each batch.
+        request: The settings.
+        tick: Called at each batch.
     """
 
     def __init__(self, run: Trained, request: Request, tick: Callable[[], object]) -> None:
@@ -92,12 +89,12 @@ class Subject:
 
     @property
     def data(self) -> tuple[nn.Module, Losses, Iterable[Any], Sequence[str]]:
-        """What every analysis is called with."""
+        """The arguments of every analysis."""
         return self.model, self.losses, self, self.run.tasks
 
     @property
     def rho(self) -> float:
-        """The radius to measure sharpness at."""
+        """The radius of sharpness."""
         return self.run.config.defaults.rho if self.request.rho is None else self.request.rho
 
     def __iter__(self) -> Iterator[Any]:
@@ -107,17 +104,17 @@ class Subject:
             yield to_device(batch, self.device)
 
     def losses(self, batch: Any, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Evaluates a batch's losses."""
+        """Evaluates the losses of a batch."""
         return self.run.benchmark.losses(self.model, batch, tasks)
 
     def sizes(self, batch: Any) -> dict[str, int]:
-        """Counts a batch's examples of each task."""
+        """Counts the examples of each task in a batch."""
         with torch.no_grad():
             outputs = self.run.benchmark.outputs(self.model, batch, self.run.tasks)
         return {task: len(target) for task, (_, target) in outputs.items()}
 
     def labels(self, task: str) -> Callable[[Any], Tensor]:
-        """The classes of a batch's examples, by one task."""
+        """Returns the function from a batch to the classes of its examples by one task."""
 
         def classes(batch: Any) -> Tensor:
             with torch.no_grad():
@@ -133,23 +130,22 @@ def _spectrum(of: Subject) -> dict[str, Result]:
 
 
 def _cosines(of: Subject) -> dict[str, Result]:
-    """At the parameters, and at the points that the run itself perturbs them to."""
+    """Evaluates them at the parameters, and at the points that the run itself perturbs them to."""
     from ..analysis import gradient_cosines
 
     if len(of.run.tasks) < 2:
         return {}
-    config, found = of.run.config, {}
+    config = of.run.config
     own_way, _ = perturbation(config.sharpness, config.rho, config.sharpness_options)
-    for name, at in {"cosines": None, "cosines-perturbed": own_way}.items():
-        if at is not None or name == "cosines":
-            found[name] = gradient_cosines(
-                *of.data, perturbation=at, own=of.own, sizes=of.sizes, seed=of.request.seed
-            )
-    return {**found}
+    ways = {"cosines": None} | ({"cosines-perturbed": own_way} if own_way else {})
+    settings: dict[str, Any] = {"own": of.own, "sizes": of.sizes, "seed": of.request.seed}
+    return {
+        name: gradient_cosines(*of.data, perturbation=way, **settings) for name, way in ways.items()
+    }
 
 
 def _sharpness(of: Subject) -> dict[str, Result]:
-    """Along each task's own gradient, and along the mean gradient."""
+    """Evaluates it along each task's own gradient, and along the mean gradient."""
     from ..analysis import sharpness
 
     ways = {
@@ -182,15 +178,15 @@ def _landscape(of: Subject) -> dict[str, Result]:
 
 
 def _features(of: Subject) -> dict[str, Result]:
-    """By class, of the first task that has classes; or by task, of modules of their own."""
+    """Labels them by the classes of the first task that has classes, or by task."""
     from ..analysis import features
 
     module, seed = of.request.module, of.request.seed
     if module is None:
         if not hasattr(of.model, "trunk"):
             raise RunError(
-                "name the submodule whose outputs are the features: --module heads.{task}.0, say, "
-                "for one of each task."
+                "name the submodule whose outputs are the features, for instance --module "
+                "heads.{task}.0 for one per task."
             )
         module = "trunk"
     if "{task}" in module:
@@ -203,8 +199,8 @@ def _features(of: Subject) -> dict[str, Result]:
         if target.dim() == 1 and not target.is_floating_point():
             return {"features": features(*of.data, of=module, labels=classes, seed=seed)}
     raise RunError(
-        "no task has a class for each example, to tell clusters of features apart by. Name "
-        "submodules of the tasks: --module heads.{task}.0, say."
+        "no task has a class for each example, which would label the clusters of features. Name "
+        "submodules of the tasks, for instance --module heads.{task}.0."
     )
 
 
@@ -216,16 +212,16 @@ ANALYSES: Mapping[str, Callable[[Subject], dict[str, Result]]] = {
     "landscape": _landscape,
     "features": _features,
 }
-"""What can be analysed, and how: results by the names of their files."""
+"""The analyses by name; each returns results by the names of their files."""
 
 
 class Analyses:
-    """The analyses of a run on disk: ``analysis/*.json``, and in ``analysis.json`` what of.
+    """The analyses of a run on disk: ``analysis/*.json``, with their settings in ``analysis.json``.
 
     Args:
-        run: The run's directory.
-        trained: What was trained there.
-        request: What to analyse it on.
+        run: The directory of the run.
+        trained: The trained model.
+        request: The settings.
     """
 
     def __init__(self, run: Path, trained: Trained, request: Request) -> None:
@@ -238,14 +234,14 @@ class Analyses:
             raise RunError(f"{self._record} is damaged: delete it.")
 
     def has(self, name: str) -> bool:
-        """Whether an analysis is there, of the same weights and data."""
+        """Whether an analysis of the same weights and data exists."""
         made = self._made.get(name)
         if not isinstance(made, dict) or made.get("of") != self._wanted:
             return False
         return all((self.directory / f"{file}.json").exists() for file in made.get("files", ()))
 
     def keep(self, name: str, results: Mapping[str, Result]) -> None:
-        """Writes an analysis down."""
+        """Writes an analysis."""
         for file, result in results.items():
             result.save(self.directory / f"{file}.json")
         self._made[name] = {"of": self._wanted, "files": list(results)}
@@ -253,20 +249,9 @@ class Analyses:
 
 
 def runs_below(path: Path) -> list[Path]:
-    """Finds the runs in a directory.
-
-    Args:
-        path: A run's directory, or one with runs below.
-
-    Returns:
-        The runs' directories.
-
-    Raises:
-        RunError: If there is none.
-    """
+    """Finds the runs in a directory, which may be a run itself; there must be one."""
     if (path / "config.json").exists() and not (path / "compare.json").exists():
         return [path]
-    found: Iterable[Path] = path.rglob("checkpoint.pt")
-    if not (runs := sorted(file.parent for file in found)):
+    if not (runs := sorted(file.parent for file in path.rglob("checkpoint.pt"))):
         raise RunError(f"{path} holds no run with a checkpoint (`samo train .. --out {path}`).")
     return runs

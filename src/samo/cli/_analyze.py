@@ -1,96 +1,67 @@
-"""``samo analyze``: why a trained model is as good as it is."""
+"""``samo analyze``: analyses trained models."""
 
 from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from .. import NonFiniteError
 from ..training import RunError, trained
 from ._analyses import ANALYSES, Analyses, Request, Subject, runs_below
-from ._arguments import Device, fail, told
-from ._pictures import Part
-from ._show import View
+from ._arguments import Device, Split, fail, reporting_errors, say
+from ._views import AnalyzeView
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from ..report.tables import Table
 
 _SELDOM = ("landscape", "features")  # only if named
 Loaded = dict[str, Any]
 """Results by the names of their files."""
 
-
-class AnalyzeView(View):
-    """Shows what is being analysed, and how many batches that has taken.
-
-    Args:
-        console: Where to.
-        total: The number of analyses.
-    """
-
-    def __init__(self, console: Console, total: int) -> None:
-        super().__init__(console)
-        self._bar = self._bars.add_task("analyses", total=total, note="")
-        self._what, self._seen = "", 0
-
-    def begins(self, what: str) -> None:
-        """Takes notice of what comes next."""
-        self._what, self._seen = what, 0
-        self._bars.update(self._bar, note=what)
-
-    def tick(self) -> None:
-        """Takes notice of a batch."""
-        self._seen += 1
-        self._bars.update(self._bar, note=f"{self._what}: {self._seen} batches")
-
-    def ended(self, outcome: str) -> None:
-        """Takes notice of an analysis's end."""
-        self._bars.advance(self._bar)
-        self._line(f"{self._what}: {outcome}")
+# Matplotlib is loaded at the end of the command only: all imports of `report` are in functions.
 
 
 def analyze_(
-    run: Annotated[Path, typer.Argument(help="The directory of a run, or of several runs.")],
-    spectrum: Annotated[bool, typer.Option("--spectrum", help="The Hessian's spectrum.")] = False,
+    run: Annotated[Path, typer.Argument(help="Directory of a run, or of several runs.")],
+    spectrum: Annotated[bool, typer.Option("--spectrum", help="Spectrum of the Hessian.")] = False,
     cosines: Annotated[bool, typer.Option("--cosines", help="Cosines of task gradients.")] = False,
     sharpness: Annotated[bool, typer.Option("--sharpness", help="Rise of the losses.")] = False,
     estimators: Annotated[
-        bool, typer.Option("--estimators", help="How good estimates of the local gradient are.")
+        bool, typer.Option("--estimators", help="Quality of estimates of the local gradients.")
     ] = False,
     landscape: Annotated[bool, typer.Option("--landscape", help="Losses on a plane.")] = False,
     features: Annotated[bool, typer.Option("--features", help="Features by t-SNE.")] = False,
-    split: Annotated[Part, typer.Option(help="On which part of the data.")] = Part.TRAIN,
+    split: Annotated[Split, typer.Option(help="Split of the data.")] = Split.TRAIN,
     batches: Annotated[
-        int, typer.Option(min=0, help="On how many batches, of the run's size; 0 for all.")
+        int, typer.Option(min=0, help="Number of batches, of the run's batch size; 0 for all.")
     ] = 20,
     rho: Annotated[
-        float | None, typer.Option(help="The radius of sharpness. Default: the benchmark's.")
+        float | None, typer.Option(help="Radius of sharpness. Default: that of the benchmark.")
     ] = None,
     module: Annotated[
         str | None,
         typer.Option(
-            help="The submodule whose outputs are the features, with {task} for one of each task. "
+            help="Submodule whose outputs are the features, with {task} for one per task. "
             "Default: the trunk."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     device: Device = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="Make anew what is there already.")
-    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Repeat finished analyses.")] = False,
 ) -> None:
     """Analyse trained models: Hessian spectra, task gradients, sharpness, landscapes, features.
 
-    With none of these named, all but landscape and features. Results and figures are written to
-    the run's directory, analysis/. What is there already, of the same weights and data, is kept.
-    The weights are those of the best epoch on validation data.
+    Without any of these options, all but landscape and features are analysed. Results and figures
+    are written to analysis/ in the directory of the run. Finished analyses of the same weights and
+    data are kept. The weights are those of the best epoch on validation data.
     """  # noqa: DOC501 - this is the help
     named = dict(
         spectrum=spectrum,
@@ -102,29 +73,26 @@ def analyze_(
     )
     wanted = [n for n, yes in named.items() if yes] or [n for n in ANALYSES if n not in _SELDOM]
     request = Request(split.value, batches, rho, module, seed, device or "cpu")
-    console, errors = Console(), Console(stderr=True)
-    with told(errors):
+    with reporting_errors() as console:
         if rho is not None and rho <= 0:
             raise RunError(f"--rho must be above 0; found {rho}.")
         found, failures = _all(console, runs_below(run), wanted, request, again=again)
-        for table in _tables(found):
-            console.print(table)
-        for path in found:
-            console.print(f"written to {path / 'analysis'}", highlight=False, soft_wrap=True)
-        fail(errors, failures)
+        if found:
+            _print(console, found)
+        fail(failures)
 
 
 def _all(
     console: Console, runs: Sequence[Path], wanted: Sequence[str], request: Request, *, again: bool
 ) -> tuple[dict[Path, Loaded], dict[str, str]]:
-    """Analyses the runs one after the other; where there are several, one that fails is passed."""
+    """Analyses the runs in turn; with several, the others are analysed if one fails."""
     found: dict[Path, Loaded] = {}
     failures: dict[str, str] = {}
     with AnalyzeView(console, len(runs) * len(wanted)) as view:
         for path in runs:
             try:
                 found[path] = _one(view, path, wanted, request, again=again)
-            except ValueError as error:  # RunError, AnalysisError and what models raise
+            except ValueError as error:  # RunError, AnalysisError and errors of models
                 if len(runs) == 1:
                     raise RunError(f"{path}: {error}") from error
                 failures[str(path)] = str(error)
@@ -142,20 +110,20 @@ def _one(
     subject = Subject(model, request, view.tick)
     kept = Analyses(path, model, request)
     for name in wanted:
-        view.begins(f"{path} {name}")
+        view.begin(f"{path} {name}")
         if kept.has(name) and not again:
-            view.ended("is there already")
+            view.end("is there already")
             continue
         kept.keep(name, ANALYSES[name](subject))
-        view.ended("done")
+        view.end("done")
     found = _load(kept.directory)
     _draw(found, kept.directory)
     return found
 
 
 def _load(directory: Path) -> Loaded:
-    """All results of a run, those of earlier calls as well."""
-    from ..analysis._kinds import KINDS
+    """Loads all results of a run, including those of earlier calls."""
+    from ..analysis import KINDS
 
     return {
         file.stem: kind.load(file)
@@ -165,7 +133,6 @@ def _load(directory: Path) -> Loaded:
 
 
 def _draw(found: Loaded, directory: Path) -> None:
-    # Matplotlib is for the end only.
     from .. import report
 
     plots: dict[str, Callable[[Any], Figure]] = {
@@ -175,7 +142,7 @@ def _draw(found: Loaded, directory: Path) -> None:
         "landscape": report.loss_planes,
         "features": report.features,
     }
-    ways = {
+    labels = {
         "sharpness": "along each task's own gradient",
         "sharpness-global": "along the mean gradient",
         "cosines": "at the parameters",
@@ -183,72 +150,82 @@ def _draw(found: Loaded, directory: Path) -> None:
     }
     for name, plot in plots.items():
         files = [name, f"{name}-global", f"{name}-perturbed"]
-        shown = {ways.get(file, name): found[file] for file in files if file in found}
+        shown = {labels.get(file, name): found[file] for file in files if file in found}
         if shown:
             report.save(plot(shown), directory / f"{name}.svg")
     if quality := found.get("estimators"):
         report.save(report.estimators(quality), directory / "estimators.svg")
 
 
-def _tables(found: Mapping[Path, Loaded]) -> Iterable[Table]:
-    """Of each kind, a row a run; and of a single run, what there is by task."""
-    above = Path(os.path.commonpath([path.parent for path in found]))
-    for title, figures_of in _FIGURES.items():
-        rows = {str(path.relative_to(above)): figures_of(found[path]) for path in found}
-        headings = list(dict.fromkeys(name for row in rows.values() for name in row))
-        if not headings:
-            continue
-        table = Table(title=title)
-        table.add_column("run", overflow="fold")
-        for heading in headings:
-            table.add_column(heading, justify="right")
-        for name, row in rows.items():
-            table.add_row(name, *(row.get(heading, "–") for heading in headings))
-        yield table
+def _print(console: Console, found: Mapping[Path, Loaded]) -> None:
+    from ..report.tables import fitting
+
+    tables = list(_over_runs(found))
     if len(found) == 1:
         (results,) = found.values()
-        yield from _by_task(results)
+        tables += _over_tasks(results)
+    for table in tables:
+        console.print(fitting([table], console.width))
+    for path in found:
+        say(console, f"written to {path / 'analysis'}")
 
 
-def _spectrum(results: Loaded) -> dict[str, str]:
+def _over_runs(found: Mapping[Path, Loaded]) -> Iterator[Table]:
+    """A table for each kind of analysis, with a row per run."""
+    from ..report.tables import Cell, Table, cell
+
+    above = Path(os.path.commonpath([path.parent for path in found]))
+    for title, numbers in _NUMBERS.items():
+        rows = {str(path.relative_to(above)): numbers(results) for path, results in found.items()}
+        if heads := list(dict.fromkeys(name for row in rows.values() for name in row)):
+            lines = [
+                [Cell(name), *(cell(*row.get(head, (None,))) for head in heads)]
+                for name, row in rows.items()
+            ]
+            yield Table(title, ["run", *heads], lines)
+
+
+Number = tuple[Any, str]
+"""A value and its format."""
+
+
+def _spectrum(results: Loaded) -> dict[str, Number]:
     if not (spectrum := results.get("spectrum")):
         return {}
-    ratio = spectrum.lambda_ratio
     return {
-        "λ_max": f"{spectrum.lambda_max:.4g}",
-        "λ_max/λ_5": "–" if ratio is None else f"{ratio:.3g}",
-        "trace": f"{spectrum.trace:.4g} ± {spectrum.trace_error:.2g}",
+        "λ_max": (spectrum.lambda_max, ".4g"),
+        "λ_max/λ_5": (spectrum.lambda_ratio, ".3g"),
+        "trace": (f"{spectrum.trace:.4g} ± {spectrum.trace_error:.2g}", ""),
     }
 
 
-def _cosines(results: Loaded) -> dict[str, str]:
+def _cosines(results: Loaded) -> dict[str, Number]:
     if not (cosines := results.get("cosines")):
         return {}
-    k = len(cosines.tasks)
-    pairs = [cosines.matrix[i][j] for i in range(k) for j in range(i)]
-    met = cosines.batch_conflicts  # None where no two tasks have a batch in common
+    pairs = [cosines.matrix[i][j] for i in range(len(cosines.tasks)) for j in range(i)]
     return {
-        "mean cosine": f"{statistics.fmean(pairs):.3f}",
-        "conflicts": "–" if met is None else f"{100 * met:.0f} %",
-        "norm balance": f"{cosines.balance:.2f}",
+        "mean cosine": (statistics.fmean(pairs), ".3f"),
+        # None if no two tasks have a batch in common
+        "conflicts": (cosines.batch_conflicts, ".0%"),
+        "norm balance": (cosines.balance, ".2f"),
     }
 
 
-def _sharpness(results: Loaded) -> dict[str, str]:
+def _sharpness(results: Loaded) -> dict[str, Number]:
     ways = {"sharpness": "along own gradients", "sharpness-global": "along the mean gradient"}
     return {
-        f"{way} (ρ = {sharp.rho:g})": f"{statistics.fmean(sharp.sharpness):.3g}"
+        f"{way} (ρ = {sharp.rho:g})": (statistics.fmean(sharp.sharpness), ".3g")
         for name, way in ways.items()
         if (sharp := results.get(name))
     }
 
 
-def _features(results: Loaded) -> dict[str, str]:
+def _features(results: Loaded) -> dict[str, Number]:
     features = results.get("features")
-    return {"inter-cluster distance": f"{features.distance:.2f}"} if features else {}
+    return {"inter-cluster distance": (features.distance, ".2f")} if features else {}
 
 
-_FIGURES: Mapping[str, Callable[[Loaded], dict[str, str]]] = {
+_NUMBERS: Mapping[str, Callable[[Loaded], dict[str, Number]]] = {
     "Hessian": _spectrum,
     "Task gradients": _cosines,
     "Rise of the mean loss": _sharpness,
@@ -256,24 +233,30 @@ _FIGURES: Mapping[str, Callable[[Loaded], dict[str, str]]] = {
 }
 
 
-def _by_task(results: Loaded) -> Iterable[Table]:
+def _over_tasks(results: Loaded) -> Iterator[Table]:
+    """The tables of a single run, with a row per task or estimator."""
+    from ..report.tables import Cell, Table, cell
+
     cosines, sharp = results.get("cosines"), results.get("sharpness")
     if cosines and len(cosines.tasks) <= 12:
-        table = Table("cosine", *cosines.tasks, "‖gradient‖", title="Task gradients")
-        for task, row, norm in zip(cosines.tasks, cosines.matrix, cosines.norms, strict=True):
-            table.add_row(task, *(f"{value:.3f}" for value in row), f"{norm:.3g}")
-        yield table
+        rows = [
+            [Cell(task), *(cell(value, ".3f") for value in row), cell(norm, ".3g")]
+            for task, row, norm in zip(cosines.tasks, cosines.matrix, cosines.norms, strict=True)
+        ]
+        yield Table("Task gradients", ["cosine", *cosines.tasks, "‖gradient‖"], rows)
     if sharp:
-        table = Table("task", "loss", "rise", title=f"Sharpness at ρ = {sharp.rho:g}")
-        for task, loss, rise in zip(sharp.tasks, sharp.natural, sharp.sharpness, strict=True):
-            table.add_row(task, f"{loss:.4g}", f"{rise:.4g}")
-        yield table
+        rows = [
+            [Cell(task), cell(loss, ".4g"), cell(rise, ".4g")]
+            for task, loss, rise in zip(sharp.tasks, sharp.natural, sharp.sharpness, strict=True)
+        ]
+        yield Table(f"Sharpness at ρ = {sharp.rho:g}", ["task", "loss", "rise"], rows)
     if quality := results.get("estimators"):
-        title = f"Cosine with the exact local gradient (d = {quality.parameters})"
-        table = Table("estimator", "ĝ", f"ε, α = {quality.alpha:g}", title=title)
-        mean = statistics.fmean(quality.mean_gradient.mean)
-        table.add_row("mean gradient (α = 1)", "", f"{mean:.3f}")
+        mean = cell(statistics.fmean(quality.mean_gradient.mean), ".3f")
+        rows = [[Cell("mean gradient (α = 1)"), Cell(), mean]]
         for name, direction in quality.direction.items():
             epsilon = statistics.fmean(quality.epsilon[name].mean)
-            table.add_row(name, f"{statistics.fmean(direction.mean):.4f}", f"{epsilon:.3f}")
-        yield table
+            row = [cell(statistics.fmean(direction.mean), ".4f"), cell(epsilon, ".3f")]
+            rows.append([Cell(name), *row])
+        heads = ["estimator", "ĝ", f"ε, α = {quality.alpha:g}"]
+        title = f"Cosine with the exact local gradient (d = {quality.parameters})"
+        yield Table(title, heads, rows)

@@ -13,40 +13,34 @@ from .. import __version__
 from ..training import PRESETS, compare, configured, plan, train
 from ._analyze import analyze_
 from ._arguments import (
-    AverageLast,
     Baselines,
-    BatchSize,
     BenchmarkName,
-    Clip,
-    Data,
-    Device,
-    Epochs,
     Jobs,
     Lr,
     Methods,
-    OptimizerChoice,
     OptionPairs,
     Presets,
     Published,
-    ScheduleChoice,
-    WeightDecay,
+    RunOptions,
     fail,
-    told,
+    reporting_errors,
+    say,
+    with_run_options,
 )
 from ._bench import bench_
 from ._data import data
-from ._html import report_
 from ._list import tables
-from ._options import assignments, benchmark_options, names, numbers
-from ._pictures import show_
-from ._report import published_delta_m, show_report
-from ._show import CompareView, TrainView, scores_table
+from ._options import assignments, names, numbers
+from ._report import report_
+from ._results import published_delta_m, scores_table, show_results
+from ._show import show_
 from ._sweep import sweep_
 from ._toy import toy_
+from ._views import CompareView, TrainView
 
 app = typer.Typer(
     name="samo",
-    help="Sharpness-aware multi-task optimisation: train, and compare.",
+    help="Sharpness-aware multi-task optimisation: training and comparisons.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -54,7 +48,7 @@ app = typer.Typer(
 
 
 class Kind(StrEnum):
-    """What can be listed."""
+    """What `samo list` can list."""
 
     BENCHMARKS = "benchmarks"
     METHODS = "methods"
@@ -72,7 +66,8 @@ def _version(*, wanted: bool) -> None:
 def _samo(
     *,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     pass
@@ -80,50 +75,40 @@ def _samo(
 
 @app.command("list")
 def list_(
-    what: Annotated[
-        Kind | None, typer.Argument(help="All there is to know of one of these.")
-    ] = None,
+    what: Annotated[Kind | None, typer.Argument(help="List only these, with all details.")] = None,
 ) -> None:
-    """List benchmarks, aggregation methods and sharpness presets."""
+    """List benchmarks, aggregation methods, sharpness presets and learning-rate schedules."""
     console = Console()
     for table in tables(None if what is None else what.value):
         console.print(table)
 
 
 @app.command("train")
+@with_run_options
 def train_(
     benchmark: BenchmarkName,
-    out: Annotated[Path, typer.Option(help="The run's directory.")],
+    out: Annotated[Path, typer.Option(help="Directory of the run.")],
     method: Annotated[str, typer.Option(help="An aggregation method.")] = "ls",
     sharpness: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "erm",
-    rho: Annotated[float | None, typer.Option(help="The radius of the perturbation.")] = None,
-    tasks: Annotated[str | None, typer.Option(help="Only these tasks, with commas.")] = None,
-    seed: Annotated[int, typer.Option(help="The seed.")] = 0,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
+    rho: Annotated[float | None, typer.Option(help="Radius of the perturbation.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Only these tasks, separated by commas.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     lr: Lr = None,
-    weight_decay: WeightDecay = None,
-    optimizer: OptimizerChoice = None,
-    schedule: ScheduleChoice = None,
-    average_last: AverageLast = None,
-    clip: Clip = None,
-    device: Device = None,
-    data: Data = None,
-    benchmark_option: OptionPairs = [],  # noqa: B006 - typer copies it
-    method_option: OptionPairs = [],  # noqa: B006
+    method_option: OptionPairs = [],  # noqa: B006 - typer copies it
     sharpness_option: OptionPairs = [],  # noqa: B006
-    schedule_option: OptionPairs = [],  # noqa: B006
+    *,
+    options: RunOptions,
 ) -> None:
-    """Train one run, or go on with one that was interrupted.
+    """Train one run, or resume an interrupted one.
 
-    What is left out is the benchmark's default. Options of the method and of the preset are given
-    by name: --method-option alpha=2 --sharpness-option mu=0.02.
+    Defaults are those of the benchmark. Options of the method and of the preset are given by name:
+    --method-option alpha=2 --sharpness-option mu=0.02.
     """
-    console, errors = Console(), Console(stderr=True)
-    with told(errors):
+    with reporting_errors() as console:
         config = configured(
             benchmark=benchmark,
-            benchmark_options=benchmark_options(benchmark, benchmark_option, data),
             tasks=None if tasks is None else tuple(names(tasks)),
             method=method,
             method_options=assignments("--method-option", method_option),
@@ -131,59 +116,42 @@ def train_(
             sharpness_options=assignments("--sharpness-option", sharpness_option),
             rho=rho,
             seed=seed,
-            epochs=epochs,
-            batch_size=batch_size,
             lr=lr,
-            weight_decay=weight_decay,
-            optimizer=optimizer,
-            schedule=schedule,
-            schedule_options=assignments("--schedule-option", schedule_option),
-            average_last=average_last,
-            clip=clip,
-            device=device,
+            **options.settings(benchmark),
         )
         with TrainView(console, config.epochs) as view:
             results = train(config, out, watch=view.watch)
         console.print(scores_table(results))
         if line := published_delta_m(results):
-            console.print(line, highlight=False, soft_wrap=True)
-        console.print(f"written to {out}", highlight=False, soft_wrap=True)
+            say(console, line)
+        say(console, f"written to {out}")
 
 
 @app.command("compare")
+@with_run_options
 def compare_(
     benchmark: BenchmarkName,
-    out: Annotated[Path, typer.Option(help="The comparison's directory.")],
+    out: Annotated[Path, typer.Option(help="Directory of the comparison.")],
     methods: Methods = "ls",
     sharpness: Presets = "erm,gsam,samo",
     rho: Annotated[
         str | None,
-        typer.Option(help="The radii to choose from on validation data, with commas."),
+        typer.Option(help="Radii to choose from on validation data, separated by commas."),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
     jobs: Jobs = 1,
     stl: Baselines = True,
     published: Published = False,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
     lr: Lr = None,
-    weight_decay: WeightDecay = None,
-    optimizer: OptimizerChoice = None,
-    schedule: ScheduleChoice = None,
-    average_last: AverageLast = None,
-    clip: Clip = None,
-    device: Device = None,
-    data: Data = None,
-    benchmark_option: OptionPairs = [],  # noqa: B006 - typer copies it
-    schedule_option: OptionPairs = [],  # noqa: B006
+    *,
+    options: RunOptions,
 ) -> None:
-    """Train methods with presets over several seeds, and hold them against each other.
+    """Train methods with presets over several seeds, and compare them.
 
-    Finished runs are kept; after an interrupt the same command goes on. With several ρ, each method
-    and preset is reported at the one that is best on validation data.
+    Finished runs are kept; after an interrupt the same command resumes. With several radii, each
+    method and preset is reported at the one that is best on validation data.
     """
-    console, errors = Console(), Console(stderr=True)
-    with told(errors):
+    with reporting_errors() as console:
         cells = plan(
             benchmark,
             names(methods),
@@ -191,22 +159,13 @@ def compare_(
             numbers("--rho", rho),
             seeds,
             stl=stl,
-            benchmark_options=benchmark_options(benchmark, benchmark_option, data),
-            epochs=epochs,
-            batch_size=batch_size,
             lr=lr,
-            weight_decay=weight_decay,
-            optimizer=optimizer,
-            schedule=schedule,
-            schedule_options=assignments("--schedule-option", schedule_option),
-            average_last=average_last,
-            clip=clip,
-            device=device,
+            **options.settings(benchmark),
         )
         with CompareView(console, len(cells)) as view:
             failures = compare(cells, out, jobs=jobs, watch=view.watch)
-        show_report(console, out, published=published)
-        fail(errors, failures)
+        show_results(console, out, published=published)
+        fail(failures)
 
 
 app.command("sweep")(sweep_)

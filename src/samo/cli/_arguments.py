@@ -1,11 +1,15 @@
-"""Options that several commands have, and what they all do about errors."""
+"""Options shared by several commands, and the handling of errors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
@@ -13,80 +17,155 @@ from rich.console import Console
 from .. import NonFiniteError
 from ..benchmarks import DataError
 from ..training import PRESETS, SCHEDULES, RunError
+from ._options import assignments, benchmark_options
 
 BenchmarkName = Annotated[
     str, typer.Argument(help="A benchmark (see `samo list`), or your own as module:Class.")
 ]
-Data = Annotated[
-    Path | None,
-    typer.Option(help="Where the benchmark's files lie. They may be moved between two calls."),
-]
-Methods = Annotated[str, typer.Option(help="Aggregation methods, with commas.")]
-Presets = Annotated[str, typer.Option(help=f"Presets, with commas: {', '.join(PRESETS)}.")]
-Jobs = Annotated[int, typer.Option(min=1, help="How many processes, a core each.")]
-Baselines = Annotated[
-    bool, typer.Option(help="Train single-task baselines, against which Δm is measured.")
-]
+Methods = Annotated[str, typer.Option(help="Aggregation methods, separated by commas.")]
+Presets = Annotated[str, typer.Option(help=f"Presets, separated by commas: {', '.join(PRESETS)}.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Number of processes, one core each.")]
+Baselines = Annotated[bool, typer.Option(help="Train single-task baselines, the reference of Δm.")]
 OptionPairs = Annotated[list[str], typer.Option(metavar="NAME=VALUE", help="May be repeated.")]
-Epochs = Annotated[int | None, typer.Option(help="Times through the training data.")]
-BatchSize = Annotated[int | None, typer.Option(help="Examples a step.")]
 Lr = Annotated[float | None, typer.Option(help="Learning rate.")]
-WeightDecay = Annotated[float | None, typer.Option(help="Weight decay.")]
-OptimizerChoice = Annotated[str | None, typer.Option(help="adam, adamw or sgd.")]
-ScheduleChoice = Annotated[
-    str | None, typer.Option(help=f"How the learning rate changes: {', '.join(SCHEDULES)}.")
+Published = Annotated[
+    bool, typer.Option("--published", help="Show published results of the benchmark as well.")
 ]
-AverageLast = Annotated[
-    int | None,
-    typer.Option(
-        help="Report the mean over this many last epochs; 0 for the epoch that is best on "
-        "validation data."
-    ),
-]
-Clip = Annotated[
-    float | None, typer.Option(help="Clip the gradient to this norm. Default: no clipping.")
-]
-Published = Annotated[bool, typer.Option("--published", help="Show the papers' results beside.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda ..")]
 
 
-@contextmanager
-def told(console: Console) -> Iterator[None]:
-    """Says in one line what the user can put right; errors of the program keep their traceback.
+class Split(StrEnum):
+    """The splits of a benchmark's data."""
 
-    Args:
-        console: Where to.
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of every run, for `train`, `compare` and `sweep`."""
+
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs.")] = None
+    batch_size: Annotated[int | None, typer.Option(help="Examples per batch.")] = None
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None
+    optimizer: Annotated[str | None, typer.Option(help="adam, adamw or sgd.")] = None
+    schedule: Annotated[
+        str | None, typer.Option(help=f"Learning-rate schedule: {', '.join(SCHEDULES)}.")
+    ] = None
+    average_last: Annotated[
+        int | None,
+        typer.Option(
+            help="Report the mean over this many last epochs; 0 for the epoch that is best on "
+            "validation data."
+        ),
+    ] = None
+    clip: Annotated[
+        float | None, typer.Option(help="Clip the gradient to this norm. Default: no clipping.")
+    ] = None
+    device: Device = None
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Directory of the benchmark's files. It may change between two calls."),
+    ] = None
+    benchmark_option: OptionPairs = field(default_factory=list)
+    schedule_option: OptionPairs = field(default_factory=list)
+
+    def settings(self, benchmark: str) -> dict[str, Any]:
+        """The arguments of `configured`, `plan` and `plan_sweep`.
+
+        Args:
+            benchmark: The benchmark.
+
+        Returns:
+            The arguments by name.
+
+        Raises:
+            RunError: If an option cannot be read, or the benchmark reads no files.
+        """
+        given = asdict(self)
+        data, pairs = given.pop("data"), given.pop("benchmark_option")
+        return {
+            "benchmark_options": benchmark_options(benchmark, pairs, data),
+            "schedule_options": assignments("--schedule-option", given.pop("schedule_option")),
+            **given,
+        }
+
+
+def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Exposes the fields of a command's parameter ``options: RunOptions`` as its own options."""
+    own = inspect.signature(command, eval_str=True)
+    hints = get_type_hints(RunOptions, include_extras=True)
+    defaults = RunOptions()
+    names = [one.name for one in fields(RunOptions)]
+    shared = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=getattr(defaults, name),
+            annotation=hints[name],
+        )
+        for name in names
+    ]
+    kept = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in own.parameters.values()
+        if parameter.name != "options"
+    ]
+
+    @functools.wraps(command)
+    def flat(**given: Any) -> None:
+        options = RunOptions(**{name: given.pop(name) for name in names})
+        command(**given, options=options)
+
+    flat.__signature__ = own.replace(parameters=[*kept, *shared])  # type: ignore[attr-defined]
+    return flat
+
+
+def say(console: Console, *lines: object) -> None:
+    """Prints text as it is, without wrapping; further lines are indented."""
+    console.print(*lines, sep="\n  ", highlight=False, markup=False, soft_wrap=True)
+
+
+def complain(message: str, style: str = "red") -> None:
+    """Prints a line on standard error."""
+    errors = Console(stderr=True)
+    errors.print(f"samo: {message}", style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def reporting_errors() -> Iterator[Console]:
+    """Reports errors of the user in one line; errors of the program keep their traceback.
 
     Yields:
-        Nothing.
+        The console to print to.
 
     Raises:
         Exit: With a status, after the line.
     """
     try:
-        yield
+        yield Console()
     except (RunError, DataError) as error:
-        console.print(f"samo: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        complain(str(error))
         raise typer.Exit(2) from error
     except NonFiniteError as error:
-        console.print(f"samo: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        complain(str(error))
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
-        console.print("samo: interrupted. The same command goes on from here.", style="yellow")
+        complain("interrupted. The same command goes on from here.", "yellow")
         raise typer.Exit(130) from error
 
 
-def fail(console: Console, failures: Mapping[str, str]) -> None:
-    """Names runs that failed; the status is 1 then.
+def fail(failures: Mapping[str, str]) -> None:
+    """Reports failed runs and exits with status 1, if there are any.
 
     Args:
-        console: Where to.
-        failures: Why they failed, by their paths.
+        failures: The reasons by path.
 
     Raises:
         Exit: If there are any.
     """
     for path, reason in failures.items():
-        console.print(f"samo: {path} failed: {reason}", style="red", markup=False, soft_wrap=True)
+        complain(f"{path} failed: {reason}")
     if failures:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""``samo data``: data that is made here."""
+"""``samo data``: generates data."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ..training import RunError
-from ._arguments import told
-from ._show import CountView
+from ._arguments import reporting_errors, say
+from ._views import CountView
 
-data = typer.Typer(help="Make data in the layouts that the benchmarks read.", no_args_is_help=True)
+data = typer.Typer(
+    help="Generate data in the layouts that the benchmarks read.", no_args_is_help=True
+)
 
 
 class Layout(StrEnum):
-    """The layouts that scenes can be written in."""
+    """The layouts of scenes."""
 
     NYUV2 = "nyuv2"
     CITYSCAPES = "cityscapes"
@@ -31,13 +32,13 @@ def _data() -> None:
 
 @data.command("scenes")
 def scenes_(
-    out: Annotated[Path, typer.Option(help="The directory: empty, or not there yet.")],
+    out: Annotated[Path, typer.Option(help="Directory: empty, or not existing yet.")],
     layout: Annotated[
         Layout, typer.Option(help="nyuv2: rooms, with normals; cityscapes: streets.")
     ] = Layout.NYUV2,
-    train: Annotated[int, typer.Option(help="How many images for training.")] = 795,
-    val: Annotated[int, typer.Option(help="How many images for testing (`val`).")] = 654,
-    seed: Annotated[int, typer.Option(help="The seed.")] = 0,
+    train: Annotated[int, typer.Option(help="Number of training images.")] = 795,
+    val: Annotated[int, typer.Option(help="Number of test images (`val`).")] = 654,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     size: Annotated[
         str | None,
         typer.Option(metavar="HxW", help="Multiples of 32. Default: 288x384 or 128x256."),
@@ -45,22 +46,16 @@ def scenes_(
 ) -> None:
     """Render scenes and write them in the layout that `nyuv2` and `cityscapes` read.
 
-    Class, depth and normal are exact in every pixel. After an interrupt the same command goes on.
+    Class, depth and normal are exact in every pixel. After an interrupt the same command resumes.
     """
-    from ..benchmarks.scenes._layouts import LAYOUTS
-    from ..benchmarks.scenes._write import Order, write_scenes
+    from ..benchmarks.scenes import LAYOUTS, SceneSet, write_scenes
 
-    console, errors = Console(), Console(stderr=True)
-    with told(errors):
+    with reporting_errors() as console:
         height, width = LAYOUTS[layout.value].size if size is None else _size(size)
-        order = Order(layout.value, train, val, seed, height, width)
+        scenes = SceneSet(layout.value, train, val, seed, height, width)
         with CountView(console, "images", train + val) as view:
-            write_scenes(order, out, watch=view.watch)
-        console.print(
-            f"written to {out}: samo train {layout.value} --data {out} ...",
-            highlight=False,
-            soft_wrap=True,
-        )
+            write_scenes(scenes, out, watch=view.watch)
+        say(console, f"written to {out}: samo train {layout.value} --data {out} ...")
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -1,9 +1,10 @@
-"""What there is: benchmarks, methods, presets."""
+"""``samo list``: benchmarks, methods, presets and schedules."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from rich.table import Table
@@ -12,6 +13,8 @@ from .. import aggregation, benchmarks
 from .._citation import source
 from ..aggregation import Method
 from ..training import PRESETS, SCHEDULES
+
+_ABOUT = "what it is"
 
 
 def tables(what: str | None) -> list[Table]:
@@ -24,82 +27,86 @@ def tables(what: str | None) -> list[Table]:
     Returns:
         The tables.
     """
-    if what is None:
-        return [_benchmarks(), _methods(short=True), _presets(short=True), _schedules()]
-    if what == "benchmarks":
-        return [_benchmarks()]
-    if what == "schedules":
-        return [_schedules()]
-    return [_methods(short=False)] if what == "methods" else [_presets(short=False)]
+    short = what is None
+    made: dict[str, Callable[[], Table]] = {
+        "benchmarks": _benchmarks,
+        "methods": partial(_methods, short=short),
+        "sharpness": partial(_presets, short=short),
+        "schedules": _schedules,
+    }
+    return [make() for name, make in made.items() if short or name == what]
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(title: str, rows: Iterable[Mapping[str, str]]) -> Table:
+    """Makes a table from rows that have a text for each column."""
     table = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        # Descriptions are in words that should not be broken.
-        table.add_column(column, overflow="fold", min_width=14 if column == "what it is" else None)
+    rows = list(rows)
+    for column in rows[0]:
+        # The words of descriptions must not be broken.
+        table.add_column(column, overflow="fold", min_width=14 if column == _ABOUT else None)
+    for row in rows:
+        table.add_row(*row.values())
     return table
 
 
 def _benchmarks() -> Table:
-    table = _table("benchmarks", "name", "what it is", "epochs", "batch", "lr", "schedule", "ρ")
-    for name in benchmarks.available():
+    def row(name: str) -> dict[str, str]:
         kind = benchmarks.get(name)
         d = kind.defaults
-        line = (inspect.getdoc(kind) or "").splitlines()[0]
-        grid = ", ".join(f"{rho:g}" for rho in d.rho_grid)
-        figures = [f"{d.epochs}", f"{d.batch_size}", f"{d.lr:g}", d.schedule, grid]
-        table.add_row(name, line, *figures)
-    return table
+        return {
+            "name": name,
+            _ABOUT: (inspect.getdoc(kind) or "").splitlines()[0],
+            "epochs": f"{d.epochs}",
+            "batch": f"{d.batch_size}",
+            "lr": f"{d.lr:g}",
+            "schedule": d.schedule,
+            "ρ": ", ".join(f"{rho:g}" for rho in d.rho_grid),
+        }
+
+    return _table("benchmarks", map(row, benchmarks.available()))
 
 
 def _methods(*, short: bool) -> Table:
-    if short:
-        table = _table("methods (all about them: samo list methods)", "name", "what it is")
-    else:
-        table = _table("methods", "name", "what it is", "needs", "state", "options", "source")
-    for name in aggregation.available():
+    def row(name: str) -> dict[str, str]:
         method = aggregation.describe(name)
-        row = [name, method.title]
-        if not short:
-            row += [_needs(method), state(method), _defaults(method.defaults)]
-            row.append("; ".join(map(source, method.references)) or "–")
-        table.add_row(*row)
-    return table
+        more = {
+            "needs": f"{method.needs}, losses" if method.sees_losses else method.needs,
+            "state": state(method),
+            "options": _defaults(method.defaults),
+            "source": "; ".join(map(source, method.references)) or "–",
+        }
+        return {"name": name, _ABOUT: method.title, **({} if short else more)}
+
+    title = "methods (details: samo list methods)" if short else "methods"
+    return _table(title, map(row, aggregation.available()))
 
 
 def _presets(*, short: bool) -> Table:
-    columns = ["name", "what it is"] if short else ["name", "what it is", "options"]
-    table = _table("sharpness", *columns)
-    for name, preset in PRESETS.items():
-        row = [name, preset.title]
-        if not short:
-            row.append(_defaults(preset.options))
-        table.add_row(*row)
-    return table
+    def row(name: str) -> dict[str, str]:
+        more = {} if short else {"options": _defaults(PRESETS[name].options)}
+        return {"name": name, _ABOUT: PRESETS[name].title, **more}
+
+    return _table("sharpness", map(row, PRESETS))
 
 
 def _schedules() -> Table:
-    table = _table("learning-rate schedules", "name", "what it is", "options")
-    for name, schedule in SCHEDULES.items():
-        options = {n: "epochs/2" if v is None else v for n, v in schedule.options.items()}
-        table.add_row(name, schedule.title, _defaults(options))
-    return table
+    def row(name: str) -> dict[str, str]:
+        options = SCHEDULES[name].options
+        shown = {n: "epochs/2" if value is None else value for n, value in options.items()}
+        return {"name": name, _ABOUT: SCHEDULES[name].title, "options": _defaults(shown)}
 
-
-def _needs(method: Method) -> str:
-    return f"{method.needs}, losses" if method.sees_losses else method.needs
+    return _table("learning-rate schedules", map(row, SCHEDULES))
 
 
 def state(method: Method) -> str:
-    """Words whether a method knows something from step to step."""
+    """Formats whether a method keeps a state from step to step, or trains parameters."""
     if method.trained:
         return "trained"
     return "kept" if method.stateful else "–"
 
 
 def assigned(options: Mapping[str, Any]) -> list[str]:
-    """Words options, such as ``alpha=2``; a function is called by its name."""
+    """Formats options, such as ``alpha=2``; a function by its name."""
     return [
         f"{name}={value.__name__.strip('_') if inspect.isfunction(value) else value}"
         for name, value in options.items()

@@ -1,4 +1,4 @@
-"""What is typed on the command line, as values."""
+"""Parses the values of options."""
 
 from __future__ import annotations
 
@@ -13,34 +13,12 @@ from ..training import RunError
 
 
 def names(text: str) -> list[str]:
-    """Splits a list such as ``ls,mgda``.
-
-    Args:
-        text: What was typed.
-
-    Returns:
-        The names.
-
-    Example:
-        >>> names("ls, mgda")
-        ['ls', 'mgda']
-    """
+    """Splits a list such as ``ls,mgda``."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def numbers(option: str, text: str | None) -> list[float]:
-    """Splits a list such as ``0.05,0.1``.
-
-    Args:
-        option: The option that it was typed for.
-        text: What was typed.
-
-    Returns:
-        The numbers; none if nothing was typed.
-
-    Raises:
-        RunError: If a part is not a number.
-    """
+    """Splits the value of an option such as ``0.05,0.1``; None gives no number."""
     values = []
     for part in names(text or ""):
         try:
@@ -53,17 +31,17 @@ def numbers(option: str, text: str | None) -> list[float]:
 
 
 def assignments(option: str, pairs: Iterable[str]) -> dict[str, Any]:
-    """Reads options such as ``alpha=2``. Values are JSON; what is not, is taken as text.
+    """Parses the values of an option such as ``alpha=2``.
 
     Args:
-        option: The option that they were typed for.
-        pairs: What was typed.
+        option: The option, for error messages.
+        pairs: Names and values; values are JSON, or else text.
 
     Returns:
         The values by name.
 
     Raises:
-        RunError: If there is no ``=`` in one, or a name occurs twice.
+        RunError: If a pair has no ``=``, or a name occurs twice.
 
     Example:
         >>> assignments("--method-option", ["alpha=2", "noise=rademacher", "weights=[1, 3]"])
@@ -85,17 +63,17 @@ def assignments(option: str, pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def ranges(named: Mapping[str, str | None], pairs: Iterable[str]) -> dict[str, str]:
-    """Reads what a sweep is to choose from.
+    """Collects the ranges of a sweep.
 
     Args:
-        named: What was typed for options of their own, by name.
-        pairs: What was typed for ``--set``.
+        named: The ranges of settings that have an option of their own, by name.
+        pairs: The values of ``--set``.
 
     Returns:
         The ranges as text, by name.
 
     Raises:
-        RunError: If there is no ``=`` in a pair, or something is named twice.
+        RunError: If a pair has no ``=``, or a setting is named twice.
 
     Example:
         >>> ranges({"rho": "0.01..1", "lr": None}, ["clip=1,2"])
@@ -113,20 +91,7 @@ def ranges(named: Mapping[str, str | None], pairs: Iterable[str]) -> dict[str, s
 
 
 def benchmark_options(benchmark: str, pairs: Iterable[str], data: Path | None) -> dict[str, Any]:
-    """Reads a benchmark's options, with the place of its files among them.
-
-    Args:
-        benchmark: The benchmark.
-        pairs: What was typed for ``--benchmark-option``.
-        data: What was typed for ``--data``. It is passed on as it was typed, so that a relative
-            path stays one.
-
-    Returns:
-        The options by name.
-
-    Raises:
-        RunError: If the benchmark is unknown, reads no files, or the place is named twice.
-    """
+    """Parses ``--benchmark-option`` and ``--data`` (a relative path stays relative)."""
     options = assignments("--benchmark-option", pairs)
     if data is None:
         return options

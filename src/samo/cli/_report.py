@@ -1,64 +1,52 @@
-"""What a comparison prints when it is over."""
+"""``samo report``: one HTML page of all runs in a directory."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from rich.console import Console
+import typer
 
-from .. import benchmarks
-
-
-def published_delta_m(results: Mapping[str, Any]) -> str | None:
-    """Words Δm of a single run against published single-task numbers.
-
-    Args:
-        results: What ``results.json`` holds.
-
-    Returns:
-        A line; None if there are no such numbers for these metrics.
-    """
-    if benchmarks.published_baseline(results["config"]["benchmark"]) is None:
-        return None
-    from ..report import Entry, summarize
-
-    summary = summarize([Entry(results["config"], False, results)])
-    spread = summary.rows[0].delta_m
-    if spread is None:
-        return None
-    return f"Δm against published single-task numbers ({summary.baseline}): {spread} %"
+from ..records import write_atomically
+from ..training import RunError
+from ._arguments import Published, complain, reporting_errors, say
 
 
-def show_report(console: Console, out: Path, *, published: bool) -> None:
-    """Prints the tables of a comparison, and writes them and the figures.
+def report_(
+    directory: Annotated[
+        Path,
+        typer.Argument(help="The --out of `samo compare`, `sweep` or `train`."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The page. Default: report.html in the directory.")
+    ] = None,
+    published: Published = False,
+) -> None:
+    """Write one self-contained HTML page: tables, plots, and the configuration of every run.
 
-    Args:
-        console: Where to print.
-        out: The comparison's directory.
-        published: Whether to quote published results.
-    """
-    # Matplotlib is for the end only.
-    from ..report import chosen_by_sweep, difference_table, read, rich_table, summarize, write
+    Unfinished, failed and missing runs are shown as such, so it can be called at any time. The page
+    makes no request; you can send it to a colleague as it is.
+    """  # noqa: DOC501 - this is the help
+    # Matplotlib is needed here only.
+    from ..report.page import html_page
 
-    summary = summarize(read(out), published=published, remarks=chosen_by_sweep(out))
-    figures = write(summary, out)
-    console.print(rich_table(summary, width=console.width))
-    if differences := difference_table(summary):
-        console.print(differences)
-    if published and not summary.quoted:
-        console.print(f"There are no published results of {summary.benchmark!r} here.")
-    elif not published and benchmarks.published(summary.benchmark):
-        console.print("The papers' results beside these: the same command with --published.")
-    if figures:
-        console.print("Plots:", *figures, sep="\n  ", highlight=False, soft_wrap=True)
-    console.print(
-        f"All of it on one page: samo report {shlex.quote(str(out))}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    tables = ", ".join(str(out / name) for name in ("table.csv", "table.md", "differences.csv"))
-    console.print(f"Tables: {tables}", highlight=False, soft_wrap=True)
+    with reporting_errors() as console:
+        page = html_page(directory, published=published)
+        file = directory / "report.html" if out is None else out
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, partial(_write, page.html))
+        except OSError as error:
+            reason = f"{file} cannot be written ({error.strerror}); name another file with --out."
+            raise RunError(reason) from error
+        say(console, f"Runs: {page.runs or 'none'}.")
+        for fault in page.faults:
+            complain(fault, "yellow")
+        say(console, f"written to {file}")
+
+
+def _write(html: str, file: Path) -> None:
+    # The directory may be foreign, and have a link here to a file that must not be overwritten.
+    file.unlink(missing_ok=True)
+    file.write_text(html, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""``samo toy``: descents in the plane, drawn."""
+"""``samo toy``: runs and draws descents in the plane."""
 
 from __future__ import annotations
 
@@ -10,49 +10,15 @@ import typer
 from rich.console import Console
 
 from .. import NonFiniteError, aggregation, toy
-from ..benchmarks._names import unknown
-from ..training import PRESETS, RunError
-from ..training._sharpness import complete
-from ._arguments import told
+from .._names import unknown
+from ..training import PRESETS, RunError, complete_preset
+from ._arguments import OptionPairs, reporting_errors, say
 from ._options import assignments, names
-from ._show import View
-
-
-class ToyView(View):
-    """Shows descents: a bar over the steps of all, and a line for each that has ended.
-
-    Args:
-        console: Where to.
-        steps: The number of steps of all descents.
-    """
-
-    def __init__(self, console: Console, steps: int) -> None:
-        super().__init__(console)
-        self._bar = self._bars.add_task("steps", total=steps, note="")
-        self._before = 0
-
-    def watch(self, step: int) -> None:
-        """Takes notice of a step.
-
-        Args:
-            step: How many the present descent has made.
-        """
-        self._bars.update(self._bar, completed=self._before + step)
-
-    def ended(self, name: str, steps: int) -> None:
-        """Takes notice of a descent's end.
-
-        Args:
-            name: What it is called.
-            steps: How many steps it has made.
-        """
-        self._before += steps
-        self._bars.update(self._bar, completed=self._before, note=name)
-        self._line(f"{name}: done")
+from ._views import View
 
 
 def toy_(
-    out: Annotated[Path, typer.Option(help="Where tables, figures and trajectories are written.")],
+    out: Annotated[Path, typer.Option(help="Directory of tables, figures and trajectories.")],
     problem: Annotated[
         str,
         typer.Argument(
@@ -61,32 +27,31 @@ def toy_(
     ] = "valley",
     methods: Annotated[
         str | None,
-        typer.Option(help="Aggregation methods, with commas; the problem's if left out."),
+        typer.Option(
+            help="Aggregation methods, separated by commas. Default: those of the problem."
+        ),
     ] = None,
     sharpness: Annotated[
         str | None,
         typer.Option(
-            help=f"Presets, with commas: {', '.join(PRESETS)}; the problem's if left out."
+            help=f"Presets, separated by commas: {', '.join(PRESETS)}. Default: those of the "
+            "problem."
         ),
     ] = None,
-    rho: Annotated[float | None, typer.Option(help="The radius of the perturbation.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of each descent.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
-    seed: Annotated[int, typer.Option(help="The seed.")] = 0,
-    method_option: Annotated[
-        list[str], typer.Option(metavar="NAME=VALUE", help="For those methods that have it.")
-    ] = [],  # noqa: B006 - typer copies it
-    sharpness_option: Annotated[
-        list[str], typer.Option(metavar="NAME=VALUE", help="For those presets that have it.")
-    ] = [],  # noqa: B006
+    rho: Annotated[float | None, typer.Option(help="Radius of the perturbation.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of steps per descent.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of Adam.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    method_option: OptionPairs = [],  # noqa: B006 - typer copies it
+    sharpness_option: OptionPairs = [],  # noqa: B006
 ) -> None:
-    """Watch methods and sharpness presets descend two losses of a point in the plane.
+    """Minimise two losses of a point in the plane with methods and sharpness presets.
 
-    valley is Figure 1 of the SAMO paper, front the problem of CAGrad and Nash-MTL. Finished
-    descents are kept; after an interrupt the same command goes on.
+    valley is Figure 1 of the SAMO paper, front the problem of CAGrad and Nash-MTL. An option is
+    passed to the methods or presets that have it. Finished descents are kept; after an interrupt
+    the same command resumes.
     """
-    console, errors = Console(), Console(stderr=True)
-    with told(errors):
+    with reporting_errors() as console:
         known = toy.setting(problem).problem
         settings = _settings(
             known,
@@ -100,14 +65,13 @@ def toy_(
             seed=seed,
         )
         found = _descents(console, settings, out)
-        # Matplotlib is for the end only.
+        # Matplotlib is loaded at the end only.
         from ..report import toy_table, write_toy
 
         figures = write_toy(found, out)
         console.print(toy_table(found))
-        console.print("Figures:", *figures, sep="\n  ", highlight=False, soft_wrap=True)
-        data = f"{out / 'table.csv'}, {out / 'trajectories'}"
-        console.print(f"Data: {data}", highlight=False, soft_wrap=True)
+        say(console, "Figures:", *figures)
+        say(console, f"Data: {out / 'table.csv'}, {out / 'trajectories'}")
 
 
 def _settings(
@@ -120,19 +84,19 @@ def _settings(
     rho: float | None,
     **common: Any,
 ) -> list[toy.Setting]:
-    """All descents: each method with each preset, from each start."""
+    """Makes all descents: each method with each preset, from each start."""
     if not methods or not presets:
         raise RunError("name at least one method and one sharpness preset.")
     try:
         method_has = {(found := aggregation.describe(name)).name: found.options for name in methods}
-        preset_has = {name: complete(name, {}).keys() for name in presets}
+        preset_has = {name: complete_preset(name, {}).keys() for name in presets}
     except ValueError as error:
         raise RunError(str(error)) from error
     perturbed = [name for name in presets if PRESETS[name].perturb]
     if rho is not None and not perturbed:
         raise RunError(f"rho = {rho} has no meaning for sharpness {', '.join(presets)}.")
-    of_method = _dealt("--method-option", method_options, method_has)
-    of_preset = _dealt("--sharpness-option", preset_options, preset_has)
+    of_method = _distributed("--method-option", method_options, method_has)
+    of_preset = _distributed("--sharpness-option", preset_options, preset_has)
     return [
         toy.setting(
             problem,
@@ -150,10 +114,10 @@ def _settings(
     ]
 
 
-def _dealt(
+def _distributed(
     option: str, given: Mapping[str, Any], takers: Mapping[str, Collection[str]]
 ) -> dict[str, dict[str, Any]]:
-    """The options of each of several, who have different ones; each option must be somebody's."""
+    """Gives each taker the options that it has; every option must have a taker."""
     for name in given:
         if not any(name in has for has in takers.values()):
             known = dict.fromkeys(name for has in takers.values() for name in has)
@@ -165,26 +129,28 @@ def _dealt(
 
 
 def _descents(console: Console, settings: Sequence[toy.Setting], out: Path) -> list[toy.Trajectory]:
-    """Runs what is not on disk yet."""
-    files = [out / "trajectories" / f"{_name(setting)}.npz" for setting in settings]
-    found = {
-        file: toy.load(file, setting)
-        for file, setting in zip(files, settings, strict=True)
-        if file.exists()
-    }
-    missing = [(f, s) for f, s in zip(files, settings, strict=True) if f not in found]
-    with ToyView(console, sum(setting.steps for _, setting in missing)) as view:
-        for file, setting in missing:
+    """Loads the finished descents, and runs the others."""
+    files = {out / "trajectories" / f"{_name(setting)}.npz": setting for setting in settings}
+    found = {file: toy.load(file, setting) for file, setting in files.items() if file.exists()}
+    missing = {file: setting for file, setting in files.items() if file not in found}
+    done = 0
+    with View(console, "steps", sum(setting.steps for setting in missing.values())) as view:
+        for file, setting in missing.items():
+
+            def watch(step: int, before: int = done) -> None:
+                view.show(completed=before + step)
+
             try:
-                found[file] = toy.run(setting, watch=view.watch)
-            except (ValueError, NonFiniteError) as error:  # as some methods need other losses
+                found[file] = toy.run(setting, watch=watch)
+            except (ValueError, NonFiniteError) as error:  # some methods need other losses
                 raise RunError(f"{_name(setting)}: {error}") from error
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 toy.save(found[file], file)
             except OSError as error:
                 raise RunError(f"{out} cannot be written to: {error}") from error
-            view.ended(_name(setting), setting.steps)
+            done += setting.steps
+            view.show(f"{_name(setting)}: done", completed=done, note=_name(setting))
     return [found[file] for file in files]
 
 

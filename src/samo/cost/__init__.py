@@ -1,8 +1,8 @@
-"""What a step costs, against the arithmetic that it needs."""
+"""The cost of a step, compared with the forward and backward passes that it needs."""
 
-from ._cases import CASES, Case, Problem, build
+from ._cases import CASES, Case, Workload, build, case_sizes
 from ._machine import machine
-from ._measure import Setting, Watch, load, measure, setting
+from ._measure import Conditions, Watch, conditions, measure, read_results
 from ._meter import Meter, meter
 from ._passes import Arithmetic, Backward, Forward, one_pass, recorded
 from ._rows import Row, rows
@@ -15,24 +15,25 @@ __all__ = [
     "Arithmetic",
     "Backward",
     "Case",
+    "Conditions",
     "Forward",
     "Meter",
-    "Problem",
     "Row",
-    "Setting",
     "Spread",
     "Subject",
     "Watch",
+    "Workload",
     "build",
+    "case_sizes",
     "chosen",
-    "load",
+    "conditions",
     "machine",
     "measure",
     "meter",
     "one_pass",
     "quartiles",
     "ratio",
+    "read_results",
     "recorded",
     "rows",
-    "setting",
 ]

@@ -1,4 +1,4 @@
-"""The problems that steps are measured on: networks of the literature, with random data."""
+"""The workloads of the measurements: networks of the literature, with random data."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from samo.engine import Losses
 
-from ..benchmarks._names import unknown
-from ..benchmarks.dense._losses import depth_loss, normals_loss, segmentation_loss
+from .._names import unknown
+from ..benchmarks.dense import depth_loss, normals_loss, segmentation_loss
 from ..benchmarks.networks import CelebACNN, LeNet, SegNetMTAN, SharedTrunk
 from ..training import RunError
 
@@ -23,14 +23,14 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A model, and a batch that its tasks' losses are computed on.
+class Workload:
+    """A model with a batch and the losses of its tasks.
 
     Attributes:
-        model: Called as ``model(inputs, tasks)``; ``model.heads`` has each task's own part.
-        inputs: The batch.
-        targets: What is true of it, by task.
-        loss: How each task's outputs are compared with its targets.
+        model: Called as ``model(inputs, tasks)``; ``model.heads`` has the head of each task.
+        inputs: The inputs of the batch.
+        targets: The targets by task.
+        loss: The loss function of each task.
     """
 
     model: nn.Module
@@ -45,7 +45,7 @@ class Problem:
 
     @property
     def heads(self) -> Mapping[str, nn.Module]:
-        """The tasks' own parts."""
+        """The heads by task."""
         heads: Any = self.model.get_submodule("heads")
         return dict(heads.items())
 
@@ -59,7 +59,7 @@ class Problem:
         """Makes the closure of a step.
 
         Args:
-            examples: On how many examples; None for all of the batch.
+            examples: The number of examples; None for the whole batch.
 
         Returns:
             The closure.
@@ -73,15 +73,8 @@ class Problem:
 
         return losses
 
-    def to(self, device: torch.device) -> Problem:
-        """Moves everything to a device.
-
-        Args:
-            device: The device.
-
-        Returns:
-            The problem there.
-        """
+    def to(self, device: torch.device) -> Workload:
+        """Moves the model and the batch to a device."""
         targets = {task: target.to(device) for task, target in self.targets.items()}
         return replace(
             self, model=self.model.to(device), inputs=self.inputs.to(device), targets=targets
@@ -90,36 +83,36 @@ class Problem:
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of problem, in several sizes.
+    """A kind of workload, in several sizes.
 
     Attributes:
-        title: What it is, in a line.
-        sizes: For each size the number of tasks, the batch, and what else `build` takes.
-        steps: How many steps are measured if nothing else is asked for.
-        build: Makes the problem from those numbers.
-        most_tasks: The number of tasks that there can be.
+        title: A description in one line.
+        sizes: For each size, the number of tasks, the batch, and the other arguments of `build`.
+        steps: The default number of measured steps.
+        build: Makes the workload.
+        most_tasks: The maximum number of tasks.
     """
 
     title: str
     sizes: Mapping[Size, Mapping[str, int]]
     steps: int
-    build: Callable[..., Problem]
+    build: Callable[..., Workload]
     most_tasks: int | None = None
 
 
-def _mlp(tasks: int, batch: int, *, inputs: int, width: int) -> Problem:
+def _mlp(tasks: int, batch: int, *, inputs: int, width: int) -> Workload:
     names = _names(tasks)
     trunk = nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
     heads = {task: nn.Sequential(nn.Linear(width, 1), nn.Flatten(0)) for task in names}
     targets = {task: torch.randn(batch) for task in names}
-    return Problem(
+    return Workload(
         SharedTrunk(trunk, heads), torch.randn(batch, inputs), targets, dict.fromkeys(names, _mse)
     )
 
 
-def _lenet(tasks: int, batch: int, *, width: int, side: int) -> Problem:
+def _lenet(tasks: int, batch: int, *, width: int, side: int) -> Workload:
     names = _names(tasks)
-    return Problem(
+    return Workload(
         LeNet(names, width=width, side=side),
         torch.rand(batch, 1, side, side),
         {task: torch.randint(10, (batch,)) for task in names},
@@ -127,9 +120,9 @@ def _lenet(tasks: int, batch: int, *, width: int, side: int) -> Problem:
     )
 
 
-def _celeba(tasks: int, batch: int, *, width: int, side: int) -> Problem:
+def _celeba(tasks: int, batch: int, *, width: int, side: int) -> Workload:
     names = _names(tasks)
-    return Problem(
+    return Workload(
         CelebACNN(names, width=width),
         torch.rand(batch, 3, side, side),
         {task: torch.randint(2, (batch,)).float() for task in names},
@@ -137,7 +130,7 @@ def _celeba(tasks: int, batch: int, *, width: int, side: int) -> Problem:
     )
 
 
-def _segnet_mtan(tasks: int, batch: int, *, width: int, height: int, across: int) -> Problem:
+def _segnet_mtan(tasks: int, batch: int, *, width: int, height: int, across: int) -> Workload:
     size = (batch, height, across)
     known: dict[str, tuple[int, Tensor, Loss]] = {
         "segmentation": (13, torch.randint(13, size), segmentation_loss),
@@ -145,7 +138,7 @@ def _segnet_mtan(tasks: int, batch: int, *, width: int, height: int, across: int
         "normals": (3, F.normalize(torch.randn(batch, 3, height, across)), _normals),
     }
     chosen = dict(list(known.items())[:tasks])
-    return Problem(
+    return Workload(
         SegNetMTAN({task: channels for task, (channels, _, _) in chosen.items()}, width=width),
         torch.rand(batch, 3, height, across),
         {task: target for task, (_, target, _) in chosen.items()},
@@ -154,7 +147,7 @@ def _segnet_mtan(tasks: int, batch: int, *, width: int, height: int, across: int
 
 
 class _Encoder(nn.Module):
-    """A transformer encoder over tokens, with the mean over the tokens at its end."""
+    """A transformer encoder whose output is the mean over the tokens."""
 
     def __init__(self, vocabulary: int, length: int, width: int, layers: int) -> None:
         super().__init__()
@@ -170,10 +163,10 @@ class _Encoder(nn.Module):
 
 def _transformer(
     tasks: int, batch: int, *, vocabulary: int, length: int, width: int, layers: int
-) -> Problem:
+) -> Workload:
     names = _names(tasks)
     heads = {task: nn.Linear(width, 10) for task in names}
-    return Problem(
+    return Workload(
         SharedTrunk(_Encoder(vocabulary, length, width, layers), heads),
         torch.randint(vocabulary, (batch, length)),
         {task: torch.randint(10, (batch,)) for task in names},
@@ -196,7 +189,7 @@ def _normals(output: Tensor, target: Tensor) -> Tensor:
 def _sizes(
     small: Mapping[str, int], standard: Mapping[str, int], full: Mapping[str, int]
 ) -> Mapping[Size, Mapping[str, int]]:
-    """The standard size has all numbers; the others those in which they differ."""
+    """Completes the other sizes, which give only what differs from the standard size."""
     return {"small": {**standard, **small}, "standard": standard, "full": {**standard, **full}}
 
 
@@ -264,23 +257,23 @@ CASES: Mapping[str, Case] = MappingProxyType(
 )
 
 
-def numbers(case: str, size: str, tasks: int | None, batch: int | None) -> dict[str, int]:
-    """Looks up what a case is built from.
+def case_sizes(case: str, size: str, tasks: int | None, batch: int | None) -> dict[str, int]:
+    """Returns the sizes of a case.
 
     Args:
         case: The case.
-        size: Its size.
-        tasks: Another number of tasks, or None.
-        batch: Another batch, or None.
+        size: The name of the size.
+        tasks: Replaces the number of tasks, unless None.
+        batch: Replaces the batch, unless None.
 
     Returns:
-        All numbers by name.
+        The arguments of `build` by name.
 
     Raises:
-        RunError: If a name is unknown, or a number out of its range.
+        RunError: If a name is unknown, or a number is out of its range.
 
     Example:
-        >>> numbers("mlp", "standard", None, 32)
+        >>> case_sizes("mlp", "standard", None, 32)
         {'tasks': 11, 'batch': 32, 'inputs': 64, 'width': 256}
     """
     if case not in CASES:
@@ -298,16 +291,16 @@ def numbers(case: str, size: str, tasks: int | None, batch: int | None) -> dict[
     return {**sizes[size], **{k: v for k, v in given.items() if v is not None}}
 
 
-def build(case: str, given: Mapping[str, int], device: torch.device) -> Problem:
-    """Makes a problem, the same at each call; the global random numbers stay as they are.
+def build(case: str, given: Mapping[str, int], device: torch.device) -> Workload:
+    """Makes a workload, the same at each call, without changing the global random state.
 
     Args:
         case: The case.
-        given: What it is built from (see `numbers`).
-        device: Where it goes.
+        given: Its sizes (see `case_sizes`).
+        device: The device.
 
     Returns:
-        The problem.
+        The workload.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The machine that gave the numbers."""
+"""The machine of the measurements."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .._version import __version__
 
 
 def machine(device: torch.device) -> dict[str, str | int | None]:
-    """Says what is measured on, and with what.
+    """Describes hardware and software.
 
     Args:
-        device: The device.
+        device: The device of the measurements.
 
     Returns:
-        What there is to say, by name; the commit is None outside of a clone.
+        The properties by name; the commit is None outside of a clone.
     """
     return {
         "cpu": _cpu(),
@@ -43,7 +43,7 @@ def _cpu() -> str:
 
 
 def _commit() -> str | None:
-    """The last commit that changed the package; with a mark if files have been changed since."""
+    """Returns the last commit of the package, marked if files have changed since."""
     package = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""Measuring one case: every step and its bare arithmetic, in turn, in one process."""
+"""Measures one case: every step and its bare arithmetic, in alternation, in one process."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..records import differences, read_json, write_json
 from ..training import RunError
-from ..training._config import differences
-from ..training._files import read_json, write_json
-from ._cases import CASES, Problem, build, numbers
+from ._cases import CASES, Workload, build, case_sizes
 from ._machine import machine
 from ._meter import Meter, meter
 from ._passes import Arithmetic, one_pass, recorded
@@ -25,26 +24,26 @@ from ._subjects import Subject
 
 FORMAT = 1
 WARM_UP = 2  # examples
-_LONG = 1.0  # seconds: a step that takes longer needs no other one before it
-_ENOUGH = 0.2  # seconds: shorter ones are taken in a row, as in training
+_LONG = 1.0  # seconds; longer steps are not repeated
+_ENOUGH = 0.2  # seconds; shorter steps are repeated, as in training
 
 Watch = Callable[[int, int], None]
-"""Is told how many of how many measurements of a case are done."""
+"""Called with the number of finished measurements of a case and their total number."""
 Measurement = Callable[[], None]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a file of results is of.
+class Conditions:
+    """The conditions of the measurements in one file.
 
     Attributes:
         case: The case.
-        size: Its size.
-        numbers: All that the problem is built from: the tasks, the batch and others.
-        method: The method that aggregates.
-        device: Where.
-        threads: How many threads torch has on the CPU.
+        size: The name of the size.
+        numbers: The sizes of the workload: the tasks, the batch and others.
+        method: The aggregation method.
+        device: The device.
+        threads: The number of torch's threads on the CPU.
     """
 
     case: str
@@ -55,7 +54,7 @@ class Setting:
     threads: int
 
 
-def setting(
+def conditions(
     case: str,
     *,
     size: str | None = None,
@@ -64,72 +63,72 @@ def setting(
     method: str = "fairgrad",
     device: str = "cpu",
     threads: int | None = None,
-) -> Setting:
-    """Completes what a case is measured at.
+) -> Conditions:
+    """Completes the conditions of a measurement.
 
     Args:
         case: The case.
-        size: Its size; the standard one on the CPU if left out, and the full one on a GPU.
-        tasks: Another number of tasks than the size has.
-        batch: Another batch than the size has.
-        method: The method that aggregates.
+        size: The name of the size; by default ``"standard"`` on the CPU and ``"full"`` on a GPU.
+        tasks: Replaces the number of tasks of the size.
+        batch: Replaces the batch of the size.
+        method: The aggregation method.
         device: ``"cpu"`` or ``"cuda"``.
-        threads: How many threads torch has on the CPU; as many as it chose if left out.
+        threads: The number of torch's threads on the CPU; by default unchanged.
 
     Returns:
-        The setting.
+        The conditions.
 
     Raises:
-        RunError: If a name is unknown, a number out of its range, or the device is not there.
+        RunError: If a name is unknown, a number is out of its range, or the device is missing.
     """
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
         raise RunError(f"device must be cpu or cuda; found {device!r}.") from error
     if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
-        there = "cpu or cuda" if torch.cuda.is_available() else "cpu: there is no CUDA device here"
+        there = "cpu or cuda" if torch.cuda.is_available() else "cpu: there is no CUDA device"
         raise RunError(f"device must be {there}; found {device!r}.")
     if threads is not None and threads < 1:
         raise RunError(f"threads must be at least 1; found {threads}.")
     size = size or ("full" if kind == "cuda" else "standard")
-    found = numbers(case, size, tasks, batch)
-    return Setting(case, size, found, method, device, threads or torch.get_num_threads())
+    found = case_sizes(case, size, tasks, batch)
+    return Conditions(case, size, found, method, device, threads or torch.get_num_threads())
 
 
 def measure(
-    wanted: Setting,
+    wanted: Conditions,
     subjects: Mapping[str, Subject],
     file: Path,
     *,
     steps: int | None = None,
     watch: Watch = lambda _done, _total: None,
 ) -> dict[str, Any]:
-    """Measures what the file does not hold yet.
+    """Takes the measurements that the file does not contain yet.
 
-    In each round every step and every bare arithmetic is taken once, in an order that changes from
-    round to round, so that what else the machine does falls on all alike. Each gets an engine of
-    its own, and a step on two examples before; where it takes less than a second, one on the whole
-    batch as well, and then as many in a row as take a fifth of a second: their mean is kept.
+    Each round times every step and every bare arithmetic once, in an order that changes from round
+    to round, so that other load of the machine affects all alike. Each has a new engine, and a
+    warm-up step on two examples. A step that takes less than a second is then repeated for a fifth
+    of a second, and the means are recorded.
 
     Args:
-        wanted: The setting.
+        wanted: The conditions.
         subjects: The steps.
-        file: Where the results are kept, after each measurement.
-        steps: How often each is timed; the case's own number if left out.
-        watch: Is told how far it is.
+        file: The file of the results, written after each measurement.
+        steps: The number of rounds; by default that of the case.
+        watch: Called with the progress.
 
     Returns:
-        All results, as the file holds them.
+        All results, as in the file.
 
     Raises:
-        RunError: If the file cannot be read or written, or is of another setting or machine.
+        RunError: If the file cannot be read or written, or has other conditions or another machine.
     """
     device = torch.device(wanted.device)
     rounds = CASES[wanted.case].steps if steps is None else steps
     with _threads(wanted.threads), torch.random.fork_rng(devices=[]), _short_collections():
-        problem = build(wanted.case, wanted.numbers, device)
-        bench = _Bench(problem, wanted.method, meter(device), subjects)
-        results = _opened(file, wanted, problem)
+        workload = build(wanted.case, wanted.numbers, device)
+        bench = _Bench(workload, wanted.method, meter(device), subjects)
+        results = _opened(file, wanted, workload)
         bench.enter(results, file)
         todo = [*bench.memory(results), *bench.timings(results, rounds)]
         for done, measurement in enumerate(todo):
@@ -141,37 +140,37 @@ def measure(
 
 
 class _Bench:
-    """Measures one problem.
+    """Measures one workload.
 
     Args:
-        problem: The problem.
-        method: The method.
-        meter: The device's meter.
+        workload: The workload.
+        method: The aggregation method.
+        meter: The meter of the device.
         subjects: The steps.
     """
 
     def __init__(
-        self, problem: Problem, method: str, meter: Meter, subjects: Mapping[str, Subject]
+        self, workload: Workload, method: str, meter: Meter, subjects: Mapping[str, Subject]
     ) -> None:
-        self._problem = problem
+        self._workload = workload
         self._method = method
         self._meter = meter
         self._subjects = subjects
-        self._losses, self._warm_up = problem.losses(), problem.losses(WARM_UP)
+        self._losses, self._warm_up = workload.losses(), workload.losses(WARM_UP)
         self._arithmetic: dict[str, Arithmetic] = {}
 
     def enter(self, results: dict[str, Any], file: Path) -> None:
-        """Makes a place in the results for each step, with its passes and its noise.
+        """Enters the passes and the random bytes of each step into the results.
 
-        They are those of an engine's second step: the first one finds the partition.
+        They are those of an engine's second step, since the first determines the partition.
 
         Raises:
-            RunError: If the results are of other passes than are made now.
+            RunError: If the results have different passes of a step.
         """
         for name, subject in self._subjects.items():
-            engine = subject.engine(self._problem, self._method)
+            engine = subject.engine(self._workload, self._method)
             engine.backward(self._warm_up)
-            arithmetic, noise = recorded(engine.backward, self._warm_up, self._problem.model)
+            arithmetic, noise = recorded(engine.backward, self._warm_up, self._workload.model)
             self._arithmetic[arithmetic.key] = arithmetic
             entry = {
                 "title": subject.title,
@@ -182,16 +181,16 @@ class _Bench:
             }
             if results["steps"].setdefault(name, entry)["arithmetic"] != arithmetic.key:
                 raise RunError(
-                    f"{file} has other passes of {name} than it takes now. Name another "
+                    f"{file} has other passes of {name} than it takes now. Choose another "
                     f"directory, or delete the file."
                 )
             bare = {**arithmetic.counts, "seconds": []}
             results["arithmetic"].setdefault(arithmetic.key, bare)
 
     def memory(self, results: dict[str, Any]) -> Iterator[Measurement]:
-        """The measurements of memory that are missing."""
+        """Yields the missing measurements of memory."""
         works: list[tuple[dict[str, Any], Callable[[], object]]] = []
-        plain = one_pass(self._problem.tasks, self._problem.model)
+        plain = one_pass(self._workload.tasks, self._workload.model)
         works.append((results["one_pass"], lambda: self._bare(plain)))
         for key, arithmetic in self._arithmetic.items():
             works.append((results["arithmetic"][key], partial(self._bare, arithmetic)))
@@ -202,7 +201,7 @@ class _Bench:
                 yield partial(self._peak, entry, work)
 
     def timings(self, results: dict[str, Any], rounds: int) -> Iterator[Measurement]:
-        """The measurements of time that are missing, in the order in which they are taken."""
+        """Yields the missing measurements of time, in their order."""
         takes: list[tuple[list[float], Measurement]] = []
         for key, arithmetic in self._arithmetic.items():
             entry = results["arithmetic"][key]
@@ -216,17 +215,17 @@ class _Bench:
                     yield take
 
     def _bare(self, arithmetic: Arithmetic) -> None:
-        arithmetic.run(self._losses, self._problem.model)
+        arithmetic.run(self._losses, self._workload.model)
 
     def _second_step(self, subject: Subject) -> None:
-        """A step, with all that is kept from step to step."""
-        run = subject.run(self._problem, self._method)
+        """Runs a step with all memory that persists between steps."""
+        run = subject.run(self._workload, self._method)
         run(self._warm_up, self._meter)
-        self._problem.model.zero_grad()
+        self._workload.model.zero_grad()
         run(self._losses, self._meter)
 
     def _peak(self, entry: dict[str, Any], work: Callable[[], object]) -> None:
-        self._problem.model.zero_grad()
+        self._workload.model.zero_grad()
         entry["peak_bytes"] = self._meter.peak(work)
 
     def _time_bare(self, entry: dict[str, Any], arithmetic: Arithmetic) -> None:
@@ -234,30 +233,31 @@ class _Bench:
         entry["seconds"].append(seconds)
 
     def _time_step(self, entry: dict[str, Any], subject: Subject) -> None:
-        run = subject.run(self._problem, self._method)
+        run = subject.run(self._workload, self._method)
         run(self._warm_up, self._meter)
-        seconds, (start, end) = self._timed(lambda: run(self._losses, self._meter))
+        seconds, marks = self._timed(lambda: run(self._losses, self._meter))
         entry["seconds"].append(seconds)
-        entry["aggregating"].append(self._meter.seconds(start, end))
+        aggregating = [self._meter.seconds(start, end) for start, end in marks]
+        entry["aggregating"].append(sum(aggregating) / len(aggregating))
 
-    def _timed(self, work: Callable[[], T]) -> tuple[float, T]:
-        """Does something, and again if it was short, as often as it takes to be measurable."""
+    def _timed(self, work: Callable[[], T]) -> tuple[float, list[T]]:
+        """Times a function, and repeats it if it is short."""
         seconds, found = self._repeated(work, 1)
         if seconds >= _LONG:
             return seconds, found
         return self._repeated(work, math.ceil(_ENOUGH / max(seconds, _ENOUGH / 100)))
 
-    def _repeated(self, work: Callable[[], T], times: int) -> tuple[float, T]:
-        """The mean time, and what the last one gave."""
-        meter = self._meter
+    def _repeated(self, work: Callable[[], T], times: int) -> tuple[float, list[T]]:
+        """Returns the mean time of several calls, and their results."""
+        meter, found = self._meter, list[T]()
         gc.collect()
         gc.disable()
         try:
             meter.wait()
             start = meter.mark()
             for _ in range(times):
-                self._problem.model.zero_grad()
-                found = work()
+                self._workload.model.zero_grad()
+                found.append(work())
             end = meter.mark()
             meter.wait()
         finally:
@@ -265,44 +265,44 @@ class _Bench:
         return meter.seconds(start, end) / times, found
 
 
-def _opened(file: Path, wanted: Setting, problem: Problem) -> dict[str, Any]:
-    """The results so far."""
+def _opened(file: Path, wanted: Conditions, workload: Workload) -> dict[str, Any]:
+    """Returns the results so far."""
     fresh: dict[str, Any] = {
         "format": FORMAT,
         "setting": asdict(wanted),
         "machine": machine(torch.device(wanted.device)),
-        "parameters": sum(p.numel() for p in problem.model.parameters()),
-        "shared_parameters": sum(p.numel() for p in problem.shared),
+        "parameters": sum(p.numel() for p in workload.model.parameters()),
+        "shared_parameters": sum(p.numel() for p in workload.shared),
         "one_pass": {},
         "arithmetic": {},
         "steps": {},
     }
     if not file.exists():
         return fresh
-    results = load(file)
+    results = read_results(file)
     for key in ("setting", "machine"):
         if differing := differences(results[key], fresh[key]):
             raise RunError(
-                f"{file} is of another {key}: {differing}. Name another directory, or delete it."
+                f"{file} has another {key}: {differing}. Choose another directory, or delete it."
             )
     return results
 
 
-def load(file: Path) -> dict[str, Any]:
-    """Reads results.
+def read_results(file: Path) -> dict[str, Any]:
+    """Reads a file that `measure` has written.
 
     Args:
-        file: What `measure` has written.
+        file: The file.
 
     Returns:
-        What it holds.
+        The results.
 
     Raises:
-        RunError: If it cannot be read, or holds something else.
+        RunError: If it cannot be read, or contains anything else.
     """
     results: Any = read_json(file)
     if not isinstance(results, dict) or results.get("format") != FORMAT:
-        raise RunError(f"{file} does not hold results of samo bench in format {FORMAT}.")
+        raise RunError(f"{file} does not contain results of samo bench in format {FORMAT}.")
     return results
 
 
@@ -326,7 +326,7 @@ def _threads(number: int) -> Iterator[None]:
 
 @contextmanager
 def _short_collections() -> Iterator[None]:
-    """Lets the garbage collector look at new objects only, since it runs before each timing."""
+    """Restricts garbage collections to new objects, since one runs before each timing."""
     gc.collect()
     gc.freeze()
     try:

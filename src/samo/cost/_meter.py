@@ -13,31 +13,30 @@ import torch
 
 
 class Meter(ABC):
-    """Measures what is done on a device."""
+    """Measures time and memory on a device."""
 
     @abstractmethod
     def mark(self) -> Any:
-        """A point in time; on a GPU, in what is queued for it, without waiting."""
+        """Returns a point in time; on a GPU, a point in its queue, without waiting."""
 
     @abstractmethod
     def wait(self) -> None:
-        """Waits until the device has done all that it was asked to do."""
+        """Waits until the device is idle."""
 
     @abstractmethod
     def seconds(self, start: Any, end: Any) -> float:
-        """The time between two marks; only after `wait`."""
+        """Returns the time between two marks; only valid after `wait`."""
 
     @abstractmethod
     def peak(self, work: Callable[[], object]) -> int:
-        """The most bytes that tensors take during some work, above what they take before it."""
+        """Returns the peak memory of tensors in a function above that before it, in bytes."""
 
 
 @final
 class CPUMeter(Meter):
-    """Wall-clock time, and the memory that torch allocates.
+    """Wall-clock time, and the memory of torch's allocator.
 
-    The memory is that of torch's own allocator, so it is the same at every run; scratch space that
-    libraries get for themselves is not in it.
+    Torch's allocations are the same in every run; buffers that libraries allocate are not included.
     """
 
     def mark(self) -> float:
@@ -50,7 +49,7 @@ class CPUMeter(Meter):
         return end - start
 
     def peak(self, work: Callable[[], object]) -> int:
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it tells on stderr that it starts
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise it logs its start to stderr
         from torch.profiler import ProfilerActivity, profile
 
         gc.collect()
@@ -69,7 +68,7 @@ class CPUMeter(Meter):
 
 @final
 class CUDAMeter(Meter):
-    """Time between events on the device, and the memory of torch's allocator there.
+    """Time between events on the device, and the memory of torch's allocator.
 
     Args:
         device: The device.
@@ -100,12 +99,5 @@ class CUDAMeter(Meter):
 
 
 def meter(device: torch.device) -> Meter:
-    """The meter of a device.
-
-    Args:
-        device: The device.
-
-    Returns:
-        The meter.
-    """
+    """Returns the meter of a device."""
     return CUDAMeter(device) if device.type == "cuda" else CPUMeter()

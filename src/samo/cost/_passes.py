@@ -1,4 +1,4 @@
-"""What a step evaluates and differentiates, and the same in a bare loop."""
+"""Records the forward and backward passes of a step, and repeats them in a bare loop."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Forward:
     """A call of the closure.
 
     Attributes:
-        tasks: The tasks that it is asked for.
-        graph: Whether a graph is recorded.
+        tasks: The requested tasks.
+        graph: Whether autograd records a graph.
     """
 
     tasks: tuple[str, ...]
@@ -36,9 +36,9 @@ class Backward:
     """A backward pass.
 
     Attributes:
-        losses: Those that it starts from: the number of the closure's call, and the task.
-        parameters: The numbers of the model's parameters that are differentiated by.
-        retain: Whether the graph is used again.
+        losses: The differentiated losses: the number of the closure's call, and the task.
+        parameters: The indices of the parameters that they are differentiated with respect to.
+        retain: Whether the graph is retained.
     """
 
     losses: tuple[tuple[int, str], ...]
@@ -48,10 +48,10 @@ class Backward:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The passes of a step, in their order.
+    """The passes of a step, in order.
 
-    Run by itself, it is the *bare arithmetic*: the same forward and backward passes on the same
-    model, with no perturbing, copying, drawing or aggregating.
+    Run in isolation, they are the *bare arithmetic* of the step: the same forward and backward
+    passes on the same model, without perturbation, copies, random numbers and aggregation.
 
     Attributes:
         operations: The passes.
@@ -61,10 +61,10 @@ class Arithmetic:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many there are of each kind.
+        """The number of passes of each kind.
 
-        ``forwards`` record a graph and ``evaluations`` do not; ``heads`` are the tasks' losses that
-        they compute, together.
+        ``forwards`` record a graph, ``evaluations`` do not; ``heads`` counts the losses of tasks
+        that both compute.
         """
         calls = [o for o in self.operations if isinstance(o, Forward)]
         return {
@@ -76,16 +76,11 @@ class Arithmetic:
 
     @property
     def key(self) -> str:
-        """The same for the same passes in the same order, and for those only."""
+        """A digest of the passes and their order."""
         return hashlib.sha256(repr(self.operations).encode()).hexdigest()[:12]
 
     def run(self, losses: Losses, model: nn.Module) -> None:
-        """Evaluates and differentiates; all results are let go as soon as may be.
-
-        Args:
-            losses: The closure.
-            model: The model.
-        """
+        """Runs the passes, and frees all results as early as possible."""
         parameters = list(model.parameters())
         last = {
             call: i
@@ -116,15 +111,7 @@ class Arithmetic:
 
 
 def one_pass(tasks: Sequence[str], model: nn.Module) -> Arithmetic:
-    """One forward and one backward pass of all losses together: the least that a step can be.
-
-    Args:
-        tasks: The tasks.
-        model: The model.
-
-    Returns:
-        The arithmetic.
-    """
+    """Returns one forward and one backward pass of all losses together: the minimum of a step."""
     wanted = tuple(i for i, p in enumerate(model.parameters()) if p.requires_grad)
     backward = Backward(tuple((0, task) for task in tasks), wanted, retain=False)
     return Arithmetic((Forward(tuple(tasks), graph=True), backward))
@@ -133,7 +120,7 @@ def one_pass(tasks: Sequence[str], model: nn.Module) -> Arithmetic:
 def recorded(
     step: Callable[[Losses], object], losses: Losses, model: nn.Module
 ) -> tuple[Arithmetic, int]:
-    """Watches a step.
+    """Records a step.
 
     Args:
         step: The step, which takes the closure.
@@ -141,35 +128,34 @@ def recorded(
         model: The model.
 
     Returns:
-        What was evaluated and differentiated, and how many bytes were drawn from generators other
-        than the global ones.
+        The passes, and the number of random bytes drawn from explicit generators.
 
     Raises:
-        RuntimeError: If a backward pass starts from something else than the closure's losses, or is
-            by something else than the model's parameters.
+        RuntimeError: If a backward pass does not start from losses of the closure, or is not with
+            respect to parameters of the model.
     """
     recorder = _Recorder(model)
     noise = _Noise()  # type: ignore[no-untyped-call]
     with recorder, noise:
-        step(recorder.listening(losses))
+        step(recorder.recording(losses))
     return Arithmetic(tuple(recorder.operations)), noise.drawn
 
 
 class _Recorder(TorchFunctionMode):
-    """Notes the closure's calls, and the backward passes from what they gave."""
+    """Records the calls of the closure, and the backward passes of their losses."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.operations: list[Forward | Backward] = []
         self._numbers = {id(p): i for i, p in enumerate(model.parameters())}
         self._calls = 0
-        # Weak: the graphs must be let go as they are without a recorder.
+        # Weak references, so that graphs are freed as without a recorder.
         self._places: dict[int, tuple[weakref.ref[Tensor], tuple[int, str]]] = {}
 
-    def listening(self, losses: Losses) -> Losses:
-        """The same closure, listened to."""
+    def recording(self, losses: Losses) -> Losses:
+        """Returns a closure that records its calls."""
 
-        def listened(tasks: Sequence[str]) -> Mapping[str, Tensor]:
+        def evaluate(tasks: Sequence[str]) -> Mapping[str, Tensor]:
             self.operations.append(Forward(tuple(tasks), torch.is_grad_enabled()))
             found = losses(tasks)
             for task, loss in found.items():
@@ -177,7 +163,7 @@ class _Recorder(TorchFunctionMode):
             self._calls += 1
             return found
 
-        return listened
+        return evaluate
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -191,14 +177,14 @@ class _Recorder(TorchFunctionMode):
         starts = [outputs] if isinstance(outputs, Tensor) else list(outputs)
         by = [inputs] if isinstance(inputs, Tensor) else list(inputs or ())
         if by and not any(id(p) in self._numbers for p in by):
-            return  # a method's own, such as the slopes of a scalarizer
+            return  # a backward pass of the method, such as for the slopes of a scalarizer
         try:
             losses = tuple(self._place(loss) for loss in starts)
             numbers = tuple(self._numbers[id(p)] for p in by) if by else None
         except KeyError:
             raise RuntimeError(
-                "A step's bare arithmetic is known only where its backward passes go from the "
-                "closure's losses to the model's parameters."
+                "The bare arithmetic of a step is defined only if its backward passes lead from "
+                "the closure's losses to the model's parameters."
             ) from None
         retain = bool(options.get("retain_graph") or options.get("create_graph"))
         self.operations.append(
@@ -213,7 +199,7 @@ class _Recorder(TorchFunctionMode):
 
 
 class _Noise(TorchDispatchMode):
-    """Counts the bytes that generators which the caller names are asked for."""
+    """Counts the random bytes that are drawn from explicit generators."""
 
     drawn = 0
 

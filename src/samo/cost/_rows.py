@@ -1,4 +1,4 @@
-"""What the measurements of a case come to, a row for each step."""
+"""Summarises the measurements of a case, one row for each step."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _FLOAT = 4  # bytes: all cases are in float32
 
 @dataclass(frozen=True)
 class Row:
-    """One step.
+    """The cost of one step.
 
     Attributes:
-        name: What it is called.
-        forwards: Calls of the closure that record a graph.
-        evaluations: Those that do not.
-        backwards: Backward passes.
-        seconds: How long it takes: median and quartiles; None where it was not timed.
-        to_bare: Times its bare arithmetic: median and 95 % interval.
-        to_erm: Times the package's own ERM.
-        bare_to_erm: Its bare arithmetic, times the package's own ERM.
-        aggregating: The share of the time that goes into aggregating.
-        peak_bytes: The memory that it takes at most, above the model's own.
-        above_one_pass: By how much that is more than one forward and backward pass of the model
-            takes, in numbers of float32 per shared parameter (m).
-        noise_bytes: The random numbers that it draws.
+        name: The name of the step.
+        forwards: The number of calls of the closure that record a graph.
+        evaluations: The number of calls of the closure that do not.
+        backwards: The number of backward passes.
+        seconds: The time of the step: median and quartiles; None if it was not timed.
+        to_bare: The time relative to the bare arithmetic: median and 95 % interval.
+        to_erm: The time relative to the package's ERM.
+        bare_to_erm: The time of the bare arithmetic relative to the package's ERM.
+        aggregating: The share of the time that the aggregation takes.
+        peak_bytes: The peak memory above that of the model.
+        above_one_pass: The peak memory above that of one forward and backward pass, in float32
+            numbers per shared parameter (m).
+        noise_bytes: The bytes of random numbers.
     """
 
     name: str
@@ -48,14 +48,7 @@ class Row:
 
 
 def rows(results: Mapping[str, Any]) -> list[Row]:
-    """Summarises the results of a case.
-
-    Args:
-        results: What `measure` gave.
-
-    Returns:
-        A row a step, in the order of the results.
-    """
+    """Summarises the results of `measure`, one row for each step."""
     erm = results["steps"].get("erm", {}).get("seconds", [])
     return [_row(name, entry, results, erm) for name, entry in results["steps"].items()]
 

@@ -1,4 +1,4 @@
-"""Times that vary, and their ratios."""
+"""Statistics of times and their ratios."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Spread:
-    """A middle, and how far things are from it.
+    """A median with an interval.
 
     Attributes:
-        median: The middle.
+        median: The median.
         low: The lower end.
         high: The upper end.
     """
@@ -25,13 +25,7 @@ class Spread:
 
 
 def quartiles(values: Sequence[float]) -> Spread:
-    """The median and the quartiles.
-
-    Args:
-        values: At least one number.
-
-    Returns:
-        The three.
+    """Returns the median and the quartiles of at least one number.
 
     Example:
         >>> quartiles([4.0, 1.0, 2.0, 3.0, 9.0])
@@ -42,15 +36,15 @@ def quartiles(values: Sequence[float]) -> Spread:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """How many times longer one of two things took that were measured in turn.
+    """Returns the ratio of two times that were measured in alternation.
 
-    The median of the ratios of each round, with its distribution-free confidence interval of 95 %
-    (from the binomial distribution of the order statistics); of fewer than six rounds, with the
-    lowest and the highest ratio.
+    This is the median over the rounds of their ratio, with its distribution-free 95 % confidence
+    interval (from the binomial distribution of the order statistics); with fewer than six rounds,
+    the interval is from the lowest to the highest ratio.
 
     Args:
-        ours: The times of the one.
-        theirs: The times of the other, by the same rounds. What either has more is left out.
+        ours: The time in the numerator, for each round.
+        theirs: The time in the denominator. Surplus rounds of either are ignored.
 
     Returns:
         The median and the interval.

@@ -1,4 +1,4 @@
-"""The steps that are measured: every preset, every estimator, and TorchJD's."""
+"""The measured steps: every preset, every estimator, and TorchJD's."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from samo.engine import Engine, Losses, Step
 from samo.perturbations import ESTIMATORS, SPSA, LocalGradient
 
 from .. import aggregation
+from .._names import unknown
 from .._presets import ERM, FMTL, GSAM, LSAM, SAMO
-from ..benchmarks._names import unknown
 from ..training import RunError
-from ._cases import Problem
+from ._cases import Workload
 from ._meter import Meter
 
 Marks = list[Any]
-"""Where the aggregation began and where it ended."""
+"""The start and the end of the aggregation."""
 Run = Callable[[Losses, Meter], Marks]
-"""A step; it says when it aggregated."""
+"""A step, which returns the marks of its aggregation."""
 
 
 @dataclass(frozen=True)
@@ -37,29 +37,21 @@ class Subject:
     """A step to measure.
 
     Attributes:
-        title: What it is, in a line.
-        engine: Makes the engine, of a problem and a method.
-        torchjd: How many losses TorchJD differentiates at once (0: all), where it is TorchJD that
-            makes the step; its arithmetic is then that of the engine.
+        title: A description in one line.
+        engine: Makes the engine for a workload and a method.
+        torchjd: If TorchJD makes the step, the number of losses that it differentiates at once (0
+            for all); the arithmetic is then that of the engine.
     """
 
     title: str
-    engine: Callable[[Problem, str], Engine]
+    engine: Callable[[Workload, str], Engine]
     torchjd: int | None = None
 
-    def run(self, problem: Problem, method: str) -> Run:
-        """Makes the step, with an engine or aggregator of its own.
-
-        Args:
-            problem: The problem.
-            method: The method that aggregates.
-
-        Returns:
-            The step.
-        """
+    def run(self, workload: Workload, method: str) -> Run:
+        """Makes the step for a workload and a method, with a new engine or aggregator."""
         if self.torchjd is not None:
-            return _torchjd_run(problem, method, self.torchjd or None)
-        engine = self.engine(problem, method)
+            return _torchjd_run(workload, method, self.torchjd or None)
+        engine = self.engine(workload, method)
 
         def run(losses: Losses, meter: Meter) -> Marks:
             with _aggregating(meter) as marks:
@@ -69,14 +61,16 @@ class Subject:
         return run
 
 
-def _preset(preset: Callable[..., Engine], problem: Problem, method: str, **options: Any) -> Engine:
-    # Some estimators remember: each engine gets one of its own.
+def _preset(
+    preset: Callable[..., Engine], workload: Workload, method: str, **options: Any
+) -> Engine:
+    # Some estimators have state, so each engine gets a new one.
     made = {name: value() if callable(value) else value for name, value in options.items()}
-    return preset(problem.model, problem.tasks, aggregator=method, own=problem.heads, **made)
+    return preset(workload.model, workload.tasks, aggregator=method, own=workload.heads, **made)
 
 
 def _estimators() -> Iterator[tuple[str, str, Callable[[], LocalGradient]]]:
-    """SAMO with each estimator that the package has: name, title and how to make it."""
+    """Yields name, title and factory of each estimator of the package."""
     yield "samo", "SAMO: SPSA", SPSA
     one_sided = partial(SPSA, antithetic=False)
     yield "samo-one-sided", "SAMO: SPSA, at one side of θ only", one_sided
@@ -102,11 +96,12 @@ SUBJECTS: Mapping[str, Subject] = {
 
 
 def chosen(names: Sequence[str], method: str) -> dict[str, Subject]:
-    """Looks up steps.
+    """Returns the steps with these names.
 
     Args:
-        names: Their names; none for all.
-        method: The method. One that needs the losses beside the gradients, TorchJD cannot serve.
+        names: The names; empty for all.
+        method: The aggregation method. TorchJD's steps are left out if it needs the losses in
+            addition to the gradients.
 
     Returns:
         The steps by name.
@@ -129,15 +124,15 @@ def chosen(names: Sequence[str], method: str) -> dict[str, Subject]:
     return found
 
 
-def _torchjd_run(problem: Problem, method: str, chunk: int | None) -> Run:
-    """Plain multi-task learning as TorchJD's users write it."""
-    method_object = aggregation.create(method, len(problem.tasks))
-    shared, heads = problem.shared, problem.heads
+def _torchjd_run(workload: Workload, method: str, chunk: int | None) -> Run:
+    """Makes a plain multi-task step as TorchJD's documentation has it."""
+    method_object = aggregation.create(method, len(workload.tasks))
+    shared, heads = workload.shared, workload.heads
 
     def by_jacobian(losses: Losses, meter: Meter) -> Marks:
         assert isinstance(method_object, Aggregator)
-        with _features(problem) as features:
-            values = losses(problem.tasks)
+        with _features(workload) as features:
+            values = losses(workload.tasks)
         mtl_backward(
             list(values.values()),
             features=list(features.values()),
@@ -152,7 +147,7 @@ def _torchjd_run(problem: Problem, method: str, chunk: int | None) -> Run:
 
     def by_sum(losses: Losses, meter: Meter) -> Marks:
         assert isinstance(method_object, Scalarizer)
-        values = torch.stack(list(losses(problem.tasks).values()))
+        values = torch.stack(list(losses(workload.tasks).values()))
         start = meter.mark()
         total = method_object(values)
         end = meter.mark()
@@ -163,15 +158,15 @@ def _torchjd_run(problem: Problem, method: str, chunk: int | None) -> Run:
 
 
 @contextmanager
-def _features(problem: Problem) -> Iterator[dict[int, Tensor]]:
-    """What enters the heads: where TorchJD divides the graph."""
+def _features(workload: Workload) -> Iterator[dict[int, Tensor]]:
+    """Collects the inputs of the heads, where TorchJD splits the graph."""
     found: dict[int, Tensor] = {}
 
     def enter(_module: object, inputs: tuple[Tensor, ...]) -> None:
         found[id(inputs[0])] = inputs[0]
 
     with ExitStack() as stack:
-        for head in problem.heads.values():
+        for head in workload.heads.values():
             handle: RemovableHandle = head.register_forward_pre_hook(enter)
             stack.callback(handle.remove)
         yield found
@@ -179,7 +174,7 @@ def _features(problem: Problem) -> Iterator[dict[int, Tensor]]:
 
 @contextmanager
 def _aggregating(meter: Meter) -> Iterator[Marks]:
-    """Marks when an engine's step begins to aggregate, and when it has."""
+    """Marks the start and the end of the aggregation in an engine's step."""
     marks: Marks = []
     stage = Step.aggregate
 
@@ -188,7 +183,7 @@ def _aggregating(meter: Meter) -> Iterator[Marks]:
         stage(step)
         marks.append(meter.mark())
 
-    setattr(Step, "aggregate", marked)  # noqa: B010 - for the time of one step
+    setattr(Step, "aggregate", marked)  # noqa: B010 - during one step
     try:
         yield marks
     finally:

@@ -3,6 +3,7 @@
 from ._batch import Losses, confine_autocast, evaluated
 from ._engine import Engine
 from ._finite import Guard
+from ._natural import Point, displaced, point_of
 from ._partition import Declared, Partition, declared_parameters
 from ._result import StepResult
 from ._setting import Setting, checked_tasks, make_setting, stable_repr
@@ -14,13 +15,16 @@ __all__ = [
     "Guard",
     "Losses",
     "Partition",
+    "Point",
     "Setting",
     "Step",
     "StepResult",
     "checked_tasks",
     "confine_autocast",
     "declared_parameters",
+    "displaced",
     "evaluated",
+    "point_of",
     "make_setting",
     "stable_repr",
 ]

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from samo.distributed import Fill
-from samo.model import displaced, rademacher_
+from samo.model import rademacher_
 from samo.perturbations import Noise
 from samo.tensors import Vector, wide
 
-from ._natural import NaturalPass
+from ._natural import NaturalPass, displaced
 
 
 class Ascent:

@@ -1,8 +1,10 @@
-"""The gradients at the natural point: g_0, the own directions η_i, and what estimators ask for."""
+"""The natural point of a batch, and the gradients there: g_0, the own directions η_i."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -10,9 +12,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from samo.distributed import Agreement, World
-from samo.model import Point, distances, point_of, split
+from samo.model import distances
 from samo.perturbations import LocalGradient, Perturbation
-from samo.tensors import Vector, cut
+from samo.tensors import Vector, cut, shards
 
 from ._batch import Batch
 from ._finite import Guard
@@ -21,6 +23,62 @@ from ._task_gradients import TaskGradients, differentiate
 
 # Farther from a loss than any parameter that it reaches.
 _FAR = 1 << 40
+
+
+@dataclass(frozen=True)
+class Point:
+    """Some parameters, with a copy of their values to return to.
+
+    The values are written through ``.data``, unseen by autograd: a graph that was recorded at the
+    point stays usable, since its saved parameters are restored bit for bit before it runs.
+
+    Attributes:
+        live: The tensors that are written to.
+        values: The copy.
+    """
+
+    live: list[Tensor]
+    values: Vector
+
+
+def point_of(parameters: Sequence[Tensor], values: Vector) -> Point:
+    """Returns the point at which parameters are now; ``values``, of their layout, gets the copy."""
+    live = [shard.data for shard in shards(parameters)]
+    return Point(live, values.copy_(live))
+
+
+def split(point: Point, counts: Sequence[int]) -> list[Point]:
+    """Splits a point into the points of consecutive parameters, ``counts`` at a time."""
+    values = point.values.layout.sections(point.values, counts)
+    return list(map(Point, cut(point.live, counts), values))
+
+
+@contextmanager
+def displaced(moves: Iterable[tuple[Point, Vector]], step: float = 1.0) -> Iterator[None]:
+    """Moves parameters to ``values + step * direction``, and restores them on exit.
+
+    Args:
+        moves: Points, each with its direction.
+        step: The step.
+
+    Yields:
+        Nothing.
+    """
+    live: list[Tensor] = []
+    values: list[Tensor] = []
+    directions: list[Tensor] = []
+    for point, direction in moves:
+        live += point.live
+        values += point.values.tensors
+        directions += direction.tensors
+    if not live:
+        yield
+        return
+    try:
+        torch._foreach_add_(live, directions, alpha=step)
+        yield
+    finally:
+        torch._foreach_copy_(live, values)
 
 
 class NaturalPass:

@@ -2,25 +2,21 @@
 
 from ._graph import Reached, distances
 from ._random import Streams, global_generators, rademacher_, set_states, states_of
-from ._state import ModelState, devices_of, modules_of, parameters_of
-from ._trace import Point, Trace, Traced, displaced, point_of, split
+from ._trace import Trace, Traced, devices_of, modules_of, parameters_of, put_back, state_of
 
 __all__ = [
-    "ModelState",
-    "Point",
     "Reached",
     "Streams",
     "Trace",
     "Traced",
     "devices_of",
-    "displaced",
     "distances",
     "global_generators",
     "modules_of",
     "parameters_of",
-    "point_of",
+    "put_back",
     "rademacher_",
     "set_states",
-    "split",
+    "state_of",
     "states_of",
 ]

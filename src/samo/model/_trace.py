@@ -8,77 +8,20 @@ the same function: the same random numbers, and the same buffers on entry.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
-
-from samo.tensors import Vector, cut, shards
+from torch.nn import Parameter
 
 from ._calls import Call, CallNumbers, attributed, nodes_of, observed
 from ._random import States, drawn_between, global_generators, set_states, states_of
-from ._state import ModelState, devices_of
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class Point:
-    """Some parameters, with a copy of their values to return to.
-
-    The values are written through ``.data``, unseen by autograd: a graph that was recorded at the
-    point stays usable, since its saved parameters are restored bit for bit before it runs.
-
-    Attributes:
-        live: The tensors that are written to.
-        values: The copy.
-    """
-
-    live: list[Tensor]
-    values: Vector
-
-
-def point_of(parameters: Sequence[Tensor], values: Vector) -> Point:
-    """Returns the point at which parameters are now; ``values``, of their layout, gets the copy."""
-    live = [shard.data for shard in shards(parameters)]
-    return Point(live, values.copy_(live))
-
-
-def split(point: Point, counts: Sequence[int]) -> list[Point]:
-    """Splits a point into the points of consecutive parameters, ``counts`` at a time."""
-    values = point.values.layout.sections(point.values, counts)
-    return list(map(Point, cut(point.live, counts), values))
-
-
-@contextmanager
-def displaced(moves: Iterable[tuple[Point, Vector]], step: float = 1.0) -> Iterator[None]:
-    """Moves parameters to ``values + step * direction``, and restores them on exit.
-
-    Args:
-        moves: Points, each with its direction.
-        step: The step.
-
-    Yields:
-        Nothing.
-    """
-    live: list[Tensor] = []
-    values: list[Tensor] = []
-    directions: list[Tensor] = []
-    for point, direction in moves:
-        live += point.live
-        values += point.values.tensors
-        directions += direction.tensors
-    if not live:
-        yield
-        return
-    try:
-        torch._foreach_add_(live, directions, alpha=step)
-        yield
-    finally:
-        torch._foreach_copy_(live, values)
+Buffers = dict[str, Tensor | None]
 
 
 @dataclass
@@ -131,7 +74,7 @@ class Trace:
         self._watched = modules if self._probing else traced.drawing
         self._sources = None if self._probing else traced.drawn
         self._generators = global_generators(self._now[1])
-        self._state = ModelState(traced.model)
+        self._stand_ins = stand_ins_of(traced.model)
         self._before = states_of(self._generators)
         self._after: States | None = None
         self._drawing: list[nn.Module] | None = None
@@ -143,7 +86,7 @@ class Trace:
 
     def __exit__(self, *_: object) -> None:
         if self._after is not None:
-            self._state.put_back()
+            put_back(self._kept)
             set_states(self._generators, self._after)
             torch.clear_autocast_cache()
             if self._probing and self._drawing is not None:
@@ -180,7 +123,8 @@ class Trace:
                 losses = evaluate()
         else:
             losses = evaluate()
-        self.trainable = self._state.keep()
+        self._kept = state_of(self._traced.model)
+        self.trainable = {id(p) for p, trainable in self._kept.trainable if trainable}
         attribute_draws(None)
         self._after = states_of(self._generators)
         self._drawn = drawn_between(self._generators, self._before, self._after)
@@ -190,7 +134,7 @@ class Trace:
         self._starts, self._ends = starts, ends
         self._attribute_calls(made, losses)
         # A backward pass that recomputes (activation checkpointing) must not move buffers either.
-        self._state.install()
+        install(self._stand_ins)
         return losses
 
     def rehearse(self, evaluate: Callable[[], T]) -> T:
@@ -202,13 +146,12 @@ class Trace:
         Returns:
             Its result.
         """
-        state = self._state
-        state.keep()
-        state.install()
+        kept = state_of(self._traced.model)
+        install(self._stand_ins)
         try:
             return evaluate()
         finally:
-            state.put_back()
+            put_back(kept)
             set_states(self._generators, self._before)
 
     def replay(
@@ -226,7 +169,7 @@ class Trace:
         """
         # Autocast may hold low-precision copies of parameters that have moved since.
         torch.clear_autocast_cache()
-        self._state.install()
+        install(self._stand_ins)
         set_states(self._generators, self._before, self._drawn)
         if not self._drawn:
             return evaluate(tasks)
@@ -292,3 +235,116 @@ def _eager_modules(model: nn.Module) -> Iterator[nn.Module]:
         yield module
         if not isinstance(module, torch._dynamo.OptimizedModule):
             stack.extend(module.children())
+
+
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """Returns all modules of a model, each once: ``model.modules()`` without making names."""
+    found = {model: None}
+    queue = [model]
+    for module in queue:
+        for child in module._modules.values():
+            if child is not None and child not in found:
+                found[child] = None
+                queue.append(child)
+    return queue
+
+
+def parameters_of(modules: Iterable[nn.Module]) -> list[Parameter]:
+    """Returns the parameters that are registered in modules, each once."""
+    registered = (p for module in modules for p in module._parameters.values() if p is not None)
+    return list({id(parameter): parameter for parameter in registered}.values())
+
+
+def devices_of(model: nn.Module) -> list[torch.device]:
+    """Returns the devices of a model's parameters and buffers."""
+    found: set[torch.device] = set()
+    for module in modules_of(model):
+        for tensors in (module._parameters, module._buffers):
+            found.update(tensor.device for tensor in tensors.values() if tensor is not None)
+    return sorted(found, key=str)
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """The buffers and flags of a model.
+
+    Attributes:
+        buffers: The modules' dictionaries of buffers, each with its content.
+        modes: The modules' ``training`` flags.
+        trainable: The parameters' ``requires_grad`` flags.
+    """
+
+    buffers: list[tuple[Buffers, Buffers]]
+    modes: list[tuple[nn.Module, bool]]
+    trainable: list[tuple[Parameter, bool]]
+
+
+def state_of(model: nn.Module) -> ModelState:
+    """Returns the present buffers and flags of a model."""
+    modules = modules_of(model)
+    return ModelState(
+        [(module._buffers, dict(module._buffers)) for module in modules],
+        [(module, module.training) for module in modules],
+        [(p, p.requires_grad) for p in parameters_of(modules)],
+    )
+
+
+def put_back(state: ModelState) -> None:
+    """Registers the buffers of a state, and sets its flags."""
+    for owner, buffers in state.buffers:
+        _register(owner, buffers)
+    for module, training in state.modes:
+        if module.training != training:
+            module.training = training
+    for parameter, requires_grad in state.trainable:
+        if parameter.requires_grad != requires_grad:
+            parameter.requires_grad_(requires_grad)
+
+
+@dataclass(frozen=True)
+class StandIns:
+    """Copies of a model's buffers, on which replays run.
+
+    The buffers themselves are not touched: restoring a buffer's value in place between a forward
+    and its backward pass would fail autograd's version check.
+
+    Attributes:
+        buffers: The modules' dictionaries of buffers, each with the copies to register.
+        copies: The copies.
+        values: The values of the copies at the start of each replay.
+    """
+
+    buffers: list[tuple[Buffers, Buffers]]
+    copies: list[Tensor]
+    values: list[Tensor]
+
+
+def stand_ins_of(model: nn.Module) -> StandIns:
+    """Copies the present buffers of a model."""
+    copies: dict[int, Tensor] = {}
+    buffers: list[tuple[Buffers, Buffers]] = []
+    for module in modules_of(model):
+        entry: Buffers = {}
+        for name, buffer in module._buffers.items():
+            if buffer is not None and id(buffer) not in copies:
+                copies[id(buffer)] = buffer.detach().clone()
+            entry[name] = None if buffer is None else copies[id(buffer)]
+        buffers.append((module._buffers, entry))
+    return StandIns(buffers, list(copies.values()), [copy.clone() for copy in copies.values()])
+
+
+def install(stand_ins: StandIns) -> None:
+    """Registers the copies in place of the buffers, with the values of the start."""
+    # Copies that were never written need no refresh, but a write through `.data` is not seen.
+    if stand_ins.copies:
+        copies = [copy.detach() for copy in stand_ins.copies]
+        torch._foreach_copy_(copies, stand_ins.values)
+    for owner, entry in stand_ins.buffers:
+        _register(owner, entry)
+
+
+def _register(owner: Buffers, entry: Buffers) -> None:
+    for name, buffer in entry.items():
+        owner[name] = buffer
+    for name in owner.keys() - entry.keys():
+        del owner[name]

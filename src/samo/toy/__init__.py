@@ -1,7 +1,7 @@
-"""Two losses of a point in the plane: problems on which the methods can be watched.
+"""Toy problems: two losses of a point in the plane.
 
-`setting` says what to run, `run` runs it through the same `samo.Engine` that trains networks, and
-`samo.report.landscape` and `samo.report.loss_space` draw the trajectories. Needs ``samo[train]``.
+`setting` specifies a descent, `run` runs it with the `samo.Engine` that trains networks, and
+`samo.report.landscape` and `samo.report.loss_space` plot the trajectories. Needs ``samo[train]``.
 """
 
 from ._files import load, save

@@ -1,17 +1,15 @@
-"""Trajectories on disk."""
+"""Saves and loads trajectories."""
 
 from __future__ import annotations
 
 import json
 import zipfile
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
+from ..records import differences, write_atomically
 from ..training import RunError
-from ..training._config import differences
-from ..training._files import write_atomically
 from ._setting import Setting
 from ._trajectory import Trajectory
 
@@ -21,23 +19,19 @@ def save(trajectory: Trajectory, path: Path | str) -> None:
 
     Args:
         trajectory: The trajectory.
-        path: The file; it is there whole, or not at all.
+        path: The file, which is written atomically.
     """
 
     def write(beside: Path) -> None:
-        with beside.open("wb") as file:  # given a name, numpy would add a suffix
-            _write(trajectory, file)
+        with beside.open("wb") as file:  # given a path, numpy would append a suffix
+            np.savez_compressed(
+                file,
+                points=trajectory.points,
+                losses=trajectory.losses,
+                setting=np.array(json.dumps(trajectory.setting.plain())),
+            )
 
     write_atomically(Path(path), write)
-
-
-def _write(trajectory: Trajectory, file: IO[bytes]) -> None:
-    np.savez_compressed(
-        file,
-        points=trajectory.points,
-        losses=trajectory.losses,
-        setting=np.array(json.dumps(trajectory.setting.plain())),
-    )
 
 
 def load(path: Path | str, setting: Setting) -> Trajectory:
@@ -45,16 +39,16 @@ def load(path: Path | str, setting: Setting) -> Trajectory:
 
     Args:
         path: The file.
-        setting: What it should be of.
+        setting: The expected setting.
 
     Returns:
         The trajectory.
 
     Raises:
-        RunError: If the file cannot be read, or is of another setting.
+        RunError: If the file cannot be read, or has another setting.
     """
     try:
-        # Opened here: numpy would leave a damaged file open.
+        # Opened here, since numpy would leave a damaged file open.
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as content:
             saved = json.loads(str(content["setting"]))
             points, losses = content["points"], content["losses"]
@@ -65,7 +59,7 @@ def load(path: Path | str, setting: Setting) -> Trajectory:
         raise RunError(f"{path} cannot be read: {error}") from error
     if differing:
         raise RunError(
-            f"{path} is of another setting: {differing}. Name another directory, or delete it."
+            f"{path} has another setting: {differing}. Choose another directory, or delete it."
         )
     if not whole:
         raise RunError(f"{path} is damaged: its points and losses are not of shape {shape}.")

@@ -1,4 +1,4 @@
-"""What a toy problem is: losses of a point in the plane, and how they are customarily descended."""
+"""The definition of a toy problem: losses of a point in the plane, with default settings."""
 
 from __future__ import annotations
 
@@ -8,37 +8,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-# Points of the Pareto front that distances are measured to; between them it is taken as straight.
+# The number of points of the polygon that approximates the Pareto front in distances.
 _FINE = 2001
 
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle of the plane, ``low`` and ``high`` being two of its corners."""
+    """A rectangle in the plane between the corners ``low`` and ``high``."""
 
     low: tuple[float, float]
     high: tuple[float, float]
 
     def holds(self, point: Sequence[float]) -> bool:
-        """Whether a point lies in it.
-
-        Args:
-            point: The point.
-
-        Returns:
-            Whether it does.
-        """
+        """Returns whether a point is in the box."""
         return all(a <= x <= b for a, x, b in zip(self.low, point, self.high, strict=True))
 
     def project(self, x: Tensor) -> Tensor:
-        """The nearest point of the box, ``[.., 2]``.
-
-        Args:
-            x: Points, ``[.., 2]``.
-
-        Returns:
-            Points within the box.
-        """
+        """Projects points, ``[.., 2]``, onto the box."""
         return torch.clamp(x, x.new_tensor(self.low), x.new_tensor(self.high))
 
 
@@ -47,20 +33,20 @@ class Problem:
     """Two losses of a point x of the plane.
 
     Attributes:
-        name: Its name.
-        title: What it is, in a line.
+        name: The name.
+        title: A description in one line.
         evaluate: Maps points ``[.., 2]`` to their losses ``[.., 2]``, differentiably.
-        starts: Where descents begin.
-        view: What a figure of the plane shows.
-        lr: Adam's learning rate.
-        steps: The number of steps.
-        rho: The radius ρ of perturbations.
-        methods: The methods that are customarily compared on it.
-        presets: The sharpness presets that are.
-        box: What x is confined to, by projection after each step; None for the whole plane.
-            Perturbed points may lie outside.
-        pareto_set: Gives n points of the Pareto set ``[n, 2]``, from one end to the other; None
-            where it is not known.
+        starts: The starting points.
+        view: The part of the plane that figures show.
+        lr: The default learning rate of Adam.
+        steps: The default number of steps.
+        rho: The default radius ρ of perturbations.
+        methods: The methods to compare by default.
+        presets: The sharpness presets to compare by default.
+        box: The feasible set, onto which x is projected after each step; None for the whole plane.
+            Perturbed points may be outside.
+        pareto_set: Returns n points of the Pareto set ``[n, 2]``, from one end to the other; None
+            if it is unknown.
     """
 
     name: str
@@ -82,24 +68,24 @@ class Problem:
         return ("l1", "l2")
 
     def pareto_front(self, n: int = _FINE) -> Tensor | None:
-        """The losses on the Pareto set.
+        """Computes the losses on the Pareto set.
 
         Args:
-            n: How many points of it.
+            n: The number of points.
 
         Returns:
-            Losses ``[n, 2]``, from one end of the front to the other; None where it is not known.
+            Losses ``[n, 2]``, from one end of the front to the other; None if it is unknown.
         """
         return None if self.pareto_set is None else self.evaluate(self.pareto_set(n))
 
     def distance(self, losses: Tensor) -> Tensor | None:
-        """The Euclidean distance of losses from the Pareto front, in loss space.
+        """Computes the Euclidean distance of losses from the Pareto front.
 
         Args:
             losses: Losses ``[.., 2]``.
 
         Returns:
-            Distances ``[..]``; None where the front is not known.
+            Distances ``[..]``; None if the front is unknown.
         """
         front = self.pareto_front()
         if front is None:
@@ -112,14 +98,7 @@ class Problem:
         return nearest
 
     def sharpness(self, x: Tensor) -> Tensor:
-        """The largest eigenvalue λ_max of the Hessian of the mean loss.
-
-        Args:
-            x: A point ``[2]``.
-
-        Returns:
-            The eigenvalue, a scalar.
-        """
+        """Computes the largest Hessian eigenvalue λ_max of the mean loss at a point ``[2]``."""
 
         def mean(x: Tensor) -> Tensor:
             return self.evaluate(x).mean()
@@ -131,11 +110,11 @@ class Problem:
 
 
 class Point(nn.Module):
-    """A point of the plane, as a model for `samo.Engine`: x is its one parameter, in float64.
+    """A point of the plane as a model for `samo.Engine`: its only parameter is x, in float64.
 
     Args:
         problem: The problem.
-        start: Where the point lies.
+        start: The initial point.
 
     Example:
         >>> import samo
@@ -152,14 +131,7 @@ class Point(nn.Module):
         self.x = nn.Parameter(torch.tensor(start, dtype=torch.float64))
 
     def forward(self, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Evaluates the losses.
-
-        Args:
-            tasks: The names of those that are wanted.
-
-        Returns:
-            The losses by name.
-        """
+        """Evaluates the losses with these names."""
         values = self.problem.evaluate(self.x)
         return {task: values[self.problem.tasks.index(task)] for task in tasks}
 

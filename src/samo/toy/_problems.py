@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._problem import Box, Problem
 
-_SMALLEST = 5e-6  # below this, the logarithm of FRONT's valleys is cut off
+_SMALLEST = 5e-6  # the lower bound of the logarithm's argument in FRONT
 _SCALE = 0.1  # of the first loss of FRONT, as in Nash-MTL
 _SHIFT = 20.0
 
@@ -20,8 +20,8 @@ def _valley(x: Tensor) -> Tensor:
 
 
 def _valley_set(n: int) -> Tensor:
-    # Within a level set of l1, a ball of the 4-norm around 0, the point nearest to l2's minimum
-    # (-4, 0) lies on the line between the two minima.
+    # Within a level set of l1, a ball of the 4-norm around 0, the point closest to l2's minimum
+    # (-4, 0) is on the line between the two minima.
     x1 = torch.linspace(-4, 0, n, dtype=torch.float64)
     return torch.stack([x1, torch.zeros_like(x1)], -1)
 
@@ -46,8 +46,8 @@ r"""The problem of Figure 1 and §6.1 of the SAMO paper (arXiv 2507.07883).
 
 for x in [-6, 6] × [-3, 3]. The Pareto set is the segment from (-4, 0), a sharp minimum of
 :math:`l_2`, to (0, 0), a flat one of :math:`l_1`. From (-6, 1), descent on the mean ends in the
-former, with λ_max ≈ 2.0; with a perturbation along the mean gradient it passes over it. The paper
-does not state its ρ, learning rate or number of steps: these are ours.
+former, with λ_max ≈ 2.0; with a perturbation along the mean gradient it does not. The paper does
+not state its ρ, learning rate or number of steps; these are ours.
 """
 
 
@@ -107,10 +107,10 @@ With :math:`c_+ = \max(\tanh(x_2/2), 0)` and :math:`c_- = \max(\tanh(-x_2/2), 0)
     f_2 &= c_+ \left(\log \max(|(-x_1 + 3)/2 + \tanh(-x_2) + 2|, 5 \cdot 10^{-6}) + 6\right)
          + c_- \left(((x_1 + 7)^2 + (x_2 + 8)^2 / 10) / 10 - 20\right)
 
-and the losses are :math:`l_1 = 0.1 (f_1 + 20)`, as in Nash-MTL the smaller by far, and
-:math:`l_2 = f_2 + 20`. The 20 is ours: it makes the losses positive, as some methods need them,
-and changes no gradient. Nash-MTL takes 35,000 steps with a learning rate of 0.001; the defaults
-here are 5,000 with 0.01. ρ is ours, the literature has no perturbations here.
+and the losses are :math:`l_1 = 0.1 (f_1 + 20)`, with the scale of Nash-MTL, and
+:math:`l_2 = f_2 + 20`. The offset 20 is ours: it makes the losses positive, which some methods
+require, and changes no gradient. Nash-MTL takes 35,000 steps with a learning rate of 0.001; the
+defaults here are 5,000 and 0.01. ρ is ours: the literature has no perturbations on this problem.
 """
 
 PROBLEMS = {problem.name: problem for problem in (VALLEY, FRONT)}

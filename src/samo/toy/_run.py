@@ -1,4 +1,4 @@
-"""Running a descent: the loop that trains networks, with a point in the place of the network."""
+"""Runs a descent: a training loop with a point instead of a network."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import torch
 from torch.optim import Adam
 
 from .. import Engine, aggregation
-from ..training._sharpness import perturbation
+from ..training import perturbation
 from ._problem import Point
 from ._setting import Setting
 from ._trajectory import Trajectory
 
 
 def run(setting: Setting, *, watch: Callable[[int], None] | None = None) -> Trajectory:
-    """Descends by `samo.Engine` and Adam.
+    """Runs a descent by `samo.Engine` and Adam.
 
-    A step looks at the whole problem, so each one ends an epoch for methods that count those. What
-    a method learns itself is learnt by the same Adam.
+    Each step evaluates the whole problem, so it counts as an epoch for methods that depend on
+    epochs. Trainable parameters of a method are updated by the same Adam.
 
     Args:
-        setting: What to run.
-        watch: Is told the number of steps that are done.
+        setting: The setting.
+        watch: Called with the number of finished steps.
 
     Returns:
-        The trajectory, the same whenever it is run again.
+        The trajectory, which depends on the setting alone.
 
     Raises:
-        ValueError: If the method cannot take the losses: some need positive ones.
+        ValueError: If the method does not support the losses; some require positive ones.
         NonFiniteError: If a loss or a gradient is not finite.
 
     Example:
@@ -74,7 +74,7 @@ def run(setting: Setting, *, watch: Callable[[int], None] | None = None) -> Traj
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seeds the generator that some methods draw from, and puts it back afterwards."""
+    """Seeds the global generator, which some methods draw from, and restores it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

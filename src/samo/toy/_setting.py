@@ -1,4 +1,4 @@
-"""What a descent's outcome depends on, checked."""
+"""The setting of a descent."""
 
 from __future__ import annotations
 
@@ -8,28 +8,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import aggregation
-from ..benchmarks._names import unknown
-from ..training import PRESETS, RunError
-from ..training._sharpness import complete, perturbation
+from .._names import unknown
+from ..training import PRESETS, RunError, complete_preset, perturbation
 from ._problem import Problem
 from ._problems import PROBLEMS
 
 
 @dataclass(frozen=True)
 class Setting:
-    """All that a descent's outcome depends on; `setting` makes one.
+    """Everything that the result of a descent depends on; made by `setting`.
 
     Attributes:
         problem: The problem.
         method: The aggregation method.
         sharpness: The sharpness preset.
-        rho: The radius ρ of its perturbation; None for plain training.
-        start: Where it begins.
+        rho: The radius ρ of the perturbation; None for plain training.
+        start: The starting point.
         steps: The number of steps.
         lr: Adam's learning rate.
-        seed: The seed of everything random.
-        method_options: The method's options.
-        sharpness_options: All of the preset's.
+        seed: The seed of all random numbers.
+        method_options: The options of the method.
+        sharpness_options: All options of the preset.
     """
 
     problem: Problem
@@ -44,11 +43,7 @@ class Setting:
     sharpness_options: Mapping[str, Any]
 
     def plain(self) -> dict[str, Any]:
-        """The fields as JSON has them, the problem by its name.
-
-        Returns:
-            The fields by name.
-        """
+        """Returns the fields for JSON, with the problem as its name."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {**fields, "problem": self.problem.name, "start": list(self.start)}
 
@@ -66,25 +61,25 @@ def setting(
     method_options: Mapping[str, Any] | None = None,
     sharpness_options: Mapping[str, Any] | None = None,
 ) -> Setting:
-    """Says what to run. What is left out is the problem's default.
+    """Makes a setting; arguments that are left out have the problem's defaults.
 
     Args:
         problem: The problem, or the name of one of `PROBLEMS`.
         method: The aggregation method (see `samo.aggregation.available`).
         sharpness: The sharpness preset (see ``samo list``).
-        rho: The radius ρ of its perturbation.
-        start: Where to begin, within the problem's box; its first start if left out.
+        rho: The radius ρ of the perturbation.
+        start: The starting point, within the problem's box; by default its first.
         steps: The number of steps.
         lr: Adam's learning rate.
-        seed: The seed of everything random.
-        method_options: The method's options, as `samo.aggregation.create` takes them.
-        sharpness_options: The preset's other options: alpha, mu, adaptive ..
+        seed: The seed of all random numbers.
+        method_options: The options of the method, as for `samo.aggregation.create`.
+        sharpness_options: Further options of the preset: alpha, mu, adaptive ..
 
     Returns:
         The setting.
 
     Raises:
-        RunError: If a name is unknown or a value out of its range.
+        RunError: If a name is unknown or a value is out of its range.
 
     Example:
         >>> setting("valley", sharpness="gsam").rho
@@ -94,7 +89,7 @@ def setting(
         if problem not in PROBLEMS:
             raise RunError(unknown("problem", problem, PROBLEMS))
         problem = PROBLEMS[problem]
-    start = _start(problem, problem.starts[0] if start is None else start)
+    start = _checked_start(problem, problem.starts[0] if start is None else start)
     steps = problem.steps if steps is None else steps
     lr = problem.lr if lr is None else lr
     if steps < 1:
@@ -110,19 +105,19 @@ def setting(
         method, options = aggregation.describe(method).name, dict(method_options or {})
         aggregation.create(method, len(problem.tasks), **options)
         rho = problem.rho if rho is None and not plain else rho
-        others = complete(sharpness, sharpness_options or {})
+        others = complete_preset(sharpness, sharpness_options or {})
         perturbation(sharpness, rho, others)
     except (ValueError, TypeError, ImportError) as error:
         raise RunError(str(error)) from error
     return Setting(problem, method, sharpness, rho, start, steps, lr, seed, options, others)
 
 
-def _start(problem: Problem, start: Sequence[float]) -> tuple[float, float]:
+def _checked_start(problem: Problem, start: Sequence[float]) -> tuple[float, float]:
     if len(start) != 2 or not all(map(math.isfinite, start)):
         raise RunError(f"start must be two numbers; found {start}.")
     if problem.box is not None and not problem.box.holds(start):
         raise RunError(
-            f"start must lie within {problem.box.low} .. {problem.box.high}, the box of problem "
+            f"start must be within {problem.box.low} .. {problem.box.high}, the box of problem "
             f"{problem.name!r}; found {tuple(start)}."
         )
     return float(start[0]), float(start[1])

@@ -1,4 +1,4 @@
-"""The way that a descent has taken."""
+"""The trajectory of a descent."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ._setting import Setting
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """The way that a descent has taken, from its start to where T steps have led.
+    """The trajectory of a descent of T steps.
 
     Attributes:
-        setting: What was run.
+        setting: The setting.
         points: The points, ``[T + 1, 2]``.
-        losses: The natural losses there, ``[T + 1, 2]``.
+        losses: The natural losses at these points, ``[T + 1, 2]``.
     """
 
     setting: Setting
@@ -27,14 +27,11 @@ class Trajectory:
 
     @property
     def sharpness(self) -> float:
-        """The largest eigenvalue λ_max of the Hessian of the mean loss, at the end."""
+        """The largest eigenvalue λ_max of the Hessian of the mean loss at the last point."""
         return self.setting.problem.sharpness(torch.from_numpy(self.points[-1])).item()
 
     @property
     def distance(self) -> float | None:
-        """The Euclidean distance of the last losses from the Pareto front, in loss space.
-
-        None where the front is not known.
-        """
+        """The Euclidean distance of the last losses from the Pareto front; None if unknown."""
         found = self.setting.problem.distance(torch.from_numpy(self.losses[-1]))
         return None if found is None else found.item()

@@ -1,15 +1,17 @@
-"""Training runs and comparisons of them."""
+"""Training runs, and comparisons of them."""
 
+from ..records import RunError
+from ..records.schema import reported
 from ._compare import compare
 from ._config import RunConfig, configured
-from ._errors import RunError
+from ._evaluate import to_device
 from ._plan import Cell, plan
 from ._run import Progress, Watch
 from ._schedule import SCHEDULES, Schedule
-from ._sharpness import PRESETS, Preset
+from ._sharpness import PRESETS, Preset, complete_preset, perturbation
 from ._sweep import Best, SweepResult, finals, sweep
 from ._sweep_plan import SweepPlan, plan_sweep
-from ._train import reported, train
+from ._train import train
 from ._trained import Trained, trained
 from ._workers import Event
 
@@ -31,10 +33,13 @@ __all__ = [
     "compare",
     "configured",
     "finals",
+    "perturbation",
     "plan",
     "plan_sweep",
+    "complete_preset",
     "reported",
     "sweep",
+    "to_device",
     "train",
     "trained",
 ]

@@ -1,9 +1,8 @@
-"""The validated configuration of a run."""
+"""Validated configuration of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Self
 
 from pydantic import (
@@ -21,43 +20,41 @@ from pydantic import (
 
 from .. import aggregation, benchmarks
 from ..benchmarks._benchmark import OptimizerName
-from ._errors import RunError
+from ..records import RunError
 from ._schedule import complete_schedule
-from ._sharpness import PRESETS, complete, perturbation
+from ._sharpness import PRESETS, complete_preset, perturbation
 
 _FROM_BENCHMARK = ("epochs", "batch_size", "lr", "weight_decay", "optimizer", "schedule")
-# What these fields stood for before there were any.
-_BEFORE = {"schedule": "constant", "schedule_options": {}, "average_last": 0}
 
 
 class RunConfig(BaseModel):
-    """Everything that a run's numbers depend on. What is left out is the benchmark's default.
+    """Everything that a run's numbers depend on. Omitted fields take the benchmark's defaults.
 
     Attributes:
         benchmark: A benchmark's name, or the address ``"module:Class"`` of your own.
-        benchmark_options: Its options. ``data``, where its files lie, may be another path when the
-            run goes on, as long as its last part is the same.
-        tasks: The tasks to train; all if left out. One task alone is a single-task baseline.
+        benchmark_options: Its options. ``data``, the path of its files, may differ when the run is
+            resumed, as long as its last part is the same.
+        tasks: The tasks to train; all if omitted. One task alone is a single-task baseline.
         method: The aggregation method's name.
         method_options: Its options.
         sharpness: The sharpness preset's name.
         rho: The radius ρ of the perturbation; None for plain training.
         sharpness_options: The preset's other options: alpha, mu, adaptive ..
-        epochs: How often to go through the training data.
-        batch_size: The number of examples a step.
+        epochs: The number of passes through the training data.
+        batch_size: The number of examples in a step.
         lr: The learning rate.
         weight_decay: The optimizer's weight decay.
         optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (with momentum 0.9).
-        schedule: How the learning rate changes: ``"constant"``, ``"step"``, ``"plateau"`` or
+        schedule: The learning-rate schedule: ``"constant"``, ``"step"``, ``"plateau"`` or
             ``"cosine"``.
         schedule_options: Its options: every, factor ..
         average_last: Report the mean over this many last epochs, on test data too; 0 to report the
             epoch that is best on validation data.
         clip: The norm that the gradient of all parameters together is clipped to; None for no
             clipping.
-        seed: The seed of everything random but the data.
-        threads: The number of threads. Sums depend on it in the last bits, so it is fixed.
-        device: Where to train.
+        seed: The seed of all random numbers except the data's.
+        threads: The number of threads. The last bits of sums depend on it, so it is fixed.
+        device: The device to train on.
 
     Example:
         >>> config = RunConfig(benchmark="digits", method="fairgrad", sharpness="samo")
@@ -93,10 +90,14 @@ class RunConfig(BaseModel):
         """The defaults of the benchmark."""
         return benchmarks.get(self.benchmark).defaults
 
+    def plain(self) -> dict[str, Any]:
+        """Returns the fields as JSON holds them."""
+        return self.model_dump(mode="json")
+
     @model_validator(mode="before")
     @classmethod
     def _filled(cls, given: Any) -> Any:
-        """Fills in what the benchmark and the preset have as their defaults."""
+        """Fills in the defaults of the benchmark and of the preset."""
         if not isinstance(given, Mapping) or not isinstance(given.get("benchmark"), str):
             return given
         values = {name: value for name, value in given.items() if value is not None}
@@ -105,7 +106,7 @@ class RunConfig(BaseModel):
             values.setdefault(name, getattr(defaults, name))
         values["method"] = aggregation.describe(values.get("method", "ls")).name
         name = values.setdefault("sharpness", "erm")
-        values["sharpness_options"] = complete(name, values.get("sharpness_options", {}))
+        values["sharpness_options"] = complete_preset(name, values.get("sharpness_options", {}))
         if PRESETS[name].perturb is not None:
             values.setdefault("rho", defaults.rho)
         return _with_protocol(values, defaults)
@@ -127,26 +128,24 @@ class RunConfig(BaseModel):
 
 
 def _with_protocol(values: dict[str, Any], defaults: benchmarks.Defaults) -> dict[str, Any]:
-    """Fills in the options of the schedule, and what is reported, of which epochs decide."""
+    """Fills in the options of the schedule and the number of epochs to average."""
     try:
         epochs = int(values["epochs"])
     except (TypeError, ValueError):
-        return values  # what is wrong with it is said where the fields are checked
-    customary = defaults.schedule_options if values["schedule"] == defaults.schedule else {}
+        return values  # reported when the fields are checked
+    usual = defaults.schedule_options if values["schedule"] == defaults.schedule else {}
     given = values.get("schedule_options", {})
-    values["schedule_options"] = complete_schedule(
-        values["schedule"], {**customary, **given}, epochs
-    )
-    # A short trial run is not to fail for want of epochs.
+    values["schedule_options"] = complete_schedule(values["schedule"], {**usual, **given}, epochs)
+    # A short trial run must not fail because it has too few epochs.
     values.setdefault("average_last", min(defaults.average_last, max(epochs, 0)))
     return values
 
 
 def configured(**values: Any) -> RunConfig:
-    """Makes a configuration, with an error of one line if that cannot be.
+    """Makes a configuration, with an error of one line if a value is not valid.
 
     Args:
-        **values: The fields of `RunConfig`; None stands for the default.
+        **values: The fields of `RunConfig`; None means the default.
 
     Returns:
         The configuration.
@@ -164,52 +163,3 @@ def _line(detail: Mapping[str, Any]) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ")
     where = ".".join(str(part) for part in detail["loc"])
     return f"{where} = {detail['input']!r}: {message}" if where else message
-
-
-def upgraded(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Completes a configuration that an older version wrote.
-
-    Args:
-        saved: The fields on disk.
-
-    Returns:
-        The fields, with those that there were not, as they were understood.
-
-    Example:
-        >>> upgraded({"seed": 1})
-        {'schedule': 'constant', 'schedule_options': {}, 'average_last': 0, 'seed': 1}
-    """
-    return {**_BEFORE, **saved}
-
-
-def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without the place of the data: files may be moved, but not exchanged."""
-    options = dict(config.get("benchmark_options") or {})
-    if isinstance(options.get("data"), str):
-        options["data"] = Path(options["data"]).absolute().name
-    return {**config, "benchmark_options": options} if options else dict(config)
-
-
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Words what differs between two configurations, for instance ``rho (0.05 there, 0.1 here)``.
-
-    Of a path to data only the last part counts: the directory may lie elsewhere by now.
-
-    Args:
-        there: The fields of the one on disk.
-        here: The fields of the one at hand.
-
-    Returns:
-        The fields that differ, with their values; nothing if they agree.
-
-    Example:
-        >>> differences({"rho": 0.05, "seed": 1}, {"rho": 0.1, "seed": 1})
-        'rho (0.05 there, 0.1 here)'
-    """
-    there, here = _comparable(there), _comparable(here)
-    names = dict.fromkeys([*here, *there])
-    return ", ".join(
-        f"{name} ({there.get(name)!r} there, {here.get(name)!r} here)"
-        for name in names
-        if there.get(name) != here.get(name)
-    )

@@ -1,15 +1,21 @@
-"""What the user can put right."""
+"""Errors of a run that the user can correct."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-class RunError(ValueError):
-    """A run cannot start, or go on, as it was asked for: one line that says why.
-
-    Raised for settings that do not fit together, for a directory that holds another run, and for
-    files that cannot be read. The command line prints the line and exits with status 2.
-    """
+from ..records import RunError
 
 
 class DivergedError(RunError):
-    """A loss or a metric is not finite when a run is evaluated."""
+    """A loss or a metric is not finite in evaluation."""
+
+
+@contextmanager
+def as_run_error(*kinds: type[Exception], of: str = "") -> Iterator[None]:
+    """Turns exceptions of these kinds into a RunError, with `of` before their message."""
+    try:
+        yield
+    except kinds as error:
+        raise RunError(f"{of}: {error}" if of else str(error)) from error

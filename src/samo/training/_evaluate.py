@@ -11,22 +11,15 @@ import torch
 from torch import nn
 
 from ..benchmarks import Benchmark
-from ._errors import DivergedError, RunError
+from ..records import RunError
+from ._errors import DivergedError
 
 Scores = dict[str, dict[str, float]]
 """By task, its metrics by name, and its loss as ``"loss"``."""
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Moves a batch: a tensor, anything with a method ``to``, or tuples, lists and mappings of it.
-
-    Args:
-        batch: The batch.
-        device: Where to.
-
-    Returns:
-        The batch there.
-    """
+    """Moves a batch: what has a method ``to``, or tuples, lists and mappings of it."""
     if hasattr(batch, "to"):
         return batch.to(device)
     if isinstance(batch, Mapping):
@@ -44,15 +37,7 @@ def evaluate(
     device: torch.device,
     limit: int | None = None,
 ) -> tuple[Scores, int]:
-    """Evaluates a model, in eval mode, and leaves it in its own.
-
-    Args:
-        benchmark: The benchmark.
-        model: The model.
-        tasks: The tasks to evaluate.
-        batches: What to evaluate them on.
-        device: Where the model is.
-        limit: After how many batches to stop.
+    """Evaluates a model in eval mode, on at most `limit` batches, then restores its mode.
 
     Returns:
         The scores, and the number of batches that they are from.
@@ -100,15 +85,7 @@ def _scores(
 
 
 def average(benchmark: Benchmark, scores: Scores) -> float:
-    """Sums scores up in one number, the higher the better.
-
-    Args:
-        benchmark: The benchmark.
-        scores: The scores.
-
-    Returns:
-        The mean over the tasks of each one's first metric, negated where lower is better.
-    """
+    """Averages the first metric of each task, negated where lower is better."""
     terms = []
     for task, values in scores.items():
         name, metric = next(iter(benchmark.metrics[task].items()))

@@ -1,4 +1,4 @@
-"""The most memory that a run has taken."""
+"""Peak memory of a run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _PROCESS = Path("/proc/self")
 
 
 class PeakMemory:
-    """The peak since this object was made: of the GPU's memory, or of the process on a CPU.
+    """Peak memory since this object was made: of the GPU, or of the process on a CPU.
 
-    On a CPU that is the resident memory of the whole process, with Python and its libraries. Linux
-    alone lets the peak be set back; elsewhere it is since the process began, so the runs of a
-    comparison that share a process have the highest of those before as well.
+    On a CPU it is the resident memory of the whole process, with Python and its libraries. Only
+    Linux can reset the peak; elsewhere it is since the process began, so runs of a comparison that
+    share a process include the peaks of earlier ones.
 
     Args:
-        device: Where the run is.
+        device: The device of the run.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -27,15 +27,11 @@ class PeakMemory:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             return
-        with suppress(OSError):  # no Linux, or a sandbox
+        with suppress(OSError):  # not Linux, or a sandbox
             (_PROCESS / "clear_refs").write_text("5", encoding="ascii")
 
     def megabytes(self) -> float | None:
-        """Reads the peak.
-
-        Returns:
-            It, in units of 2^20 bytes; None where the system does not tell.
-        """
+        """Reads the peak in units of 2^20 bytes; None where the system does not report it."""
         if self._device.type == "cuda":
             return float(torch.cuda.max_memory_allocated(self._device)) / 2**20
         with suppress(OSError, ValueError, IndexError):

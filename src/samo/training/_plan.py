@@ -1,4 +1,4 @@
-"""Which runs a comparison consists of."""
+"""The runs of a comparison."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 from urllib.parse import quote
 
 from .. import aggregation, benchmarks
+from ..records import RunError
 from ._config import RunConfig, configured
-from ._errors import RunError
-from ._sharpness import PRESETS, complete
+from ._errors import as_run_error
+from ._sharpness import PRESETS, complete_preset
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,14 @@ def plan(
 ) -> list[Cell]:
     """Lists the runs: each method with each preset, ρ and seed, and the single-task baselines.
 
-    All runs of one seed begin with the same weights and see the same batches, whatever the rest is.
+    All runs of a seed start from the same weights and see the same batches.
 
     Args:
         benchmark: The benchmark.
         methods: The aggregation methods.
         sharpness: The sharpness presets.
-        rhos: The values of ρ to choose from, the same for each preset that has one; the benchmark's
-            if there are none.
-        seeds: How many seeds, from 0.
+        rhos: The values of ρ for each preset that has one; the benchmark's if empty.
+        seeds: The number of seeds, from 0.
         stl: Whether to train the single-task baselines.
         **common: The other fields of `RunConfig`, the same for all runs.
 
@@ -57,52 +57,57 @@ def plan(
         The runs.
 
     Raises:
-        RunError: If something is unknown, missing, or out of its range.
+        RunError: If a name is unknown, a value missing or out of range.
 
     Example:
         >>> [cell.path for cell in plan("digits", ["ls"], ["erm", "gsam"], [0.1], seeds=1)]
         ['stl/left/seed-0', 'stl/right/seed-0', 'ls/erm/seed-0', 'ls/gsam/rho-0.1/seed-0']
     """
-    if seeds < 1:
-        raise RunError(f"seeds must be at least 1; found {seeds}.")
+    check_seeds(seeds)
     shared = {"benchmark": benchmark, **common}
-    try:
-        made = benchmarks.create(benchmark, **(common.get("benchmark_options") or {}))
-        methods = list(dict.fromkeys(aggregation.describe(name).name for name in methods))
-        for name in methods:
-            aggregation.create(name, len(made.tasks))
-        for name in sharpness:
-            complete(name, {})
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        raise RunError(str(error)) from error
+    made = benchmark_of(shared)
+    arms = pairs(methods, sharpness)
+    for method in dict(arms):
+        with as_run_error(ValueError, TypeError, OSError, ImportError):
+            aggregation.create(method, len(made.tasks))
     grid = list(dict.fromkeys(rhos or made.defaults.rho_grid))
-    if not methods or not sharpness:
-        raise RunError("name at least one method and one sharpness preset.")
     cells = []
     for seed in range(seeds):
         cells += baselines(shared, made.tasks, seed) if stl else []
-        for method in methods:
-            for preset in dict.fromkeys(sharpness):
-                for rho in grid if PRESETS[preset].perturb else [None]:
-                    config = configured(
-                        **shared, method=method, sharpness=preset, rho=rho, seed=seed
-                    )
-                    path = f"{method}/{preset}" + ("" if rho is None else f"/rho-{rho:g}")
-                    cells.append(Cell(f"{path}/seed-{seed}", config))
+        for method, preset in arms:
+            for rho in grid if PRESETS[preset].perturb else [None]:
+                config = configured(**shared, method=method, sharpness=preset, rho=rho, seed=seed)
+                path = f"{method}/{preset}" + ("" if rho is None else f"/rho-{rho:g}")
+                cells.append(Cell(f"{path}/seed-{seed}", config))
     return cells
 
 
+def check_seeds(seeds: int) -> None:
+    """Raises a RunError if there are no seeds."""
+    if seeds < 1:
+        raise RunError(f"seeds must be at least 1; found {seeds}.")
+
+
+def benchmark_of(common: Mapping[str, Any]) -> benchmarks.Benchmark:
+    """Makes the benchmark that all runs share; raises RunError."""
+    options = common.get("benchmark_options") or {}
+    with as_run_error(ValueError, TypeError, OSError, ImportError):
+        return benchmarks.create(common["benchmark"], **options)
+
+
+def pairs(methods: Sequence[str], sharpness: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs each method with each preset; raises RunError if a name is unknown or missing."""
+    with as_run_error(ValueError):
+        names = dict.fromkeys(aggregation.describe(name).name for name in methods)
+        for name in sharpness:
+            complete_preset(name, {})
+    if not names or not sharpness:
+        raise RunError("name at least one method and one sharpness preset.")
+    return [(method, preset) for method in names for preset in dict.fromkeys(sharpness)]
+
+
 def baselines(common: Mapping[str, Any], tasks: Sequence[str], seed: int) -> list[Cell]:
-    """Lists the single-task runs of a seed.
-
-    Args:
-        common: The fields of `RunConfig` that all runs share.
-        tasks: The tasks.
-        seed: The seed.
-
-    Returns:
-        A run a task.
-    """
+    """Lists the single-task runs of a seed, one for each task."""
     return [
         Cell(
             f"stl/{_file_name(task)}/seed-{seed}",
@@ -114,5 +119,5 @@ def baselines(common: Mapping[str, Any], tasks: Sequence[str], seed: int) -> lis
 
 
 def _file_name(task: str) -> str:
-    """The task's name, with what may not stand in a path as in a URL: no two have the same."""
+    """Quotes what is not allowed in a path, as in a URL: different tasks have different names."""
     return re.sub(r"[^\w.+-]", lambda found: quote(found[0], safe=""), task)

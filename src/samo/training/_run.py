@@ -1,40 +1,44 @@
-"""A run in memory: model, engine, optimizer, and all else that a checkpoint holds."""
+"""A run in memory: model, engine, optimizer, and everything else that a checkpoint holds."""
 
 from __future__ import annotations
 
-import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from .. import Engine, StepResult, aggregation, benchmarks
-from .._log import Means
+from .._names import unknown
+from ..analysis import StepMeans
 from ..benchmarks._errors import DataError
-from ..benchmarks._names import unknown
+from ..records import RunError
+from ..records.schema import Epoch, validated
 from ._config import RunConfig
-from ._errors import RunError
+from ._errors import as_run_error
 from ._evaluate import Scores, average, evaluate, to_device
 from ._memory import PeakMemory
-from ._schedule import advance, scheduler
+from ._schedule import SCHEDULES, advance
+from ._seeding import random_state, set_random_state
 from ._sharpness import perturbation
 
 # Evaluation keeps no graph, so larger batches fit.
 _EVALUATION_BATCH = 4
 
 Record = dict[str, Any]
-"""What was measured in one epoch; plain values, the same whenever the run is made again."""
+"""Measurements of an epoch (see `samo.records.schema.Epoch`): the same in a repeated run."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: in ``epoch`` of ``epochs``, ``step`` of ``steps`` (None: not known)."""
+    """Progress of a run: in ``epoch`` of ``epochs``, ``step`` of ``steps`` (None: not known).
+
+    At the end of an epoch, `record` has its measurements.
+    """
 
     epoch: int
     epochs: int
@@ -49,27 +53,26 @@ Watch = Callable[[Progress], None]
 class Run:
     """A run, from its beginning or from a checkpoint.
 
-    The global generators must have been seeded before it is made.
+    The global generators must be seeded before it is made.
 
     Args:
         config: Its configuration.
 
     Raises:
-        RunError: If the benchmark, the tasks, the method or the device cannot be had.
+        RunError: If the benchmark, the tasks, the method or the device is not available.
     """
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.device = _device(config.device)
         self._memory = PeakMemory(self.device)
-        self.benchmark = _benchmark(config)
-        self.tasks = _chosen_tasks(self.benchmark, config.tasks)
+        self.benchmark = made_benchmark(config)
+        self.tasks = chosen_tasks(self.benchmark, config.tasks)
         self.model = _model(self.benchmark).to(self.device)
         self.engine = _engine(config, self.model, self.tasks, self.benchmark.own)
         self.optimizer = _optimizer(config, self.model, self.engine.aggregator)
-        self.scheduler = scheduler(
-            config.schedule, config.schedule_options, self.optimizer, config.epochs
-        )
+        schedule: Any = config.schedule_options
+        self.scheduler = SCHEDULES[config.schedule].make(self.optimizer, config.epochs, **schedule)
         self.generator = Generator().manual_seed(config.seed)
         self.training_data = self.benchmark.batches(
             "train", self.tasks, config.batch_size, self.generator
@@ -80,79 +83,60 @@ class Run:
 
     @property
     def epoch(self) -> int:
-        """The number of epochs that are complete."""
+        """The number of complete epochs."""
         return len(self.history)
 
     def train_epoch(self, watch: Watch | None = None) -> None:
-        """Trains for an epoch, evaluates, and takes down both.
-
-        Args:
-            watch: Is told of each step.
-        """
+        """Trains for an epoch and evaluates; appends to `history` and `timing`."""
         begin = time.perf_counter()
         steps = len(self.training_data) if isinstance(self.training_data, Sized) else None
         durations: list[float] = []
-        seen = Means()
+        means = StepMeans()
         self.model.train()
         for batch in self.training_data:
             start = self._now()
             result = self._step(to_device(batch, self.device))
             durations.append(1e3 * (self._now() - start))
-            seen.add(result)
+            means.add(result)
             if watch:
                 watch(Progress(self.epoch + 1, self.config.epochs, len(durations), steps))
         self.engine.epoch_ended()
-        self._complete(seen.take())
+        self._complete(means.take())
         timing = {"epoch_s": time.perf_counter() - begin, "step_ms": statistics.median(durations)}
         if (peak := self._memory.megabytes()) is not None:
             timing["peak_memory_mb"] = peak
         self.timing.append(timing)
 
     def evaluate(self, split: benchmarks.Split, limit: int | None = None) -> tuple[Scores, int]:
-        """Evaluates the model.
-
-        Args:
-            split: On what.
-            limit: After how many batches to stop.
-
-        Returns:
-            The scores, and the number of batches that they are from.
-        """
+        """Evaluates the model on a split, or its first batches (see `evaluate`)."""
         size = _EVALUATION_BATCH * self.config.batch_size
         batches = self.benchmark.batches(split, self.tasks, size)
         return evaluate(self.benchmark, self.model, self.tasks, batches, self.device, limit)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to continue bit for bit: tensors and plain values."""
+        """Returns everything needed to continue bit for bit, as tensors and plain values."""
         return {
-            "config": self.config.model_dump(mode="json"),
+            "config": self.config.plain(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "engine": self.engine.state_dict(),
             "generator": self.generator.get_state(),
-            "random": _random_state(),
+            "random": random_state(),
             "history": self.history,
             "timing": self.timing,
             "best": self.best,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from what `state_dict` gave.
-
-        Args:
-            state: The state.
-        """
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if "scheduler" in state:  # older runs have none: their learning rate was constant
-            self.scheduler.load_state_dict(state["scheduler"])
-        self.engine.load_state_dict(state["engine"])
+        """Restores what `state_dict` returned."""
+        for name in ("model", "optimizer", "scheduler", "engine"):
+            getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
         self.history = state["history"]
         self.timing = state["timing"]
         self.best = state["best"]
-        _set_random_state(state["random"])
+        set_random_state(state["random"])
 
     def _step(self, batch: Any) -> StepResult:
         def losses(tasks: Sequence[str]) -> dict[str, Tensor]:
@@ -168,12 +152,12 @@ class Run:
                 self.engine.optimizer_stepped(losses(self.tasks))
         return result
 
-    def _complete(self, training: Record) -> None:
-        """Evaluates at the end of an epoch, and keeps the weights if none were better before.
+    def _complete(self, steps: Mapping[str, float]) -> None:
+        """Evaluates at the end of an epoch, and keeps the weights if they are the best so far.
 
-        The training score is from as many batches as there are for validation: enough to see the
-        gap, and no dearer. The test data is not looked at, except in the last epochs of a run that
-        reports their mean; nothing is chosen by it.
+        The training score is from as many batches as validation has: enough to see the gap, at the
+        same cost. Test data is used only in the last epochs of a run that reports their mean;
+        nothing is chosen by it.
         """
         validation, n_batches = self.evaluate("validation")
         fitted, _ = self.evaluate("train", limit=n_batches)
@@ -184,11 +168,11 @@ class Run:
             "score": score,
             "train": fitted,
             "validation": validation,
-            "steps": training,
+            "steps": steps,
         }
         if self.epoch >= self.config.epochs - self.config.average_last:
             record["test"], _ = self.evaluate("test")
-        self.history.append(record)
+        self.history.append(validated(Epoch, record).plain())
         advance(self.scheduler, score)
         if self.epoch == 1 or score > self.best["score"]:
             weights = {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -198,6 +182,22 @@ class Run:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+def made_benchmark(config: RunConfig) -> benchmarks.Benchmark:
+    """Makes the benchmark of a run; raises RunError."""
+    options: Any = config.benchmark_options
+    with as_run_error(ValueError, OSError, ImportError, of=f"benchmark {config.benchmark!r}"):
+        return benchmarks.create(config.benchmark, **options)
+
+
+def chosen_tasks(benchmark: benchmarks.Benchmark, chosen: Sequence[str] | None) -> tuple[str, ...]:
+    """Returns the tasks to train, all if `chosen` is None; raises RunError."""
+    tasks = benchmark.tasks if chosen is None else tuple(chosen)
+    for task in tasks:
+        if task not in benchmark.tasks:
+            raise RunError(unknown("task", task, benchmark.tasks))
+    return tasks
 
 
 def _device(name: str) -> torch.device:
@@ -210,35 +210,15 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _benchmark(config: RunConfig) -> benchmarks.Benchmark:
-    options: Any = config.benchmark_options
-    try:
-        return benchmarks.create(config.benchmark, **options)
-    except (ValueError, OSError, ImportError) as error:
-        raise RunError(f"benchmark {config.benchmark!r}: {error}") from error
-
-
 def _model(benchmark: benchmarks.Benchmark) -> nn.Module:
-    try:
+    with as_run_error(DataError):  # a file of weights, for instance
         return benchmark.model()
-    except DataError as error:  # a file of weights, for instance
-        raise RunError(str(error)) from error
-
-
-def _chosen_tasks(benchmark: benchmarks.Benchmark, chosen: Sequence[str] | None) -> tuple[str, ...]:
-    tasks = benchmark.tasks if chosen is None else tuple(chosen)
-    for task in tasks:
-        if task not in benchmark.tasks:
-            raise RunError(unknown("task", task, benchmark.tasks))
-    return tasks
 
 
 def _engine(config: RunConfig, model: nn.Module, tasks: Sequence[str], own: str | None) -> Engine:
     options: Any = config.method_options
-    try:
+    with as_run_error(ValueError, TypeError, ImportError):
         aggregator = aggregation.create(config.method, len(tasks), **options)
-    except (ValueError, TypeError, ImportError) as error:
-        raise RunError(str(error)) from error
     perturb, decompose = perturbation(config.sharpness, config.rho, config.sharpness_options)
     return Engine(
         model,
@@ -252,7 +232,7 @@ def _engine(config: RunConfig, model: nn.Module, tasks: Sequence[str], own: str 
 
 
 def _optimizer(config: RunConfig, model: nn.Module, method: nn.Module) -> Optimizer:
-    """The optimizer of the model and of the method's own parameters, which do not decay."""
+    """Makes the optimizer of the model and of the method's own parameters, which do not decay."""
     groups: list[dict[str, Any]] = [
         {"params": list(model.parameters()), "weight_decay": config.weight_decay}
     ]
@@ -261,22 +241,3 @@ def _optimizer(config: RunConfig, model: nn.Module, method: nn.Module) -> Optimi
     if config.optimizer == "sgd":
         return SGD(groups, lr=config.lr, momentum=0.9)
     return (Adam if config.optimizer == "adam" else AdamW)(groups, lr=config.lr)
-
-
-def _random_state() -> dict[str, Any]:
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [str(kind), torch.from_numpy(np.array(keys)), position, has_gauss, gauss],
-        "python": random.getstate(),
-    }
-
-
-def _set_random_state(state: Mapping[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy(), *rest))  # noqa: NPY002
-    random.setstate(state["python"])

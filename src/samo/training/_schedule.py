@@ -1,4 +1,4 @@
-"""Learning-rate schedules by name, as the command line and a run's configuration have them."""
+"""Learning-rate schedules by name, for the command line and a run's configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,22 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from ..benchmarks._names import unknown
+from ._options import completed
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A rule for the learning rate of each epoch.
+
+    Attributes:
+        title: Description in one line.
+        make: Makes torch's scheduler from an optimizer, the number of epochs, and the options.
+        options: The names of its options, with their defaults.
+    """
+
+    title: str
+    make: Callable[..., LRScheduler]
+    options: Mapping[str, Any]
 
 
 def _constant(optimizer: Optimizer, epochs: int) -> LRScheduler:  # noqa: ARG001
@@ -33,7 +48,7 @@ def _plateau(
     factor: float,
     min_lr: float,
 ) -> LRScheduler:
-    # A relative threshold would take a worse score for a better one where scores are negative.
+    # With a relative threshold, a worse score would count as better where scores are negative.
     return ReduceLROnPlateau(
         optimizer,
         mode="max",
@@ -47,21 +62,6 @@ def _plateau(
 
 def _cosine(optimizer: Optimizer, epochs: int) -> LRScheduler:
     return CosineAnnealingLR(optimizer, T_max=epochs)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A way to change the learning rate from epoch to epoch.
-
-    Attributes:
-        title: What it is, in a line.
-        make: Makes torch's scheduler from an optimizer, the number of epochs, and the options.
-        options: The names of its options, with their defaults.
-    """
-
-    title: str
-    make: Callable[..., LRScheduler]
-    options: Mapping[str, Any]
 
 
 SCHEDULES: dict[str, Schedule] = {
@@ -81,31 +81,28 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
-def complete_schedule(name: str, options: Mapping[str, Any], epochs: int) -> dict[str, Any]:
-    """Fills in the defaults of a schedule's options.
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "every": (lambda v: v >= 1 and int(v) == v, "a whole number of at least 1"),
+    "patience": (lambda v: v >= 0 and int(v) == v, "a whole number of at least 0"),
+    "factor": (lambda v: 0 < v < 1, "between 0 and 1"),
+    "min_lr": (lambda v: v >= 0, "at least 0"),
+}
 
-    Args:
-        name: The schedule.
-        options: Those that were given.
-        epochs: The number of epochs of the run.
+
+def complete_schedule(name: str, options: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """Adds the defaults to the options of a schedule, for a number of epochs.
 
     Returns:
         All options.
 
     Raises:
-        ValueError: If the schedule or an option is unknown, or a value is out of its range.
+        ValueError: If the schedule or an option is unknown, or a value is out of range.
 
     Example:
         >>> complete_schedule("step", {}, epochs=200)
         {'every': 100, 'factor': 0.5}
     """
-    if name not in SCHEDULES:
-        raise ValueError(unknown("schedule", name, SCHEDULES))
-    allowed = SCHEDULES[name].options
-    for option in options:
-        if option not in allowed:
-            raise ValueError(unknown(f"option of schedule {name!r},", option, allowed))
-    chosen = {**allowed, **options}
+    chosen = completed("schedule", name, SCHEDULES, options)
     if "every" in chosen and chosen["every"] is None:
         chosen["every"] = max(1, (epochs + 1) // 2)
     for option, value in chosen.items():
@@ -116,38 +113,8 @@ def complete_schedule(name: str, options: Mapping[str, Any], epochs: int) -> dic
     return chosen
 
 
-_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "every": (lambda v: v >= 1 and int(v) == v, "a whole number of at least 1"),
-    "patience": (lambda v: v >= 0 and int(v) == v, "a whole number of at least 0"),
-    "factor": (lambda v: 0 < v < 1, "between 0 and 1"),
-    "min_lr": (lambda v: v >= 0, "at least 0"),
-}
-
-
-def scheduler(
-    name: str, options: Mapping[str, Any], optimizer: Optimizer, epochs: int
-) -> LRScheduler:
-    """Makes torch's scheduler.
-
-    Args:
-        name: The schedule.
-        options: All of its options.
-        optimizer: The optimizer whose learning rates it sets.
-        epochs: The number of epochs of the run.
-
-    Returns:
-        The scheduler.
-    """
-    return SCHEDULES[name].make(optimizer, epochs, **options)
-
-
 def advance(made: LRScheduler, score: float) -> None:
-    """Tells a scheduler that an epoch has ended.
-
-    Args:
-        made: The scheduler.
-        score: The score on validation data, the higher the better.
-    """
+    """Ends an epoch with this score on validation data, the higher the better."""
     if isinstance(made, ReduceLROnPlateau):
         made.step(score)
     else:

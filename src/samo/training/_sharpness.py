@@ -1,4 +1,4 @@
-"""The sharpness presets by name, as the command line and a run's configuration have them."""
+"""Sharpness presets by name, for the command line and a run's configuration."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from .. import (
     TaskGroups,
 )
 from .._presets import along_own_gradient, along_the_mean
-from ..benchmarks._names import unknown
+from ._options import completed
 
 _COMMON = {"adaptive": False, "decompose": False}
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A way to perturb.
+    """A kind of perturbation.
 
     Attributes:
-        title: What it is, in a line.
+        title: Description in one line.
         perturb: Makes the perturbation from ρ and the options; None for plain training.
         options: The names of its options, with their defaults.
-        decompose: Whether it always aggregates loss gradients and flat gradients apart; elsewhere
-            that is an option.
+        decompose: Whether it always aggregates loss gradients and flat gradients apart; for other
+            presets that is an option.
     """
 
     title: str
@@ -41,7 +41,7 @@ class Preset:
 
 
 def _estimating(title: str, estimator: Callable[..., LocalGradient]) -> Preset:
-    """The preset of an estimator, with its arguments as options."""
+    """Makes the preset of an estimator, whose arguments become options."""
 
     def perturb(rho: float, alpha: float, adaptive: bool, **options: Any) -> Perturbation:
         return Perturbation(rho, alpha=alpha, local=estimator(**options), adaptive=adaptive)
@@ -79,12 +79,8 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def complete(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Fills in the defaults of a preset's options.
-
-    Args:
-        name: The preset.
-        options: Those that were given.
+def complete_preset(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds the defaults to the options of a preset.
 
     Returns:
         All options.
@@ -93,22 +89,16 @@ def complete(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: If the preset or an option is unknown.
 
     Example:
-        >>> complete("gsam", {"adaptive": True})
+        >>> complete_preset("gsam", {"adaptive": True})
         {'adaptive': True, 'decompose': False}
     """
-    if name not in PRESETS:
-        raise ValueError(unknown("sharpness preset", name, PRESETS))
-    allowed = PRESETS[name].options
-    for option in options:
-        if option not in allowed:
-            raise ValueError(unknown(f"option of sharpness preset {name!r},", option, allowed))
-    return {**allowed, **options}
+    return completed("sharpness preset", name, PRESETS, options)
 
 
 def perturbation(
     name: str, rho: float | None, options: Mapping[str, Any]
 ) -> tuple[Perturbation | None, bool]:
-    """Makes what `samo.Engine` needs.
+    """Makes the arguments ``perturbation`` and ``decompose`` of `samo.Engine`.
 
     Args:
         name: The preset.
@@ -119,10 +109,10 @@ def perturbation(
         The perturbation, or None, and whether the aggregation is decomposed.
 
     Raises:
-        ValueError: If a name is unknown or a value out of its range.
-        TypeError: If a value is of a wrong type.
+        ValueError: If a name is unknown or a value out of range.
+        TypeError: If a value has a wrong type.
     """
-    chosen = complete(name, options)
+    chosen = complete_preset(name, options)
     preset = PRESETS[name]
     decompose = bool(chosen.pop("decompose", preset.decompose))
     if preset.perturb is None:

@@ -1,4 +1,4 @@
-"""What a sweep chooses from: ranges and lists, and which of them an arm has."""
+"""Search spaces of a sweep: ranges and lists of values, and the arms that have them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import aggregation
-from ..benchmarks._names import unknown
+from .._names import unknown
+from ..records import RunError
 from ._config import RunConfig, configured
-from ._errors import RunError
+from ._plan import Cell
 from ._sharpness import PRESETS
 
 if TYPE_CHECKING:
@@ -20,28 +21,19 @@ if TYPE_CHECKING:
 
 Value = str | int | float | bool | None
 
-_FIELDS = (
-    "rho",
-    "lr",
-    "weight_decay",
-    "batch_size",
-    "epochs",
-    "optimizer",
-    "clip",
-    "schedule",
-)
+_FIELDS = ("rho", "lr", "weight_decay", "batch_size", "epochs", "optimizer", "clip", "schedule")
 _GROUPS = ("sharpness_options", "method_options", "schedule_options", "benchmark_options")
-_LOG_FROM = 10  # the ratio from which a range is divided by logarithms, if nothing else is said
+_LOG_FROM = 10  # ratio of the ends from which a range is logarithmic by default
 
 
 @dataclass(frozen=True)
 class Range:
-    """All numbers from `low` to `high`, both included; whole ones if both are whole.
+    """The numbers from `low` to `high`, both included; integers if both are.
 
     Attributes:
-        low: The lowest.
-        high: The highest.
-        log: Whether to draw by logarithms.
+        low: The lowest value.
+        high: The highest value.
+        log: Whether to draw on a logarithmic scale.
     """
 
     low: float
@@ -50,11 +42,11 @@ class Range:
 
     @property
     def ends(self) -> tuple[Value, ...]:
-        """Values that bound all others."""
+        """The values at which to check that the others are valid."""
         return self.low, self.high
 
     def distribution(self) -> BaseDistribution:
-        """Gives Optuna's counterpart."""
+        """Returns the equivalent of Optuna."""
         from optuna.distributions import FloatDistribution, IntDistribution
 
         if isinstance(self.low, int) and isinstance(self.high, int):
@@ -67,21 +59,21 @@ class Range:
 
 @dataclass(frozen=True)
 class Choices:
-    """One of a list.
+    """A list of values.
 
     Attributes:
-        values: The list.
+        values: The values.
     """
 
     values: tuple[Value, ...]
 
     @property
     def ends(self) -> tuple[Value, ...]:
-        """Values that bound all others: all of them."""
+        """The values at which to check that the others are valid: all."""
         return self.values
 
     def distribution(self) -> BaseDistribution:
-        """Gives Optuna's counterpart."""
+        """Returns the equivalent of Optuna."""
         from optuna.distributions import CategoricalDistribution
 
         return CategoricalDistribution(self.values)
@@ -96,20 +88,16 @@ Space = Mapping[str, Range | Choices]
 
 
 def parse(name: str, text: str) -> Range | Choices:
-    """Reads a range ``a..b`` or a list ``a,b,c``.
+    """Parses a range ``a..b`` or a list ``a,b,c``.
 
-    A range is drawn from by logarithms if its ends are a factor of 10 or more apart, else evenly;
-    ``a..b:log`` and ``a..b:linear`` say which. Values of a list are JSON; what is not, is text.
-
-    Args:
-        name: What it is for.
-        text: What was typed.
+    The scale of a range is logarithmic if the ratio of its ends is at least 10, otherwise linear;
+    ``a..b:log`` and ``a..b:linear`` set it. Values of a list are JSON, otherwise text.
 
     Returns:
         The range or list.
 
     Raises:
-        RunError: If it is neither, or the range is empty.
+        RunError: If it is neither, or the range is empty; the message begins with `name`.
 
     Example:
         >>> print(parse("lr", "1e-4..1e-2"), parse("alpha", "0.1..0.9"), parse("rho", "0.05,0.1"))
@@ -152,7 +140,7 @@ def _number(name: str, whole: str, text: str) -> float:
 
 
 def full_name(name: str) -> str:
-    """Checks the name of what is to be chosen.
+    """Checks the name of a setting to choose, and returns it in full.
 
     Args:
         name: A field of `RunConfig`, an option as ``sharpness_options.mu``, or ``alpha``.
@@ -178,12 +166,12 @@ def full_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Arm:
-    """A method with a preset, and what is to be chosen for it.
+    """A method with a preset, and its search space.
 
     Attributes:
         method: The aggregation method.
         sharpness: The preset.
-        space: What to choose from, by full names; only what this arm has.
+        space: The values to choose from, by full names of settings that this arm has.
         common: The other fields of its configuration.
     """
 
@@ -203,15 +191,7 @@ class Arm:
         return any(isinstance(r, Range) or len(r.values) > 1 for r in self.space.values())
 
     def config(self, params: Mapping[str, Any], seed: int) -> RunConfig:
-        """Makes the configuration of a run.
-
-        Args:
-            params: The values that were chosen, by full names.
-            seed: The seed.
-
-        Returns:
-            The configuration.
-        """
+        """Makes the configuration of a run from chosen values, by full names."""
         values: dict[str, Any] = {**self.common, "method": self.method, "seed": seed}
         values["sharpness"] = self.sharpness
         for name, value in params.items():
@@ -219,18 +199,17 @@ class Arm:
             values[group] = {**(values.get(group) or {}), option: value} if option else value
         return configured(**values)
 
+    def trial(self, slot: int) -> str:
+        """Returns the directory of a trial, below that of the sweep."""
+        return f"{self.name}/trial-{slot:03d}"
+
+    def cell(self, slot: int, params: Mapping[str, Any], seed: int) -> Cell:
+        """Makes a run of a trial."""
+        return Cell(f"{self.trial(slot)}/seed-{seed}", self.config(params, seed))
+
 
 def applies(name: str, method: str, sharpness: str) -> bool:
-    """Whether a method with a preset has a setting.
-
-    Args:
-        name: Its full name.
-        method: The method.
-        sharpness: The preset.
-
-    Returns:
-        Whether there is such a setting.
-    """
+    """Whether a method with a preset has the setting of this full name."""
     group, _, option = name.partition(".")
     if name == "rho":
         return PRESETS[sharpness].perturb is not None

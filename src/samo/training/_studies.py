@@ -1,11 +1,11 @@
-"""The trials of a sweep, in a storage that several processes and machines share."""
+"""Trials of a sweep, in a storage that several processes and machines share."""
 
 from __future__ import annotations
 
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,31 +14,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ._config import differences
-from ._errors import RunError
+from ..records import RunError, differences
 from ._space import Arm
+from ._sweep_plan import SweepPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from optuna import Study
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, Trial
 
-# A process elsewhere that has said nothing for so long is taken for dead (seconds).
+# A process elsewhere counts as dead after this many seconds without a sign of life.
 STALE = 900.0
 BEAT = 60.0
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A trial that this process is to run.
+    """A trial that this process runs.
 
     Attributes:
         arm: The method and preset.
-        slot: Which of the arm's trials it is, from 0: the same for all attempts at it.
+        slot: The number of the arm's trial, from 0: the same for all attempts at it.
         trial: Optuna's trial: this attempt.
-        lock: Held while it is run.
+        lock: Held while it runs.
     """
 
     arm: Arm
@@ -49,117 +47,91 @@ class Claim:
     @property
     def path(self) -> str:
         """Its directory, below that of the sweep."""
-        return trial_path(self.arm, self.slot)
+        return self.arm.trial(self.slot)
 
-
-def trial_path(arm: Arm, slot: int) -> str:
-    """Where a trial's runs lie, below the sweep's directory."""
-    return f"{arm.name}/trial-{slot:03d}"
+    def note(self, name: str, value: Any) -> None:
+        """Stores an attribute of the attempt, unless it has ended: another process may close it."""
+        with suppress(RuntimeError):
+            self.trial.set_user_attr(name, value)
 
 
 class Studies:
     """An Optuna study for each arm.
 
     An arm has as many *slots* as its budget. A slot is claimed by asking for a trial; the order of
-    the trials' numbers, which the storage gives out, decides who has which slot, so that no process
-    can overdraw the budget. A trial whose process died is closed as failed, and a new attempt at
-    the same slot with the same values is put in the queue.
+    the trials' numbers, which the storage assigns, decides which trial has which slot, so no
+    process can exceed the budget. A trial whose process died is closed as failed, and a new attempt
+    at the same slot with the same values is queued.
 
     Args:
-        arms: The arms, each with what it is: two processes must agree on it.
+        plan: What to search; processes that share a storage must agree on it.
         out: The sweep's directory.
         storage: A file or an RDB URL; None for a file in the directory.
-        budget: How many trials an arm gets; one where there is nothing to choose.
         seed: The seed of the search.
 
     Raises:
         RunError: If the storage cannot be used, or holds another sweep of this name.
     """
 
-    def __init__(
-        self,
-        arms: Sequence[tuple[Arm, Mapping[str, Any]]],
-        out: Path,
-        storage: str | None,
-        budget: int,
-        seed: int,
-    ) -> None:
-        self.arms = [arm for arm, _ in arms]
+    def __init__(self, plan: SweepPlan, out: Path, storage: str | None, seed: int) -> None:
+        self._plan = plan
         self._out = out
-        self._budget = budget
         self._seed = seed
         self._failed: set[tuple[str, int]] = set()
-        # In its own directory a sweep keeps its name when the directory is renamed.
+        # In its own directory, a sweep has the same name after the directory is renamed.
         prefix = "" if storage is None else f"{out.absolute().name}/"
         with _usable(storage):
             shared = _storage(storage, out)
-            self._studies = {arm.name: _study(shared, prefix + arm.name) for arm in self.arms}
+            self._studies = {arm.name: _study(shared, prefix + arm.name) for arm in plan.arms}
         out.mkdir(parents=True, exist_ok=True)
         self._where = _identity(out)
-        # Who uses a storage in the directory is at work in the directory.
+        # All processes that use a storage in the directory work in the directory.
         self._elsewhere = None if storage is not None else self._where
-        for arm, definition in arms:
-            _agree(self._studies[arm.name], definition)
-
-    def budget(self, arm: Arm) -> int:
-        """How many trials an arm gets."""
-        return self._budget if arm.free else 1
+        for arm in plan.arms:
+            _agree(self._studies[arm.name], plan.definition(arm))
 
     def slots(self, arm: Arm) -> dict[int, FrozenTrial]:
-        """The latest attempt at each slot that was claimed."""
-        return {slot: t for slot, t in self._attempts(arm) if slot < self.budget(arm)}
+        """Returns the latest attempt at each slot that was claimed."""
+        return {slot: t for slot, t in self._attempts(arm) if slot < self._plan.budget(arm)}
 
     def claim(self) -> Claim | None:
-        """Claims a trial, of the arm that has had the fewest.
-
-        Returns:
-            The trial; None if there is nothing left to claim.
-        """
+        """Claims a trial of the arm that has had the smallest share; None if none is left."""
+        arms, budget = self._plan.arms, self._plan.budget
         with FileLock(self._out / ".claim.lock"):
-            for arm in self.arms:
+            for arm in arms:
                 self._revive(arm)
-            for arm in sorted(self.arms, key=lambda arm: len(self.slots(arm)) / self.budget(arm)):
+            for arm in sorted(arms, key=lambda arm: len(self.slots(arm)) / budget(arm)):
                 if claim := self._ask(arm):
                     return claim
         return None
 
     def going_on(self) -> int:
-        """How many trials are not over: when none can be claimed, others are at work on these."""
-        latest = [trial for arm in self.arms for trial in self.slots(arm).values()]
+        """Counts the trials that have not ended: if none can be claimed, others run these."""
+        latest = [trial for arm in self._plan.arms for trial in self.slots(arm).values()]
         return sum(not trial.state.is_finished() for trial in latest)
 
     def beat(self, claim: Claim) -> None:
-        """Tells processes elsewhere that this one is alive, to be called now and then.
-
-        Args:
-            claim: The trial that it is at work on.
-        """
+        """Tells processes elsewhere that a trial is still running; call it regularly."""
         now = time.time()
         if now >= claim.trial.user_attrs.get("beat", 0.0) + BEAT:
-            _note(claim, "beat", now)
+            claim.note("beat", now)
 
     def finish(
         self, claim: Claim, score: float | None, failure: str | None, diverged: bool
     ) -> None:
-        """Tells how a trial ended.
+        """Ends a trial, with its score or the reason of its failure.
 
-        One that diverged is over, and the search learns from it (state PRUNED). One that failed for
-        another reason is left to the next call.
-
-        Args:
-            claim: The trial.
-            score: Its score; None if it failed.
-            failure: Why it failed.
-            diverged: Whether it diverged.
+        A trial that diverged is over, and the search learns from it (state PRUNED). One that failed
+        for another reason is tried again by the next call of `sweep`.
         """
         from optuna.trial import TrialState
 
         state = TrialState.COMPLETE
         if score is None:
-            _note(claim, "failure", failure)
+            claim.note("failure", failure)
             self._failed.add((claim.arm.name, claim.slot))
             state = TrialState.PRUNED if diverged else TrialState.FAIL
-        # Nothing happens if another process took this one for dead.
+        # Has no effect if another process has closed this attempt as dead.
         study = self._studies[claim.arm.name]
         study.tell(claim.trial, score, state=state, skip_if_finished=True)
 
@@ -171,27 +143,27 @@ class Studies:
         trials = _trials(study)
         waiting = any(trial.state == TrialState.WAITING for trial in trials)
         following = sum("slot" not in trial.user_attrs for trial in trials)
-        if not waiting and following >= self.budget(arm):
+        if not waiting and following >= self._plan.budget(arm):
             return None
-        # By slot, so that a search that was interrupted goes on with the same draws; and the same
-        # for all arms, so that those with the same settings begin at the same values.
+        # Seeded by slot, so an interrupted search continues with the same draws; and equally for
+        # all arms, so those with the same settings start from the same values.
         seed = np.random.SeedSequence([self._seed, following]).generate_state(1)[0]
         study.sampler = TPESampler(seed=int(seed))
         trial = study.ask({name: r.distribution() for name, r in arm.space.items()})
         (slot,) = [s for s, t in self._attempts(arm) if t.number == trial.number]
         try:
-            if slot >= self.budget(arm):  # a process elsewhere was faster
-                raise Timeout(trial_path(arm, slot))
+            if slot >= self._plan.budget(arm):  # a process elsewhere was faster
+                raise Timeout(arm.trial(slot))
             claim = Claim(arm, slot, trial, self._locked(arm, slot))
         except Timeout:
             study.tell(trial, state=TrialState.FAIL)
             return None
-        _note(claim, "where", self._where)
+        claim.note("where", self._where)
         self.beat(claim)
         return claim
 
     def _revive(self, arm: Arm) -> None:
-        """Puts slots back in the queue whose process died, or which failed in an earlier call."""
+        """Queues slots again whose process died, or which failed in an earlier call."""
         from optuna.trial import TrialState
 
         study = self._studies[arm.name]
@@ -199,24 +171,24 @@ class Studies:
             if trial.state == TrialState.RUNNING and self._dead(arm, slot, trial):
                 try:
                     study.tell(trial.number, state=TrialState.FAIL)
-                except ValueError:  # it has ended after all, or another process saw it too
+                except ValueError:  # it has ended after all, or another process closed it too
                     continue
             elif trial.state != TrialState.FAIL or (arm.name, slot) in self._failed:
                 continue
             study.enqueue_trial(trial.params, user_attrs={"slot": slot})
 
     def _dead(self, arm: Arm, slot: int, trial: FrozenTrial) -> bool:
-        """Whether no process is at work on a trial any more."""
+        """Whether no process runs a trial any more."""
         if trial.user_attrs.get("where", self._elsewhere) != self._where:
             begun = trial.datetime_start
             heard = trial.user_attrs.get("beat", begun.timestamp() if begun else 0.0)
             return time.time() > float(heard) + STALE
-        directory = self._out / trial_path(arm, slot)
+        directory = self._out / arm.trial(slot)
         # The run's own lock too: a worker outlives its parent by a moment.
         return not any(_held(lock) for lock in [directory / ".lock", *directory.glob("*/.lock")])
 
     def _attempts(self, arm: Arm) -> list[tuple[int, FrozenTrial]]:
-        """All attempts, each with its slot; those beyond the budget too."""
+        """Lists all attempts, each with its slot, including those beyond the budget."""
         attempts = []
         originals = 0
         for trial in _trials(self._studies[arm.name]):
@@ -225,20 +197,15 @@ class Studies:
         return attempts
 
     def _locked(self, arm: Arm, slot: int) -> FileLock:
-        directory = self._out / trial_path(arm, slot)
+        directory = self._out / arm.trial(slot)
         directory.mkdir(parents=True, exist_ok=True)
         lock = FileLock(directory / ".lock", timeout=0)
         lock.acquire()
         return lock
 
 
-def _note(claim: Claim, name: str, value: Any) -> None:
-    with suppress(RuntimeError):  # it is over: another process took this one for dead
-        claim.trial.set_user_attr(name, value)
-
-
 def _agree(study: Study, definition: Mapping[str, Any]) -> None:
-    """Makes sure that a study is of this sweep, and not of another one of the same name."""
+    """Checks that a study is of this sweep, and not of another one of the same name."""
     saved = study.user_attrs.get("definition")
     if saved is None:
         study.set_user_attr("definition", dict(definition))
@@ -264,7 +231,7 @@ def _held(lock: Path) -> bool:
 
 
 def _identity(out: Path) -> str:
-    """What processes have in common that work in the same directory, on any machine."""
+    """Returns what processes that work in the same directory share, on any machine."""
     with FileLock(out / ".claim.lock"):
         file = out / ".id"
         if not file.exists():
@@ -295,7 +262,7 @@ def _study(storage: BaseStorage, name: str) -> Study:
 
 @contextmanager
 def _usable(storage: str | None) -> Iterator[None]:
-    """Says in one line that a storage cannot be used: it may be of any kind, and so its errors."""
+    """Turns the errors of a storage, which depend on its kind, into a RunError of one line."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""A sweep: the settings of each method and preset, chosen on validation data by equal budgets."""
+"""A sweep: settings of each method and preset, chosen on validation data with equal budgets."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ._errors import RunError
-from ._files import RunDirectory, write_atomically, write_json
-from ._plan import Cell, baselines
+from ..records import write_atomically, write_json
+from ..records.directory import RunDirectory
+from ..records.schema import reported
+from ._plan import Cell, baselines, check_seeds
 from ._space import Arm
-from ._studies import Claim, Studies, trial_path
+from ._studies import Claim, Studies
 from ._sweep_plan import SweepPlan
-from ._train import reported
 from ._workers import Event, Source, Workers
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 
 @dataclass(frozen=True)
@@ -30,10 +27,10 @@ class Best:
 
     Attributes:
         arm: The method and preset.
-        slot: Which of its trials it is, from 0.
+        slot: The number of the trial, from 0.
         score: Its score on validation data.
-        params: What was chosen.
-        trials: How many trials the arm has had.
+        params: The chosen values.
+        trials: The number of trials that the arm has had.
         failed: How many of them diverged or failed.
     """
 
@@ -47,11 +44,11 @@ class Best:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What has come out so far.
+    """Result of a sweep so far.
 
     Attributes:
         best: The best trial of each arm that has one.
-        going_on: How many trials other processes are still at work on.
+        going_on: The number of trials that other processes are still running.
         failures: Why trials diverged or failed, by their path.
     """
 
@@ -69,39 +66,37 @@ def sweep(
     seed: int = 0,
     watch: Callable[[Event], None] | None = None,
 ) -> SweepResult:
-    """Searches, or goes on with a search that was interrupted or that other processes are at.
+    """Searches, or continues a search that was interrupted or that other processes share.
 
-    Trials are drawn by Optuna's TPE. Each is one run a seed, below `out`; its score is that of the
-    reported epoch on validation data, test data plays no part. Any number of processes may work on
-    the same sweep; what one of them was at when it died, another one goes on with.
+    Trials are drawn by Optuna's TPE. Each is one run per seed, below `out`; its score is that of
+    the reported epoch on validation data. Test data is not used. Any number of processes may work
+    on the same sweep; if one dies, another one takes over its trial.
 
     Args:
         plan: What to search, from `plan_sweep`.
         out: The sweep's directory.
         storage: Where the trials are kept: a file or an RDB URL, for instance
-            ``"postgresql://.."``. In the directory if left out. The sweep goes by the directory's
-            name there.
-        jobs: How many processes to use. With more than one, later draws depend on which trials
-            are done first.
+            ``"postgresql://.."``; in the directory if omitted. The sweep is named after the
+            directory there.
+        jobs: The number of processes. With more than one, later draws depend on which trials
+            finish first.
         seed: The seed of the search.
-        watch: Is told what becomes of the runs, finished ones first.
+        watch: Called when a run progresses or ends; first for the finished ones.
 
     Returns:
-        The best trials, those that others are at work on, and failures.
+        The best trials, the number that others are running, and failures.
 
     Raises:
         RunError: If the storage cannot be used or holds another sweep.
     """
     out = Path(out)
-    arms = [(arm, plan.definition(arm)) for arm in plan.arms]
-    studies = Studies(arms, out, storage, plan.trials, seed)
-    write_json(out / "sweep.json", {arm.name: definition for arm, definition in arms})
+    studies = Studies(plan, out, storage, seed)
+    write_json(out / "sweep.json", {arm.name: plan.definition(arm) for arm in plan.arms})
     search = _Search(studies, plan, out)
     if watch:
         for event in search.finished():
             watch(event)
-    sources = [search.source() for _ in range(jobs)]
-    with closing(Workers(out).run(sources)) as events:
+    with closing(Workers(out).run([search.source() for _ in range(jobs)])) as events:
         for event in events:
             search.beat(event.cell)
             if watch:
@@ -112,7 +107,7 @@ def sweep(
 
 
 class _Search:
-    """What the processes are given to train."""
+    """The trials that this process runs."""
 
     def __init__(self, studies: Studies, plan: SweepPlan, out: Path) -> None:
         self._studies = studies
@@ -121,7 +116,7 @@ class _Search:
         self._claims: dict[str, Claim] = {}
 
     def source(self) -> Source:
-        """Claims trials, gives their runs, and tells how they ended."""
+        """Claims trials, yields their runs, and ends them."""
         while (claim := self._studies.claim()) is not None:
             self._claims[claim.path] = claim
             try:
@@ -130,7 +125,7 @@ class _Search:
                 claim.lock.release()
 
     def finished(self) -> Iterator[Event]:
-        """The runs of the trials that are over."""
+        """Yields the runs of the trials that are over."""
         for arm in self._plan.arms:
             for slot, trial in self._studies.slots(arm).items():
                 if trial.state.name in {"COMPLETE", "PRUNED"}:
@@ -138,17 +133,14 @@ class _Search:
                         failure = trial.user_attrs.get("failure")
                         yield Event(cell, ended=True, failure=failure)
 
-    def _cells(self, arm: Arm, slot: int, params: Mapping[str, Any]) -> list[Cell]:
-        return [
-            Cell(f"{trial_path(arm, slot)}/seed-{seed}", arm.config(params, seed))
-            for seed in range(self._plan.trial_seeds)
-        ]
-
     def beat(self, cell: Cell) -> None:
         """Shows that a run is alive."""
         claim = self._claims.get(Path(cell.path).parent.as_posix())
         if claim is not None:
             self._studies.beat(claim)
+
+    def _cells(self, arm: Arm, slot: int, params: Mapping[str, Any]) -> list[Cell]:
+        return [arm.cell(slot, params, seed) for seed in range(self._plan.trial_seeds)]
 
     def _trial(self, claim: Claim) -> Source:
         scores = []
@@ -167,7 +159,7 @@ class _Search:
         """Copies the results of an earlier trial with the same settings: they are the same."""
         there = self._out / cell.path
         for slot, trial in self._studies.slots(claim.arm).items():
-            here = self._out / trial_path(claim.arm, slot) / there.name
+            here = self._out / claim.arm.trial(slot) / there.name
             same = slot != claim.slot and trial.params == claim.trial.params
             if same and not there.exists() and (here / "results.json").exists():
                 there.mkdir(parents=True)
@@ -183,7 +175,7 @@ def _result(studies: Studies, plan: SweepPlan) -> SweepResult:
         scores = {slot: t.value for slot, t in slots.items() if t.value is not None}
         failed = {slot: t.user_attrs.get("failure") for slot, t in slots.items()}
         failed = {slot: why for slot, why in failed.items() if slot not in scores and why}
-        failures.update({trial_path(arm, slot): str(why) for slot, why in failed.items()})
+        failures.update({arm.trial(slot): str(why) for slot, why in failed.items()})
         if scores:
             slot = min(scores, key=lambda s: (-scores[s], s))
             params = slots[slot].params
@@ -192,10 +184,10 @@ def _result(studies: Studies, plan: SweepPlan) -> SweepResult:
 
 
 def _write(studies: Studies, plan: SweepPlan, result: SweepResult, out: Path) -> None:
-    """Writes what was chosen (``best.json``) and all trials (``trials.csv``)."""
+    """Writes the best trials (``best.json``) and all trials (``trials.csv``)."""
     chosen = {
         best.arm.name: {
-            "trial": trial_path(best.arm, best.slot),
+            "trial": best.arm.trial(best.slot),
             "trials": best.trials,
             "score": best.score,
             "params": dict(best.params),
@@ -207,7 +199,10 @@ def _write(studies: Studies, plan: SweepPlan, result: SweepResult, out: Path) ->
     lines: list[Sequence[object]] = [["trial", "state", "score", *names, "failure"]]
     for arm in plan.arms:
         for slot, trial in sorted(studies.slots(arm).items()):
-            lines.append([trial_path(arm, slot), *_words(trial, names)])
+            state = "DIVERGED" if trial.state.name == "PRUNED" else trial.state.name
+            params = [trial.params.get(name) for name in names]
+            failure = trial.user_attrs.get("failure")
+            lines.append([arm.trial(slot), state, trial.value, *params, failure])
 
     def write(beside: Path) -> None:
         with beside.open("w", encoding="utf-8", newline="") as file:
@@ -216,19 +211,13 @@ def _write(studies: Studies, plan: SweepPlan, result: SweepResult, out: Path) ->
     write_atomically(out / "trials.csv", write)
 
 
-def _words(trial: FrozenTrial, names: Sequence[str]) -> list[object]:
-    failure = trial.user_attrs.get("failure")
-    state = "DIVERGED" if trial.state.name == "PRUNED" else trial.state.name
-    return [state, trial.value, *(trial.params.get(name) for name in names), failure]
-
-
 def finals(plan: SweepPlan, best: Sequence[Best], seeds: int, *, stl: bool = True) -> list[Cell]:
-    """Lists the runs that hold the chosen settings against each other, over several seeds.
+    """Lists the runs that compare the chosen settings over several seeds.
 
     Args:
         plan: What was searched.
         best: The best trial of each arm.
-        seeds: How many seeds, from 0. Those that the trial has had are not made again.
+        seeds: The number of seeds, from 0. Those that the trial has had are not repeated.
         stl: Whether to train single-task baselines, with the settings that all arms share and that
             are not chosen.
 
@@ -238,12 +227,9 @@ def finals(plan: SweepPlan, best: Sequence[Best], seeds: int, *, stl: bool = Tru
     Raises:
         RunError: If there are no seeds.
     """
-    if seeds < 1:
-        raise RunError(f"seeds must be at least 1; found {seeds}.")
+    check_seeds(seeds)
     common = plan.arms[0].common
     single = [cell for seed in range(seeds) for cell in baselines(common, plan.tasks, seed)]
     return (single if stl else []) + [
-        Cell(f"{trial_path(b.arm, b.slot)}/seed-{seed}", b.arm.config(b.params, seed))
-        for b in best
-        for seed in range(seeds)
+        b.arm.cell(b.slot, b.params, seed) for b in best for seed in range(seeds)
     ]

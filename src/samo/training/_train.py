@@ -4,46 +4,45 @@ from __future__ import annotations
 
 import os
 import platform
-import random
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from .._log import Log
 from .._version import __version__
+from ..records import Log, RunError, write_json
+from ..records.directory import RunDirectory
+from ..records.schema import Results, validated
 from ._config import RunConfig
-from ._errors import RunError
+from ._errors import as_run_error
 from ._evaluate import Scores, average
-from ._files import RunDirectory, write_json
-from ._run import Progress, Run, Watch, _random_state, _set_random_state
+from ._run import Progress, Record, Run, Watch
+from ._seeding import seeded
 
 
 def train(config: RunConfig, out: Path | str, *, watch: Watch | None = None) -> dict[str, Any]:
-    """Trains, or goes on where an earlier call was interrupted.
+    """Trains a run, or resumes one that was interrupted.
 
     After each epoch the model is evaluated on validation data and the whole state is saved. A run
-    that was killed goes on from the last complete epoch, to the same numbers, bit for bit, as one
-    that was not. A finished run is not made again: its results are read.
+    that was killed resumes after the last complete epoch and ends with the same numbers, bit for
+    bit, as an uninterrupted one. Of a finished run, the results are read.
 
     The epoch to report is the one with the best score on validation data (see
-    `samo.benchmarks.Benchmark`). Test data is looked at when training is over, with the weights of
-    that epoch and of the last one. With `average_last` = n, the mean of the scores after each of
-    the last n epochs is reported instead.
+    `samo.benchmarks.Benchmark`). Test data is evaluated after training, with the weights of that
+    epoch and of the last one. With `average_last` = n, the mean of the scores after each of the
+    last n epochs is reported instead.
 
     Args:
         config: What to train.
         out: The run's directory.
-        watch: Is told of each step and of each epoch.
+        watch: Called after each step and after each epoch.
 
     Returns:
-        What ``results.json`` holds: configuration, metrics, history by epoch, ``selected`` (epoch,
-        score, validation and test scores of the best epoch), ``last`` (those of the last one),
-        ``averaged`` (the means over the last epochs, where they are what is reported), timing,
+        The content of ``results.json``: configuration, metrics, history by epoch, ``selected``
+        (epoch, score, validation and test scores of the best epoch), ``last`` (those of the last
+        one), ``averaged`` (the means over the last epochs, for a run that reports them), timing,
         environment.
 
     Raises:
@@ -51,12 +50,12 @@ def train(config: RunConfig, out: Path | str, *, watch: Watch | None = None) -> 
             checkpoint cannot be read.
         NonFiniteError: If a loss or a gradient is not finite.
     """
-    directory = RunDirectory(Path(out))
-    directory.check(config)
-    with _apart(config):
-        # Made before anything is written: what cannot be made leaves nothing behind.
+    directory, fields = RunDirectory(Path(out)), config.plain()
+    directory.check(fields)
+    with seeded(config.seed, config.threads):
+        # Before anything is written: a run that cannot be made leaves no directory.
         run = None if directory.results_file.exists() else Run(config)
-        with directory.opened(config):
+        with directory.opened(fields):
             if (results := directory.results()) is not None or run is None:
                 return results or {}
             _resume(run, directory)
@@ -68,14 +67,14 @@ def train(config: RunConfig, out: Path | str, *, watch: Watch | None = None) -> 
                     directory.save_checkpoint(run.state_dict())
                     if watch:
                         watch(Progress(run.epoch, config.epochs, 0, None, record))
-                results = _results(run)
+                results = _results(run).plain()
             write_json(directory.results_file, results)
     return results
 
 
 def _resume(run: Run, directory: RunDirectory) -> None:
     """Continues from the checkpoint, if there is one."""
-    state = directory.load_checkpoint(run.config)
+    state = directory.load_checkpoint(run.config.plain())
     if state is not None:
         try:
             run.load_state_dict(state)
@@ -87,65 +86,57 @@ def _resume(run: Run, directory: RunDirectory) -> None:
 
 
 def _log(directory: RunDirectory, epoch: int) -> Log:
-    """The log, up to the epoch of the checkpoint."""
-    try:
+    """Opens the log after the checkpoint's epoch."""
+    with as_run_error(ValueError):
         return Log(directory.log_file, directory.tensorboard, "epoch", epoch)
-    except ValueError as error:
-        raise RunError(str(error)) from error
 
 
-def _results(run: Run) -> dict[str, Any]:
-    """The scores of the last epoch and of the best one, on test data too, and what led to them."""
-    last = run.model.state_dict()
-    last = {name: value.clone() for name, value in last.items()}
-    scores = {}
-    for name, weights in (("last", last), ("selected", run.best["model"])):
-        run.model.load_state_dict(weights)
-        validation, _ = run.evaluate("validation")
-        test, _ = run.evaluate("test")
-        scores[name] = {
-            "epoch": run.epoch if name == "last" else run.best["epoch"],
-            "score": average(run.benchmark, validation),
-            "validation": validation,
-            "test": test,
-        }
-    run.model.load_state_dict(last)
-    metrics = run.benchmark.metrics
-    return {
-        "config": run.config.model_dump(mode="json"),
-        "tasks": list(run.tasks),
-        "metrics": {
-            task: {
-                name: {"higher_is_better": metric.higher_is_better, "unit": metric.unit}
-                for name, metric in metrics[task].items()
-            }
-            for task in run.tasks
-        },
-        **scores,
-        **_averaged(run.history[run.epoch - run.config.average_last :]),
-        "history": run.history,
-        "timing": {
-            "step_ms": statistics.median(t["step_ms"] for t in run.timing),
-            "epoch_s": statistics.median(t["epoch_s"] for t in run.timing),
-            "total_s": sum(t["epoch_s"] for t in run.timing),
-            "peak_memory_mb": max(t.get("peak_memory_mb", 0.0) for t in run.timing) or None,
-        },
-        "environment": {
-            "samo": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "system": platform.system(),
-            "processors": os.cpu_count(),
-            "device": _device_name(run.device),
-        },
+def _results(run: Run) -> Results:
+    """Evaluates the last and the best epoch, on test data too, and collects the results."""
+    last = {name: value.clone() for name, value in run.model.state_dict().items()}
+    scores = {
+        "last": _evaluated(run, run.epoch, last),
+        "selected": _evaluated(run, run.best["epoch"], run.best["model"]),
     }
+    run.model.load_state_dict(last)
+    if n := run.config.average_last:
+        scores["averaged"] = _averaged(run.history[-n:])
+    return validated(
+        Results,
+        {
+            "config": run.config.plain(),
+            "tasks": list(run.tasks),
+            "metrics": {
+                task: {
+                    name: {"higher_is_better": metric.higher_is_better, "unit": metric.unit}
+                    for name, metric in run.benchmark.metrics[task].items()
+                }
+                for task in run.tasks
+            },
+            **scores,
+            "history": run.history,
+            "timing": {
+                "step_ms": statistics.median(t["step_ms"] for t in run.timing),
+                "epoch_s": statistics.median(t["epoch_s"] for t in run.timing),
+                "total_s": sum(t["epoch_s"] for t in run.timing),
+                "peak_memory_mb": max(t.get("peak_memory_mb", 0.0) for t in run.timing) or None,
+            },
+            "environment": _environment(run.device),
+        },
+    )
 
 
-def _averaged(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The means over the last epochs, if there are any to take."""
-    if not records:
-        return {}
+def _evaluated(run: Run, epoch: int, weights: dict[str, torch.Tensor]) -> Record:
+    """Evaluates the weights of an epoch."""
+    run.model.load_state_dict(weights)
+    validation, _ = run.evaluate("validation")
+    test, _ = run.evaluate("test")
+    score = average(run.benchmark, validation)
+    return {"epoch": epoch, "score": score, "validation": validation, "test": test}
+
+
+def _averaged(records: Sequence[Record]) -> Record:
+    """Computes the means over the last epochs."""
 
     def mean(split: str) -> Scores:
         return {
@@ -157,44 +148,20 @@ def _averaged(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         }
 
     return {
-        "averaged": {
-            "epochs": [record["epoch"] for record in records],
-            "score": statistics.fmean(record["score"] for record in records),
-            "validation": mean("validation"),
-            "test": mean("test"),
-        }
+        "epochs": [record["epoch"] for record in records],
+        "score": statistics.fmean(record["score"] for record in records),
+        "validation": mean("validation"),
+        "test": mean("test"),
     }
 
 
-def reported(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Finds the scores by which a run is reported and compared.
-
-    Args:
-        results: What ``results.json`` holds.
-
-    Returns:
-        The means over the last epochs where the run was told to take them (``average_last``), else
-        the scores of the epoch that is best on validation data: ``score``, ``validation`` and
-        ``test``.
-    """
-    found: dict[str, Any] = results.get("averaged") or results["selected"]
-    return found
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-@contextmanager
-def _apart(config: RunConfig) -> Iterator[None]:
-    """Seeds every generator and sets the number of threads, and puts both back afterwards."""
-    threads, state = torch.get_num_threads(), _random_state()
-    torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    np.random.seed(config.seed % 2**32)  # noqa: NPY002 - for methods that draw from the old generator
-    random.seed(config.seed)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        _set_random_state(state)
+def _environment(device: torch.device) -> dict[str, Any]:
+    return {
+        "samo": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "processors": os.cpu_count(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }

@@ -1,4 +1,4 @@
-"""The model of a run that was trained before."""
+"""The model of a trained run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from ..benchmarks import Benchmark
-from ._config import RunConfig, configured, upgraded
-from ._errors import RunError
-from ._files import RunDirectory, read_json
-from ._run import _benchmark, _chosen_tasks
+from ..records import RunError
+from ..records.directory import RunDirectory
+from ._config import RunConfig, configured
+from ._run import chosen_tasks, made_benchmark
 
 
 class Trained(NamedTuple):
@@ -23,7 +23,7 @@ class Trained(NamedTuple):
         benchmark: The benchmark.
         model: The model, in eval mode, on the CPU.
         tasks: The tasks that it was trained for.
-        epoch: The epoch that its weights are of: the best on validation data so far.
+        epoch: The epoch of its weights: the best on validation data so far.
     """
 
     config: RunConfig
@@ -48,10 +48,10 @@ def trained(out: Path | str) -> Trained:
     directory = RunDirectory(Path(out))
     if not directory.checkpoint_file.exists():
         raise RunError(f"{out} holds no run with a checkpoint (`samo train .. --out {out}`).")
-    config = configured(**upgraded(read_json(directory.config_file)))
-    state = directory.load_checkpoint(config)
-    benchmark = _benchmark(config)
-    with torch.random.fork_rng(devices=[]):  # the initial weights are drawn for nothing
+    config = configured(**directory.config())
+    state = directory.load_checkpoint(config.plain())
+    benchmark = made_benchmark(config)
+    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced
         model = benchmark.model()
     if state is None or not state["best"]:
         raise RunError(f"{directory.checkpoint_file} is of no complete epoch.")
@@ -62,5 +62,5 @@ def trained(out: Path | str) -> Trained:
         raise RunError(
             f"{directory.checkpoint_file} does not fit the benchmark's model: {reason}"
         ) from error
-    tasks = _chosen_tasks(benchmark, config.tasks)
+    tasks = chosen_tasks(benchmark, config.tasks)
     return Trained(config, benchmark, model.eval(), tasks, state["best"]["epoch"])

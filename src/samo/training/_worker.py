@@ -1,8 +1,8 @@
-"""A process that trains the runs it is told to: ``python -m samo.training._worker``.
+"""A process that trains runs, one after another: ``python -m samo.training._worker``.
 
-A line of JSON on its input is a run, ``{"config": .., "out": ..}``. Lines of JSON on its output say
-how far it is, ``{"epoch": ..}``, and how it ended, ``{"done": true}`` or ``{"failed": reason,
-"diverged": ..}``.
+Each line of its input is a run in JSON, ``{"config": .., "out": ..}``. Lines of JSON on its output
+report progress, ``{"epoch": .., "step": .., "steps": ..}``, and the end of a run:
+``{"done": true}`` or ``{"failed": reason, "diverged": ..}``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import NonFiniteError
+from ..records import RunError
+from ..records.directory import RunDirectory
 from ._config import configured
-from ._errors import DivergedError, RunError
+from ._errors import DivergedError
 from ._run import Progress
 from ._train import train
 
@@ -25,15 +27,15 @@ _INTERVAL = 0.5  # seconds between two reports of the same epoch
 
 
 def main() -> None:
-    """Trains until its input ends."""
-    # Last, so that nothing there hides an installed module: where `module:Class` may lie.
+    """Trains until the input ends."""
+    # The directory where `module:Class` may be comes last: it hides no installed module.
     sys.path.append(str(Path.cwd()))
-    # What others print must not get between the messages.
+    # Messages have the output to themselves: what others print goes to the standard error.
     output = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def say(**message: Any) -> None:
-        # Fails if whoever started this process is gone: then it ends too.
+        # Fails if the parent process is gone: this one ends then.
         print(json.dumps(message), file=output, flush=True)
 
     for line in sys.stdin:
@@ -53,9 +55,8 @@ def main() -> None:
             return
         except RunError as error:
             say(failed=str(error), diverged=isinstance(error, DivergedError))
-        except Exception as error:  # whatever it is, the other runs go on
-            out.mkdir(parents=True, exist_ok=True)
-            (out / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        except Exception as error:  # any error of one run; the others continue
+            RunDirectory(out).record_failure(traceback.format_exc())
             reason = str(error).strip() or "no message"
             line = f"{type(error).__name__}: {reason.splitlines()[0]}"
             say(failed=line, diverged=isinstance(error, NonFiniteError))

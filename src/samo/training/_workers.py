@@ -1,4 +1,4 @@
-"""Several processes that work off a list of runs."""
+"""Several processes that train runs."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from typing import IO, Any
 
 from ._plan import Cell
 
-# Sums differ in the last bits with the number of threads; and more threads than cores only cost.
+# The number of threads changes sums in the last bits, and more threads than cores are slower.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
 class Event:
-    """What has become of a run.
+    """Progress or end of a run.
 
     Attributes:
         cell: The run.
-        epoch: The epoch that it is in.
-        fraction: The share of that epoch that is done.
-        ended: Whether it has ended.
+        epoch: The current epoch.
+        fraction: The completed share of that epoch.
+        ended: Whether the run has ended.
         failure: Why it failed, if it did.
-        diverged: Whether that is because a loss, gradient or metric was not finite.
+        diverged: Whether it failed because a loss, gradient or metric was not finite.
     """
 
     cell: Cell
@@ -42,17 +42,17 @@ class Event:
 
 
 Source = Generator[Cell, Event, None]
-"""Gives the runs that one process is to train, and is told how each one ended."""
+"""Yields the runs that one process should train, and is sent the end of each."""
 
 
 class Workers:
     """Processes that train runs, each one run at a time with one thread.
 
-    They are processes of their own and not forks, so that a run's numbers do not depend on what the
-    parent did before, nor on how many there are. One that dies takes only its run along.
+    They are started anew, not forked, so a run's numbers depend neither on what the parent did
+    before nor on the number of processes. If one dies, only its current run fails.
 
     Args:
-        out: The directory below which the runs have theirs.
+        out: The directory that holds those of the runs.
     """
 
     def __init__(self, out: Path) -> None:
@@ -63,15 +63,7 @@ class Workers:
         self._events: queue.Queue[Event | BaseException | None] = queue.Queue()
 
     def run(self, sources: Sequence[Source]) -> Generator[Event]:
-        """Trains all runs. Left early, for instance by an interrupt, it ends the processes.
-
-        Args:
-            sources: Where the runs come from: one source a process. They are gone through in
-                threads of their own.
-
-        Yields:
-            What becomes of the runs.
-        """
+        """Trains the runs of a source in each process; closing the generator kills them."""
         with (self._out / "workers.log").open("a", encoding="utf-8") as log:
             threads = [
                 threading.Thread(target=self._serve, args=(source, log), daemon=True)
@@ -103,7 +95,7 @@ class Workers:
                 process.kill()
 
     def _serve(self, source: Source, log: IO[str]) -> None:
-        """Hands the runs of a source to one process, and to another one if it dies."""
+        """Trains the runs of a source in one process, which is replaced if it dies."""
         process: subprocess.Popen[str] | None = None
         try:
             cell = next(source, None)
@@ -117,12 +109,11 @@ class Workers:
                     process = None
                     if self._stopped.is_set():
                         break
-                    log_file = self._out / "workers.log"
-                    reason = f"its process died (exit status {code}; see {log_file})"
+                    reason = f"its process died (exit status {code}; see {log.name})"
                     event = Event(cell, ended=True, failure=reason)
                 self._events.put(event)
                 cell = _next(source, event)
-        except BaseException as error:  # raised where the events are read
+        except BaseException as error:  # raised again where the events are read
             self._events.put(error)
         finally:
             source.close()
@@ -142,16 +133,16 @@ class Workers:
                 text=True,
                 encoding="utf-8",
                 env={**os.environ, **_ONE_THREAD},
-                start_new_session=True,  # an interrupt from the keyboard is for the parent
+                start_new_session=True,  # an interrupt from the keyboard goes to the parent only
             )
             self._processes.append(process)
             return process
 
     def _train(self, process: subprocess.Popen[str], cell: Cell) -> Event | None:
-        """Has one run trained, and gives its end; None if the process died."""
+        """Trains one run in a process and returns its end; None if the process died."""
         assert process.stdin is not None
         assert process.stdout is not None
-        order = {"config": cell.config.model_dump(mode="json"), "out": str(self._out / cell.path)}
+        order = {"config": cell.config.plain(), "out": str(self._out / cell.path)}
         try:
             process.stdin.write(json.dumps(order) + "\n")
             process.stdin.flush()
@@ -166,7 +157,7 @@ class Workers:
 
 
 def _ended(process: subprocess.Popen[str]) -> int:
-    """Closes what leads to a process, by which it ends if it has not yet, and gives its status."""
+    """Closes the pipes of a process, which makes it end, and returns its exit status."""
     for pipe in (process.stdin, process.stdout):
         assert pipe is not None
         with suppress(BrokenPipeError):
@@ -183,25 +174,15 @@ def _event(cell: Cell, message: dict[str, Any]) -> Event:
 
 
 def in_order(cells: Iterable[Cell], n: int) -> list[Source]:
-    """Divides a list of runs among processes: each takes the next one when it is free.
-
-    Args:
-        cells: The runs.
-        n: How many processes.
-
-    Returns:
-        A source a process.
-    """
-    todo: queue.SimpleQueue[Cell] = queue.SimpleQueue()
+    """Divides a list of runs among `n` processes: each takes the next run when it is free."""
+    todo = queue.SimpleQueue[Cell]()
     for cell in cells:
         todo.put(cell)
 
     def source() -> Source:
-        while True:
-            try:
+        with suppress(queue.Empty):
+            while True:
                 yield todo.get_nowait()
-            except queue.Empty:
-                return
 
     return [source() for _ in range(n)]
 

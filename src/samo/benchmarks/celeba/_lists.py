@@ -1,4 +1,4 @@
-"""The text files of CelebA: attributes, and which image belongs to which split."""
+"""The text files of CelebA: attributes and splits of the images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._benchmark import Split
 from .._errors import DataError
-from .._folders import not_there
+from .._folders import raise_missing
 
 IMAGES = "Img/img_align_celeba"
 ATTRIBUTES = "Anno/list_attr_celeba.txt"
@@ -25,7 +25,7 @@ _SPLITS: dict[str, Split] = {"0": "train", "1": "validation", "2": "test"}
 
 @dataclass(frozen=True)
 class Lists:
-    """What the text files say.
+    """The content of the text files.
 
     Attributes:
         names: The file names of the images.
@@ -41,23 +41,23 @@ class Lists:
 
 
 def read_lists(data: Path) -> Lists:
-    """Reads both files, and looks whether all images are there.
+    """Reads both files and checks that all images exist.
 
     Args:
         data: The directory of CelebA.
 
     Returns:
-        What they say.
+        The content of the files.
 
     Raises:
-        DataError: If a file or an image is missing, a file is not what it should be, or the two do
-            not fit together.
+        DataError: If a file or an image is missing, a file is invalid, or the files contradict each
+            other.
     """
     names, attributes, labels = _attributes(data / ATTRIBUTES)
     rows = _partition(data / PARTITION, names, data / ATTRIBUTES)
     folder = data / IMAGES
     if not folder.is_dir():
-        not_there(folder, LAYOUT)
+        raise_missing(folder, LAYOUT)
     with os.scandir(folder) as entries:
         present = {entry.name for entry in entries}
     absent = [name for name in names if name not in present]
@@ -70,17 +70,17 @@ def read_lists(data: Path) -> Lists:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a file, without empty ones at its end."""
+    """Returns the lines of a file, without empty lines at its end."""
     try:
         return path.read_text(encoding="utf-8").rstrip().splitlines()
     except FileNotFoundError:
-        not_there(path, LAYOUT)
+        raise_missing(path, LAYOUT)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a text file: {error}.") from error
 
 
 def _attributes(path: Path) -> tuple[list[str], tuple[str, ...], Tensor]:
-    """The number of images, a line of attribute names, a line of 1 and -1 for each image."""
+    """Reads the number of images, the attribute names, and a line of 1 and -1 per image."""
     lines = _lines(path)
     count, header = (lines[i] if i < len(lines) else "" for i in range(2))
     if not count.strip().isdecimal():
@@ -117,7 +117,7 @@ def _attributes(path: Path) -> tuple[list[str], tuple[str, ...], Tensor]:
 
 
 def _partition(path: Path, names: Sequence[str], source: Path) -> dict[Split, Tensor]:
-    """A line for each image: its name, and 0 for train, 1 for validation or 2 for test."""
+    """Reads a line per image: its name, and 0 for train, 1 for validation or 2 for test."""
     row = {name: index for index, name in enumerate(names)}
     found: list[str] = []
     rows: dict[Split, list[int]] = {split: [] for split in _SPLITS.values()}

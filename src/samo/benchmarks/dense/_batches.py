@@ -1,4 +1,4 @@
-"""Batches of images: shuffled, augmented, and loaded ahead of training."""
+"""Batches of images that are shuffled, augmented and prefetched."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Generator, Tensor
 from ._layout import CHANNELS, DEPTH, IMAGE, NORMALS, SEGMENTATION, VOID, WHOLE, Examples
 
 SCALES = (1.0, 1.2, 1.5)
-# Threads, because what takes time (copying from the mapped files, resizing) does without the
-# interpreter's lock; two of them, so that one loads while another waits for the disk.
+# Threads, because copying from the mapped files and resizing release the GIL; two of them, so that
+# one loads while the other waits for the disk.
 _THREADS = 2
 _AHEAD = 4
 
@@ -25,15 +25,14 @@ Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
-class Change:
-    """What augmentation does to one image.
+class Augmentation:
+    """The augmentation of one image.
 
     Attributes:
-        scale: How much larger what is seen becomes: a window of 1/scale of height and width is cut
-            out and resized.
-        top: Where the window lies, in [0, 1]: 0 at the top, 1 at the bottom.
+        scale: The magnification: a window of 1/scale of height and width is cropped and resized.
+        top: The position of the window in [0, 1]: 0 at the top, 1 at the bottom.
         left: The same from left to right.
-        mirrored: Whether left and right are exchanged.
+        mirrored: Whether the image is flipped horizontally.
     """
 
     scale: float = 1.0
@@ -42,21 +41,13 @@ class Change:
     mirrored: bool = False
 
 
-def drawn(n: int, generator: Generator) -> list[Change]:
-    """Draws the changes of n images: scale, place and mirroring, each with equal chances.
-
-    Args:
-        n: How many.
-        generator: What they are drawn from.
-
-    Returns:
-        The changes.
-    """
+def random_augmentations(n: int, generator: Generator) -> list[Augmentation]:
+    """Draws scale, position and mirroring of n images, each from a uniform distribution."""
     scales = torch.randint(len(SCALES), (n,), generator=generator)
     places = torch.rand(n, 2, generator=generator)
     mirrored = torch.randint(2, (n,), generator=generator)
     return [
-        Change(SCALES[scale], top, left, bool(flip))
+        Augmentation(SCALES[scale], top, left, bool(flip))
         for scale, (top, left), flip in zip(
             scales.tolist(), places.tolist(), mirrored.tolist(), strict=True
         )
@@ -64,38 +55,38 @@ def drawn(n: int, generator: Generator) -> list[Change]:
 
 
 def augmented(
-    examples: Examples, index: int, fields: Iterable[str], change: Change
+    examples: Examples, index: int, fields: Iterable[str], how: Augmentation
 ) -> dict[str, Tensor]:
-    """Reads an image with random scale, crop and mirroring, as the MTAN authors do.
+    """Reads an image with an augmentation of the MTAN authors.
 
     The image and the normals are resized bilinearly (corners aligned), labels and depth take the
-    nearest pixel. What is seen larger by a factor is nearer by it: depth is divided by the scale.
-    In the mirror, x of a normal changes its sign. Only the window is read.
+    nearest pixel. Depth is divided by the scale, since magnified objects are closer. Mirroring
+    negates the x component of normals. Only the window is read.
 
     Args:
         examples: The images.
-        index: Which one.
-        fields: The fields wanted.
-        change: What to do.
+        index: The index of the image.
+        fields: The requested fields.
+        how: The augmentation.
 
     Returns:
         Each field, shape ``[channels, H, W]``.
     """
     height, width = examples.size
-    if change.scale == 1.0:
+    if how.scale == 1.0:
         found = examples.read(index, fields, WHOLE)
     else:
-        h, w = int(height / change.scale), int(width / change.scale)
-        top = min(int(change.top * (height - h + 1)), height - h)
-        left = min(int(change.left * (width - w + 1)), width - w)
+        h, w = int(height / how.scale), int(width / how.scale)
+        top = min(int(how.top * (height - h + 1)), height - h)
+        left = min(int(how.left * (width - w + 1)), width - w)
         window = (slice(top, top + h), slice(left, left + w))
         found = {
             field: _resized(field, part, (height, width))
             for field, part in examples.read(index, fields, window).items()
         }
         if DEPTH in found:
-            found[DEPTH] /= change.scale
-    if change.mirrored:
+            found[DEPTH] /= how.scale
+    if how.mirrored:
         found = {field: part.flip(2) for field, part in found.items()}
         if NORMALS in found:
             found[NORMALS][0].neg_()
@@ -110,22 +101,22 @@ def _resized(field: str, part: Tensor, size: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class DenseBatches:
-    """Batches by field, loaded by threads ahead of their use.
+    """Batches by field, prefetched by threads.
 
-    A batch maps ``"image"`` to float32 of shape ``[N, 3, H, W]`` and each task that it is for to
-    its targets: ``"segmentation"`` to labels of shape ``[N, H, W]``, ``"depth"`` to
-    ``[N, 1, H, W]``, ``"normals"`` to ``[N, 3, H, W]``. A task that no pixel of the batch has a
-    target for is left out of it.
+    A batch maps ``"image"`` to float32 of shape ``[N, 3, H, W]`` and each requested task to its
+    targets: ``"segmentation"`` to labels of shape ``[N, H, W]``, ``"depth"`` to ``[N, 1, H, W]``,
+    ``"normals"`` to ``[N, 3, H, W]``. A task without a target in any pixel of the batch is left
+    out.
 
-    All that is random in an epoch is drawn when it begins, so that the order in which threads end
-    cannot matter.
+    All random numbers of an epoch are drawn at its start, so they do not depend on the timing of
+    the threads.
 
     Args:
         examples: The images.
-        chosen: The indices of those to take.
-        tasks: The tasks that the batches are for.
-        batch_size: The number of images a batch; the last may be smaller.
-        generator: Shuffles and augments; None keeps order and images as they are.
+        chosen: The indices of the images to use.
+        tasks: The requested tasks.
+        batch_size: The number of images per batch; the last may be smaller.
+        generator: Shuffles and augments; None leaves order and images unchanged.
     """
 
     examples: Examples
@@ -139,33 +130,37 @@ class DenseBatches:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         indices = self.chosen
-        changes = [Change()] * len(indices)
+        augmentations = [Augmentation()] * len(indices)
         if self.generator is not None:
             indices = indices[torch.randperm(len(indices), generator=self.generator)]
-            changes = drawn(len(indices), self.generator)
-        plan = list(zip(indices.tolist(), changes, strict=True))
+            augmentations = random_augmentations(len(indices), self.generator)
+        plan = list(zip(indices.tolist(), augmentations, strict=True))
         batches = [plan[i : i + self.batch_size] for i in range(0, len(plan), self.batch_size)]
-        yield from _ahead(self._load, batches)
+        yield from prefetched(self._load, batches)
 
-    def _load(self, plan: list[tuple[int, Change]]) -> dict[str, Tensor]:
+    def _load(self, plan: list[tuple[int, Augmentation]]) -> dict[str, Tensor]:
         fields = (IMAGE, *self.tasks)
         shapes = {field: (len(plan), CHANNELS[field], *self.examples.size) for field in fields}
         batch = {field: torch.empty(shape) for field, shape in shapes.items()}
-        for position, (index, change) in enumerate(plan):
-            for field, part in augmented(self.examples, index, fields, change).items():
+        for position, (index, how) in enumerate(plan):
+            for field, part in augmented(self.examples, index, fields, how).items():
                 batch[field][position] = part
         if SEGMENTATION in batch:
             batch[SEGMENTATION] = batch[SEGMENTATION][:, 0].long()
-        return {field: part for field, part in batch.items() if field == IMAGE or _any(field, part)}
+        return {
+            field: part
+            for field, part in batch.items()
+            if field == IMAGE or _has_target(field, part)
+        }
 
 
-def _any(field: str, target: Tensor) -> bool:
-    """Whether a pixel has a target."""
+def _has_target(field: str, target: Tensor) -> bool:
+    """Returns whether any pixel has a target."""
     return bool((target != (VOID if field == SEGMENTATION else 0)).any())
 
 
-def _ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
-    """Maps in order, a few items ahead of the one that is asked for."""
+def prefetched(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """Maps a function over items in order, in threads that are a few items ahead."""
     pending: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="samo-loader") as pool:
         try:

@@ -1,12 +1,13 @@
-"""Cityscapes: streets, in the files of the MTAN authors."""
+"""Cityscapes: streets, in the MTAN authors' files."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, final
 
 from .._benchmark import Defaults
-from ._dense import DensePrediction, split_parts
+from ._dense import PUBLISHED, DensePrediction, split_parts
 from ._layout import DEPTH, IMAGE, SEGMENTATION, load_parts
 
 # fmt: off
@@ -25,36 +26,28 @@ CLASSES = {
 class Cityscapes(DensePrediction):
     """Streets: semantic segmentation and depth of 3,475 images, in the MTAN authors' files.
 
-    The data is what the authors of MTAN publish at https://github.com/lorenmt/mtan: 2,975 images
-    for training and 500 (``val``) for testing, 128 × 256 pixels, in
-    ``{train,val}/{image,label_7,depth}/<i>.npy`` (``label`` will do as well). The depth is inverse,
-    0 where nothing was measured. The papers train on the whole of ``train`` and look at ``val``
-    after each epoch; here a part of ``train`` is held out for all choices, and ``val`` is the test.
+    The authors of MTAN publish the data at https://github.com/lorenmt/mtan: 2,975 images for
+    training and 500 (``val``) for testing, 128 × 256 pixels, in
+    ``{train,val}/{image,label_7,depth}/<i>.npy`` (or ``label``). The depth is inverse, and 0 where
+    nothing was measured. The papers train on all of ``train`` and evaluate ``val`` after each
+    epoch; here a part of ``train`` is held out for model selection, and ``val`` is the test split.
 
-    ``samo data scenes --layout cityscapes`` makes files of this layout.
+    ``samo data scenes --layout cityscapes`` generates files of this layout.
 
     Args:
-        data: The directory with ``train`` and ``val`` in it.
+        data: The directory with ``train`` and ``val``.
         classes: 7 or 19.
         validation: The share of ``train`` that is held out for validation.
         network: ``"segnet-mtan"`` or ``"segnet"``.
-        width: The channels of the network's first stage; 64 is what was published.
-        seed: Decides which images are held out. It is not the seed of a run.
+        width: The channels of the network's first stage; 64 in the papers.
+        seed: The seed of the validation split. It is not the seed of a run.
 
     Raises:
-        DataError: If the files are not there, or not as they should be.
+        DataError: If a file is missing or invalid.
         ValueError: If an argument is out of its range.
     """
 
-    defaults: ClassVar[Defaults] = Defaults(
-        epochs=200,
-        batch_size=8,
-        lr=1e-4,
-        rho=0.001,
-        rho_grid=(1e-5, 1e-4, 1e-3, 1e-2),
-        schedule="step",
-        average_last=10,
-    )
+    defaults: ClassVar[Defaults] = replace(PUBLISHED, batch_size=8)
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The layout of the MTAN authors' files: one ``.npy`` file for each image and field."""
+"""A reader of the MTAN authors' files: one ``.npy`` file for each image and field."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WHOLE: Window = (slice(None), slice(None))
 
 
 class Examples(Protocol):
-    """Images with what is known of each of their pixels."""
+    """Images with their targets, as `DenseBatches` reads them."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -37,11 +37,11 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class _Form:
-    """How the files of a field look.
+    """The directory and the shape of the files of a field.
 
     Attributes:
-        folders: The names that its directory may have.
-        channels: The last axis; None where there is none.
+        folders: The possible names of the directory.
+        channels: The size of the last axis; None if the files have only two axes.
     """
 
     folders: tuple[str, ...]
@@ -55,18 +55,18 @@ class LayoutExamples:
     """One part of a data set in the layout of the MTAN authors' files, memory-mapped.
 
     The files are ``{image,label,depth,normal}/<i>.npy``: floating-point numbers of shape
-    ``[H, W, C]``, and labels of shape ``[H, W]``, whole numbers with −1 for void. All images have
-    the size of the first. The headers of all files are looked at when this is made; the values when
-    they are read. Nothing that is read can run code.
+    ``[H, W, C]``, and labels of shape ``[H, W]``, whole numbers with −1 for void. All images must
+    have the size of the first. The constructor checks the headers of all files, `read` the values.
+    Reading a file never runs code from it.
 
     Args:
         root: The directory of the part, for instance ``DIR/train``.
-        fields: The fields to read, of ``image``, ``segmentation``, ``depth``, ``normals``.
-        classes: The number of classes. Labels lie in ``label_<classes>`` (as in the files that the
-            MTAN authors publish of Cityscapes) or in ``label``.
+        fields: The fields to read: ``image``, ``segmentation``, ``depth`` or ``normals``.
+        classes: The number of classes. Labels are in ``label_<classes>`` (as in the MTAN authors'
+            files of Cityscapes) or in ``label``.
 
     Raises:
-        DataError: If a directory or a file is missing, or a file is not as it should be.
+        DataError: If a directory or a file is missing, or a file is invalid.
     """
 
     def __init__(self, root: Path, fields: Iterable[str], classes: int) -> None:
@@ -95,22 +95,22 @@ class LayoutExamples:
         return len(self._numbers)
 
     def read(self, index: int, fields: Iterable[str], window: Window = WHOLE) -> dict[str, Tensor]:
-        """Reads a window of an image, and checks the values in it.
+        """Reads a window of an image, and checks its values.
 
         Args:
-            index: Which image.
-            fields: Which fields of it.
+            index: The index of the image.
+            fields: The fields to read.
             window: The rows and columns.
 
         Returns:
             Each field in float32, shape ``[channels, h, w]``.
 
         Raises:
-            DataError: If a value is not finite, or a label is no class.
+            DataError: If a value is not finite, or a label is not a class.
         """
         found = {}
         for field in fields:
-            with np.errstate(over="ignore"):  # what is too large is found below, as infinite
+            with np.errstate(over="ignore"):  # a value that overflows is reported below
                 part = np.array(self._open(field, index)[window], dtype=np.float32)
             if field == SEGMENTATION:
                 self._check_labels(part, index)
@@ -132,7 +132,7 @@ class LayoutExamples:
         )
 
     def _paired(self) -> list[int]:
-        """The numbers of the images; each field must have all of them and no other."""
+        """Returns the numbers of the images; each field must have the same."""
         numbers = {field: _numbers(folder) for field, folder in self._folders.items()}
         every = sorted(set().union(*numbers.values()))
         for field, folder in self._folders.items():
@@ -144,7 +144,7 @@ class LayoutExamples:
                         f"{self._folders[other] / f'{number}.npy'} has no counterpart."
                     )
         if not every:
-            raise DataError(f"{self._folders[IMAGE]} holds no <i>.npy.")
+            raise DataError(f"{self._folders[IMAGE]} contains no <i>.npy.")
         return every
 
     def _file(self, field: str, index: int) -> Path:
@@ -158,7 +158,7 @@ class LayoutExamples:
             raise DataError(f"{path}: the shape must be {expected}; found {array.shape}.")
         if array.dtype.kind not in ("fiu" if field == SEGMENTATION else "f"):
             what = "numbers" if field == SEGMENTATION else "floating-point numbers"
-            raise DataError(f"{path} must hold {what}; found {array.dtype}.")
+            raise DataError(f"{path} must contain {what}; found {array.dtype}.")
         return array
 
     def _check_labels(self, labels: np.ndarray, index: int) -> None:
@@ -180,19 +180,19 @@ def _numbers(folder: Path) -> set[int]:
 
 
 def _mapped(path: Path) -> np.ndarray:
-    """Maps a file into memory; a pickle is told by its first bytes and left alone."""
+    """Maps a file into memory; rejects a pickle by its first bytes."""
     try:
         with path.open("rb") as file:
             magic = file.read(6)
         if magic != b"\x93NUMPY":
-            what = "is empty" if not magic else "is no .npy file (a pickle, an archive?)"
-            raise DataError(f"{path} {what}; what np.save writes is expected.")
+            what = "is empty" if not magic else "is not a .npy file (a pickle, an archive?)"
+            raise DataError(f"{path} {what}; a file from np.save is expected.")
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except DataError:
         raise
     except (ValueError, EOFError) as error:
         if "Python objects" in str(error):
-            raise DataError(f"{path} holds pickled objects, which are not loaded.") from error
+            raise DataError(f"{path} contains pickled objects, which are not loaded.") from error
         raise DataError(f"{path} is truncated or damaged: {error}.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
@@ -205,7 +205,7 @@ def load_parts(
     """Opens both parts of a data set.
 
     Args:
-        data: Its directory, with ``train`` and ``val`` in it.
+        data: The directory with ``train`` and ``val``.
         fields: The fields to read.
         classes: The number of classes.
 
@@ -213,7 +213,7 @@ def load_parts(
         The parts ``"train"`` and ``"val"``.
 
     Raises:
-        DataError: If something is missing or not as it should be.
+        DataError: If a file is missing or invalid.
     """
     root, chosen = Path(data).expanduser(), list(fields)
     parts = {name: LayoutExamples(root / name, chosen, classes) for name in ("train", "val")}

@@ -9,7 +9,7 @@ from ._layout import VOID
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean cross-entropy of the pixels that are not void.
+    """Computes the mean cross-entropy of the pixels that are not void.
 
     Args:
         logits: Shape ``[N, C, H, W]``.
@@ -22,32 +22,32 @@ def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def depth_loss(predicted: Tensor, depth: Tensor) -> Tensor:
-    """The mean absolute error of the pixels with a measurement.
+    """Computes the mean absolute error of the pixels with a measurement.
 
     Args:
         predicted: Shape ``[N, 1, H, W]``.
         depth: The same; 0 where there is no measurement.
 
     Returns:
-        The loss; 0 if there is no measurement at all.
+        The loss; 0 without any measurement.
     """
     measured = depth != 0
     return ((predicted - depth).abs() * measured).sum() / measured.sum().clamp(min=1)
 
 
 def normals_loss(predicted: Tensor, normals: Tensor) -> Tensor:
-    """One minus the mean dot product of the pixels with a measurement.
+    """Computes one minus the mean dot product of the pixels with a measurement.
 
-    The MTAN code has no measurement where the three components *add up* to 0, which is also the
-    case for a few normals; here, only where all of them are 0.
+    A pixel has no measurement if all three components are 0. The MTAN code tests whether they *add
+    up* to 0, which also holds for a few measured normals.
 
     Args:
         predicted: Unit vectors, shape ``[N, 3, H, W]``.
-        normals: The same; three zeros where there is no measurement. (Augmentation blends
-            neighbours, and so makes them shorter at edges. They are left so, as in the MTAN code.)
+        normals: The same; three zeros where there is no measurement. (Augmentation interpolates
+            between neighbours, which shortens them at edges. As in the MTAN code, they stay so.)
 
     Returns:
-        The loss; 1 if there is no measurement at all.
+        The loss; 1 without any measurement.
     """
     measured = normals.ne(0).any(dim=1)
     cosines = (predicted * normals).sum(dim=1)

@@ -1,6 +1,6 @@
 """The metrics of depth and of normals, computed over all pixels of a split.
 
-Metrics of several batches are those of all their pixels together, and not means over batches: the
+Metrics of several batches are those of all their pixels together, not means over batches: the
 number of measured pixels varies.
 """
 
@@ -12,53 +12,61 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-# Bins of the median angle, in a degree. See `MedianAngle`.
+# Bins of the median angle per degree. See `MedianAngle`.
 _BINS = 1000
 
 
-class DepthError(Metric):
-    """The mean error of the depth of measured pixels: |p − d|, or |p − d| / |d|.
+class _PixelMean(Metric):
+    """A mean over pixels, accumulated in float64; NaN without any measurement."""
 
-    Args:
-        relative: Whether to divide by the depth.
-        **options: Those of ``torchmetrics.Metric``.
-    """
-
-    is_differentiable = True
-    higher_is_better = False
     full_state_update = False
     total: Tensor
     count: Tensor
 
-    def __init__(self, *, relative: bool = False, **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.relative = relative
         self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, predicted: Tensor, depth: Tensor) -> None:
-        """Takes a batch in.
-
-        Args:
-            predicted: Shape ``[N, 1, H, W]``.
-            depth: The same; 0 where there is no measurement.
-        """
-        measured = depth != 0
-        truth = depth[measured].double()
-        error = (predicted[measured].double() - truth).abs()
-        self.total += (error / truth.abs() if self.relative else error).sum()
-        self.count += measured.sum()
+    def add(self, values: Tensor) -> None:
+        """Adds a value per pixel."""
+        self.total += values.double().sum()
+        self.count += values.numel()
 
     def compute(self) -> Tensor:
-        """The mean; NaN if there was no measurement."""
         return self.total / self.count
 
 
-def angles(predicted: Tensor, normals: Tensor) -> Tensor:
-    """The angles between predicted and true normals where there is a measurement.
+class DepthError(_PixelMean):
+    """The mean error of the depth of measured pixels: |p − d|, or |p − d| / |d|.
 
-    By the arc tangent of sine and cosine: the arc cosine, as in the MTAN code, is off by up to
-    0.02° near 0° in float32. The lengths of the vectors do not matter.
+    `update` takes predictions and depths of shape ``[N, 1, H, W]``; a depth of 0 stands for a
+    missing measurement.
+
+    Args:
+        relative: Whether to divide by the depth.
+        **options: Options of ``torchmetrics.Metric``.
+    """
+
+    is_differentiable = True
+    higher_is_better = False
+
+    def __init__(self, *, relative: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self.relative = relative
+
+    def update(self, predicted: Tensor, depth: Tensor) -> None:
+        measured = depth != 0
+        truth = depth[measured].double()
+        error = (predicted[measured].double() - truth).abs()
+        self.add(error / truth.abs() if self.relative else error)
+
+
+def angles(predicted: Tensor, normals: Tensor) -> Tensor:
+    """Computes the angles between predicted and measured normals.
+
+    Uses the arc tangent of sine and cosine: the arc cosine of the MTAN code is off by up to 0.02°
+    near 0° in float32. The lengths of the vectors do not matter.
 
     Args:
         predicted: Shape ``[N, 3, H, W]``.
@@ -73,83 +81,42 @@ def angles(predicted: Tensor, normals: Tensor) -> Tensor:
     return torch.rad2deg(torch.atan2(sine, (p * t).sum(dim=1)))
 
 
-class MeanAngle(Metric):
-    """The mean angle between predicted and true normals, in degrees.
-
-    Args:
-        **options: Those of ``torchmetrics.Metric``.
-    """
+class MeanAngle(_PixelMean):
+    """The mean of the `angles` between predicted and measured normals, in degrees."""
 
     higher_is_better = False
-    full_state_update = False
-    total: Tensor
-    count: Tensor
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, predicted: Tensor, normals: Tensor) -> None:
-        """Takes a batch in.
-
-        Args:
-            predicted: Shape ``[N, 3, H, W]``.
-            normals: The same; three zeros where there is no measurement.
-        """
-        found = angles(predicted, normals)
-        self.total += found.double().sum()
-        self.count += found.numel()
-
-    def compute(self) -> Tensor:
-        """The mean; NaN if there was no measurement."""
-        return self.total / self.count
+        self.add(angles(predicted, normals))
 
 
-class AnglesWithin(Metric):
-    """The share of pixels whose normal is predicted to within an angle.
+class AnglesWithin(_PixelMean):
+    """The share of pixels whose predicted normal is within an angle of the measured one.
 
     Args:
         degrees: The angle.
-        **options: Those of ``torchmetrics.Metric``.
+        **options: Options of ``torchmetrics.Metric``.
     """
 
     higher_is_better = True
-    full_state_update = False
-    within: Tensor
-    count: Tensor
 
     def __init__(self, degrees: float, **options: Any) -> None:
         super().__init__(**options)
         self.degrees = degrees
-        self.add_state("within", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, predicted: Tensor, normals: Tensor) -> None:
-        """Takes a batch in.
-
-        Args:
-            predicted: Shape ``[N, 3, H, W]``.
-            normals: The same; three zeros where there is no measurement.
-        """
-        found = angles(predicted, normals)
-        self.within += (found < self.degrees).sum()
-        self.count += found.numel()
-
-    def compute(self) -> Tensor:
-        """The share; NaN if there was no measurement."""
-        return self.within.double() / self.count
+        self.add(angles(predicted, normals) < self.degrees)
 
 
 class MedianAngle(Metric):
-    """The median angle between predicted and true normals, in degrees, to within 0.0005°.
+    """The median of the `angles` between predicted and measured normals, to within 0.0005°.
 
-    The angles of all pixels would take 290 MB on NYUv2, and as much again to sort. They are counted
-    in bins of 0.001° instead, of which the median is read off: 1.4 MB whatever the data is, nothing
-    random, and an error below the two digits that are reported.
+    Storing the angles of all pixels would take 290 MB on NYUv2, and sorting them as much again.
+    They are counted in bins of 0.001° instead: 1.4 MB for any data, nothing random, and an error
+    below the two digits that are reported.
 
     Args:
-        **options: Those of ``torchmetrics.Metric``.
+        **options: Options of ``torchmetrics.Metric``.
     """
 
     higher_is_better = False
@@ -162,17 +129,11 @@ class MedianAngle(Metric):
         self.add_state("histogram", torch.zeros(bins, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, predicted: Tensor, normals: Tensor) -> None:
-        """Takes a batch in.
-
-        Args:
-            predicted: Shape ``[N, 3, H, W]``.
-            normals: The same; three zeros where there is no measurement.
-        """
         nearest = (angles(predicted, normals) * _BINS).round().long()
         self.histogram += torch.bincount(nearest, minlength=len(self.histogram))
 
     def compute(self) -> Tensor:
-        """The median (the mean of the two in the middle); NaN if there was no measurement."""
+        """Returns the median (the mean of the middle two); NaN without any measurement."""
         upto = self.histogram.cumsum(0)
         n = int(upto[-1])
         if n == 0:

@@ -1,4 +1,4 @@
-"""Two benchmarks from the 8 × 8 digits that scikit-learn brings along."""
+"""Two benchmarks from the 8 × 8 digits of scikit-learn."""
 
 from ._domains import DigitsDomains
 from ._pairs import Digits

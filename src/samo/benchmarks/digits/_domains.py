@@ -1,32 +1,33 @@
-"""The same digits in four domains: the multi-input problem of Office-Home, in small."""
+"""The digits in four domains: a small version of the multi-input problem of Office-Home."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from .._batches import TaskBatches, TensorBatches
-from .._benchmark import Benchmark, Defaults, Split
-from .._classification import accuracy
-from ._data import CLASSES, SIDE, base_digits, divide
+from .._benchmark import Defaults, Split
+from .._checks import check_at_least
+from .._domains import Domains
+from .._metrics import accuracy
+from ._data import CLASSES, SIDE, base_digits, split_digits
 from ._model import perceptron
 
 
 @final
-class DigitsDomains(Benchmark):
+class DigitsDomains(Domains):
     """Digits in four domains, each with its own images, loader and head.
 
-    The domains are plain, rotated by a quarter turn, inverted, and noisy. Each has base digits of
-    its own (about 450), divided into train, validation and test. A batch maps each domain to images
+    The domains are plain, rotated by a quarter turn, inverted, and noisy. Each has its own base
+    digits (about 450), split into train, validation and test. A batch maps each domain to images
     and labels. A task is a domain, as in Office-Home.
 
     Args:
         width: The width of the two hidden layers that the domains share.
-        noise: The standard deviation of the noise in the noisy domain; pixels lie in [0, 1].
+        noise: The standard deviation of the noise in the noisy domain; pixels are in [0, 1].
         seed: The seed of the data. It is not the seed of a run: all runs see the same data.
 
     Raises:
@@ -46,27 +47,20 @@ class DigitsDomains(Benchmark):
     tasks = ("plain", "rotated", "inverted", "noisy")
 
     def __init__(self, *, width: int = 256, noise: float = 0.4, seed: int = 0) -> None:
-        if width < 1:
-            raise ValueError(f"width must be at least 1; found {width}.")
-        if noise < 0:
-            raise ValueError(f"noise must be at least 0; found {noise}.")
+        check_at_least(1, width=width)
+        check_at_least(0, noise=noise)
         self.width = width
         self.noise = noise
         self.seed = seed
         self.metrics = {task: {"accuracy": accuracy(CLASSES)} for task in self.tasks}
         generator = Generator().manual_seed(seed)
-        parts = divide(seed, groups=len(self.tasks))
+        parts = split_digits(seed, groups=len(self.tasks))
         self._data: dict[str, dict[Split, tuple[Tensor, Tensor]]] = {
             task: {split: self._images(task, chosen, generator) for split, chosen in part.items()}
             for task, part in zip(self.tasks, parts, strict=True)
         }
 
     def model(self) -> nn.Module:
-        """Makes a multilayer perceptron with a head for each domain.
-
-        Returns:
-            The model.
-        """
         return perceptron(SIDE**2, self.width, self.tasks)
 
     def batches(
@@ -76,49 +70,9 @@ class DigitsDomains(Benchmark):
         batch_size: int,
         generator: Generator | None = None,
     ) -> TaskBatches:
-        """Gives mappings from domains to images and labels.
-
-        Args:
-            split: Which part of the data.
-            tasks: The domains that the batches are for.
-            batch_size: The number of images a domain.
-            generator: Shuffles; None keeps the order.
-
-        Returns:
-            The batches.
-        """
         return TaskBatches(
             {task: TensorBatches(self._data[task][split], batch_size, generator) for task in tasks}
         )
-
-    def outputs(
-        self, model: nn.Module, batch: Any, tasks: Sequence[str]
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Evaluates, for each domain that is asked for, the trunk on its images and its head.
-
-        Args:
-            model: The model.
-            batch: Images and labels by domain.
-            tasks: The domains.
-
-        Returns:
-            Logits and labels by domain; a domain that has run out of images is left out.
-        """
-        present = {task: batch[task] for task in tasks if task in batch}
-        return {task: (model(x, [task])[task], labels) for task, (x, labels) in present.items()}
-
-    def loss(self, task: str, prediction: Tensor, target: Tensor) -> Tensor:  # noqa: ARG002
-        """Computes the mean cross-entropy.
-
-        Args:
-            task: The domain.
-            prediction: Logits.
-            target: Labels.
-
-        Returns:
-            The loss.
-        """
-        return F.cross_entropy(prediction, target)
 
     def _images(self, task: str, chosen: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         base = base_digits()

@@ -11,16 +11,7 @@ from ._data import CLASSES
 
 
 def perceptron(inputs: int, width: int, tasks: Sequence[str]) -> SharedTrunk:
-    """Makes a multilayer perceptron with a linear head for each task.
-
-    Args:
-        inputs: The number of pixels.
-        width: The width of the two hidden layers.
-        tasks: The names of the tasks.
-
-    Returns:
-        The model.
-    """
+    """Makes a perceptron with two shared hidden layers and a linear head for each task."""
     trunk = nn.Sequential(
         nn.Flatten(),
         nn.Linear(inputs, width),

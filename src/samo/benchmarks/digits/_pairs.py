@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from .._batches import TensorBatches
-from .._benchmark import Benchmark, Defaults, Split
-from .._classification import accuracy
-from ._data import CLASSES, SIDE, base_digits, divide
+from .._benchmark import Defaults, Split
+from .._checks import check_at_least
+from .._overlaid import OverlaidPairs, overlaid
+from ._data import SIDE, base_digits, split_digits
 from ._model import perceptron
 
 
 @final
-class Digits(Benchmark):
+class Digits(OverlaidPairs):
     """Two overlapping digits in one image: which is top left, and which is bottom right?
 
-    Made as Multi-MNIST is, from scikit-learn's 1,797 digits of 8 × 8 pixels. The base digits are
-    divided into train, validation and test *before* they are paired, so that no digit of a test
-    image was ever seen in training. One digit of a pair is laid top left on the canvas, the other
-    bottom right; where both have ink the darker counts. Plain training reaches about 100 % on the
-    training pairs and about ten points less on others.
+    Made like Multi-MNIST, from scikit-learn's 1,797 digits of 8 × 8 pixels. The base digits are
+    split into train, validation and test *before* they are paired, so no digit of a test image
+    occurs in training. One digit of a pair is placed top left on the canvas, the other bottom
+    right; where both have ink, the darker pixel counts. Plain training reaches about 100 % on the
+    training pairs and about ten points less on others. A batch is a tuple of images, left labels
+    and right labels.
 
     Args:
         pairs: The number of training pairs. Validation and test have 1,000 each.
@@ -45,101 +44,35 @@ class Digits(Benchmark):
     defaults: ClassVar[Defaults] = Defaults(
         epochs=40, batch_size=64, lr=3e-3, rho=0.1, rho_grid=(0.05, 0.1, 0.2, 0.5)
     )
-    tasks = ("left", "right")
 
     def __init__(
         self, *, pairs: int = 1500, canvas: int = 10, width: int = 256, seed: int = 0
     ) -> None:
-        if pairs < 1:
-            raise ValueError(f"pairs must be at least 1; found {pairs}.")
+        check_at_least(1, pairs=pairs, width=width)
         if not SIDE <= canvas <= 2 * SIDE:
             raise ValueError(f"canvas must be in {SIDE}..{2 * SIDE} pixels; found {canvas}.")
-        if width < 1:
-            raise ValueError(f"width must be at least 1; found {width}.")
         self.pairs = pairs
         self.canvas = canvas
         self.width = width
         self.seed = seed
-        self.metrics = {task: {"accuracy": accuracy(CLASSES)} for task in self.tasks}
         generator = Generator().manual_seed(seed)
         sizes: dict[Split, int] = {"train": pairs, "validation": 1000, "test": 1000}
-        self._data = {
-            split: _paired(chosen, sizes[split], canvas, generator)
-            for split, chosen in divide(seed)[0].items()
-        }
+        super().__init__(
+            {
+                split: _paired(chosen, sizes[split], canvas, generator)
+                for split, chosen in split_digits(seed)[0].items()
+            }
+        )
 
     def model(self) -> nn.Module:
-        """Makes a multilayer perceptron with two heads.
-
-        Returns:
-            The model.
-        """
         return perceptron(self.canvas**2, self.width, self.tasks)
-
-    def batches(
-        self,
-        split: Split,
-        tasks: Sequence[str],  # noqa: ARG002
-        batch_size: int,
-        generator: Generator | None = None,
-    ) -> TensorBatches:
-        """Gives triples of images, left labels and right labels.
-
-        Args:
-            split: Which part of the data.
-            tasks: Plays no part: both tasks have the same images.
-            batch_size: The number of pairs.
-            generator: Shuffles; None keeps the order.
-
-        Returns:
-            The batches.
-        """
-        return TensorBatches(self._data[split], batch_size, generator)
-
-    def outputs(
-        self, model: nn.Module, batch: Any, tasks: Sequence[str]
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Evaluates the trunk and the heads that are asked for.
-
-        Args:
-            model: The model.
-            batch: Images and labels.
-            tasks: ``"left"``, ``"right"`` or both.
-
-        Returns:
-            Logits and labels by task.
-        """
-        x, *labels = batch
-        targets = dict(zip(self.tasks, labels, strict=True))
-        return {task: (logits, targets[task]) for task, logits in model(x, tasks).items()}
-
-    def loss(self, task: str, prediction: Tensor, target: Tensor) -> Tensor:  # noqa: ARG002
-        """Computes the mean cross-entropy.
-
-        Args:
-            task: The task.
-            prediction: Logits.
-            target: Labels.
-
-        Returns:
-            The loss.
-        """
-        return F.cross_entropy(prediction, target)
 
 
 def _paired(
     chosen: Tensor, n: int, canvas: int, generator: Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draws n pairs from the chosen base digits: images, left labels and right labels."""
+    """Draws n pairs of the chosen base digits: images, left labels and right labels."""
     base = base_digits()
     left, right = (chosen[torch.randint(len(chosen), (n,), generator=generator)] for _ in range(2))
     x = overlaid(base.pixels[left], base.pixels[right], canvas)
     return x, base.labels[left], base.labels[right]
-
-
-def overlaid(left: Tensor, right: Tensor, canvas: int) -> Tensor:
-    """Lays images of shape ``[N, 8, 8]`` top left and bottom right: ``[N, 1, canvas, canvas]``."""
-    layers = left.new_zeros(2, len(left), 1, canvas, canvas)
-    layers[0, :, 0, :SIDE, :SIDE] = left
-    layers[1, :, 0, -SIDE:, -SIDE:] = right
-    return layers.amax(0)

@@ -1,5 +1,5 @@
 """Two overlapping pictures in one image, from files of MNIST and Fashion-MNIST."""
 
-from ._benchmark import MultiFashion, MultiFashionMNIST, MultiMNIST, OverlaidPairs
+from ._benchmark import MultiFashion, MultiFashionMNIST, MultiMNIST, PairsFromFiles
 
-__all__ = ["MultiFashion", "MultiFashionMNIST", "MultiMNIST", "OverlaidPairs"]
+__all__ = ["MultiFashion", "MultiFashionMNIST", "MultiMNIST", "PairsFromFiles"]

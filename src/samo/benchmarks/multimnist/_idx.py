@@ -1,4 +1,4 @@
-"""Files in MNIST's idx format, gzipped or not, read strictly."""
+"""A strict reader of MNIST's idx files, gzipped or not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._errors import DataError
-from .._folders import not_there
+from .._folders import raise_missing
 
 SIDE = 28
 CLASSES = 10
@@ -26,17 +26,17 @@ LAYOUT = ("{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]",)
 
 
 def read_labelled(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Reads the images of one part, and their labels.
+    """Reads the images and the labels of one part.
 
     Args:
-        folder: Where the files lie.
+        folder: The directory of the files.
         part: ``"train"`` or ``"t10k"``.
 
     Returns:
         Images, shape ``[N, 28, 28]``, and labels, 0 to 9, shape ``[N]``.
 
     Raises:
-        DataError: If a file is missing or not what it should be, or the two do not fit together.
+        DataError: If a file is missing or invalid, or the two do not match.
     """
     images_file = _found(folder / _IMAGES.format(part=part))
     labels_file = _found(folder / _LABELS.format(part=part))
@@ -45,11 +45,11 @@ def read_labelled(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[n
         size = " × ".join(map(str, images.shape[1:]))
         raise DataError(f"{images_file}: images must have {SIDE} × {SIDE} pixels; found {size}.")
     if not len(images):
-        raise DataError(f"{images_file} holds no images.")
+        raise DataError(f"{images_file} contains no images.")
     if len(images) != len(labels):
         raise DataError(
-            f"{images_file} holds {len(images)} images, but {labels_file} holds {len(labels)} "
-            f"labels."
+            f"{images_file} contains {len(images)} images, but {labels_file} contains "
+            f"{len(labels)} labels."
         )
     wrong = np.flatnonzero(labels >= CLASSES)
     if len(wrong):
@@ -64,18 +64,18 @@ def read_labelled(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[n
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     """Reads a file of unsigned bytes in the idx format.
 
-    Four bytes of magic number (0, 0, 8 for unsigned bytes, the number of dimensions), the sizes as
-    big-endian 32-bit integers, the values. Whether it is gzipped is seen from its content.
+    The format: four bytes of magic number (0, 0, 8 for unsigned bytes, the number of dimensions),
+    the sizes as big-endian 32-bit integers, the values. Gzip is detected from the content.
 
     Args:
         path: The file.
-        dimensions: The number of dimensions that it must have.
+        dimensions: The required number of dimensions.
 
     Returns:
         The values.
 
     Raises:
-        DataError: If it is another kind of file, truncated, or longer than it says.
+        DataError: If it is another kind of file, truncated, or longer than its header says.
     """
     content = _uncompressed(path)
     magic, sizes = content[:4], content[4 : 4 + 4 * dimensions]
@@ -100,10 +100,10 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
 
 def _found(path: Path) -> Path:
-    """The file, or the same with ``.gz``."""
+    """Returns the file, or the file with ``.gz`` appended."""
     gzipped = path.with_name(f"{path.name}.gz")
     if not path.is_file() and not gzipped.is_file():
-        not_there(path.with_name(f"{path.name}[.gz]"), LAYOUT)
+        raise_missing(path.with_name(f"{path.name}[.gz]"), LAYOUT)
     return path if path.is_file() else gzipped
 
 

@@ -1,4 +1,4 @@
-"""Two pictures in one image."""
+"""Random pairs of pictures, without a picture in two splits."""
 
 from __future__ import annotations
 
@@ -8,48 +8,39 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._benchmark import Split
-from ._idx import SIDE
+from .._overlaid import overlaid
 
 CANVAS = 36
 
 Base = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """Single pictures, shape ``[N, 28, 28]``, and their labels, shape ``[N]``."""
 
-# Each draws from a generator of its own: the number of training pairs does not change the test set.
+# Each split has its own random stream: the number of training pairs does not change the test set.
 _STREAMS: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}
-_DIVISION = 3
+_HOLD_OUT = 3
 
 
-def divided(base: Base, share: float, seed: int) -> dict[Split, Base]:
-    """Divides the pictures of the training file into those for training and for validation.
-
-    Args:
-        base: The pictures.
-        share: The share that is for validation.
-        seed: The seed of the data.
-
-    Returns:
-        Two parts that have no picture in common.
-    """
+def held_out(base: Base, share: float, seed: int) -> dict[Split, Base]:
+    """Splits the pictures of the training file, of which a share becomes the validation split."""
     images, labels = base
-    order = np.random.default_rng([seed, _DIVISION]).permutation(len(images))
+    order = np.random.default_rng([seed, _HOLD_OUT]).permutation(len(images))
     n = round(share * len(images))
     rows: dict[Split, NDArray[np.intp]] = {"train": order[n:], "validation": order[:n]}
     return {split: (images[chosen], labels[chosen]) for split, chosen in rows.items()}
 
 
 def paired(left: Base, right: Base, n: int, seed: int, split: Split) -> tuple[Tensor, ...]:
-    """Pairs pictures and lays them over each other.
+    """Pairs pictures at random and overlays them.
 
-    In each corner every picture is used equally often, give or take one. Fewer pairs are the first
-    of more pairs.
+    In each corner, every picture is used equally often, up to one. The first n pairs of a larger
+    number are the same.
 
     Args:
-        left: What is laid top left.
-        right: What is laid bottom right.
+        left: The pictures top left.
+        right: The pictures bottom right.
         n: The number of pairs.
         seed: The seed of the data.
-        split: What the pairs are for.
+        split: The split of the pairs.
 
     Returns:
         Images, uint8, shape ``[n, 1, 36, 36]``, and the labels of both corners, shape ``[n]``.
@@ -59,23 +50,6 @@ def paired(left: Base, right: Base, n: int, seed: int, split: Split) -> tuple[Te
         random = np.random.default_rng([seed, _STREAMS[split], corner])
         rounds = [random.permutation(len(images)) for _ in range(-(-n // len(images)))]
         rows = np.concatenate(rounds)[:n]
-        pixels.append(images[rows])
+        pixels.append(torch.from_numpy(images[rows]))
         labels.append(torch.from_numpy(of[rows].astype(np.int64)))
-    return (torch.from_numpy(overlaid(*pixels)), *labels)
-
-
-def overlaid(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Lays pictures top left and bottom right; where both have ink, the stronger counts.
-
-    Args:
-        left: Shape ``[N, 28, 28]``.
-        right: The same.
-
-    Returns:
-        Shape ``[N, 1, 36, 36]``.
-    """
-    canvas = np.zeros((len(left), 1, CANVAS, CANVAS), dtype=np.uint8)
-    canvas[:, 0, :SIDE, :SIDE] = left
-    corner = canvas[:, 0, -SIDE:, -SIDE:]
-    np.maximum(corner, right, out=corner)
-    return canvas
+    return (overlaid(pixels[0], pixels[1], CANVAS), *labels)

@@ -1,8 +1,8 @@
 """The networks of the published benchmarks, layer for layer.
 
-Each is called as ``network(x, tasks)`` and gives the outputs by task; what only other tasks need is
-not evaluated. Each has its prediction heads in ``network.heads``, by task: everything else is what
-the literature counts as shared. Published widths are the defaults; small ones are for tests.
+Each is called as ``network(x, tasks)`` and returns the outputs by task, without evaluating modules
+that only other tasks need. The prediction heads are in ``network.heads``, by task; the literature
+counts everything else as shared. The default widths are the published ones.
 """
 
 from ._celeba import CelebACNN

@@ -14,13 +14,12 @@ class CelebACNN(SharedTrunk):
 
     Seven 3 × 3 convolutions of 64, 128, 128, 256, 256, 512 and 512 channels (max-pooling after the
     first, third and fifth, the mean over the image after the last) and two fully connected layers
-    of 512, all of them without bias, with batch normalisation and ReLU; a head ``Linear(512, 1)`` a
-    task. 5,197,160 parameters with 40 heads. The network of FAMO (Liu et al., NeurIPS 2023,
-    arXiv:2306.03792), which FairGrad and SAMO took over. Weights are initialised as PyTorch does by
-    default.
+    of 512, all without bias, with batch normalisation and ReLU; a head ``Linear(512, 1)`` per task.
+    5,197,160 parameters with 40 heads. The network of FAMO (Liu et al., NeurIPS 2023,
+    arXiv:2306.03792), which FairGrad and SAMO adopted. PyTorch's default initialisation.
 
-    Takes images of shape ``[N, 3, H, W]``, H and W at least 8, and gives logits of shape ``[N]``
-    (the authors' network ends in the sigmoid of them).
+    Takes images of shape ``[N, 3, H, W]``, H and W at least 8, and returns logits of shape ``[N]``
+    (the authors' network ends in a sigmoid).
 
     Args:
         tasks: The names of the tasks.

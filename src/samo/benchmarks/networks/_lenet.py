@@ -9,7 +9,7 @@ from torch import nn
 
 from ._shared_trunk import SharedTrunk, check_sizes
 
-# Two convolutions (9 × 9 and 5 × 5, no padding), each with a pooling that halves.
+# After two convolutions (9 × 9 and 5 × 5, no padding), each with 2 × 2 pooling, one pixel is left.
 _SMALLEST_SIDE = 20
 
 
@@ -17,19 +17,19 @@ class LeNet(SharedTrunk):
     """The LeNet for Multi-MNIST's 36 × 36 images, with a linear head for each task.
 
     Two convolutions (9 × 9 to 10 channels, 5 × 5 to 20), each with ReLU and 2 × 2 max-pooling, a
-    fully connected layer of 50 with ReLU, and a head ``Linear(50, 10)`` a task: 31,910 parameters
-    for two tasks. It is the one of Pareto MTL (Lin et al., NeurIPS 2019, arXiv:1912.12854), which
-    later work on these images took over. Weights are initialised as PyTorch does by default.
+    fully connected layer of 50 with ReLU, and a head ``Linear(50, 10)`` per task: 31,910 parameters
+    for two tasks. The network of Pareto MTL (Lin et al., NeurIPS 2019, arXiv:1912.12854), which
+    later work on these images adopted. PyTorch's default initialisation.
 
-    Takes images of shape ``[N, channels, side, side]`` and gives logits of shape ``[N, classes]``.
+    Takes images of shape ``[N, channels, side, side]``, returns logits of shape ``[N, classes]``.
 
     Args:
         tasks: The names of the tasks.
-        classes: The number of classes of each.
+        classes: The number of classes of each task.
         channels: The channels of an image.
         side: The side of an image in pixels, at least 20.
-        width: The channels of the first convolution; the second has twice, the fully connected
-            layer five times as many.
+        width: The channels of the first convolution; the second has twice as many, and the fully
+            connected layer five times as many.
 
     Raises:
         ValueError: If there is no task, or a size is too small.
@@ -65,6 +65,6 @@ class LeNet(SharedTrunk):
             nn.Linear(2 * width * left**2, 5 * width),
             nn.ReLU(),
         )
-        # With so few channels, less than two thirds of the time of contiguous weights on a CPU.
+        # With so few channels, a CPU takes less than two thirds of the time of contiguous weights.
         trunk = trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         super().__init__(trunk, {task: nn.Linear(5 * width, classes) for task in tasks})

@@ -18,12 +18,12 @@ _STEPS = 3
 
 @dataclass(frozen=True)
 class CompleteGraphs:
-    """Graphs in which each node is joined to each other, padded to the largest of them.
+    """Complete graphs, padded to the largest of them.
 
     Args:
         nodes: Features of the nodes, ``[N, A, node_features]``.
         edges: Features of the edges, ``[N, A, A, edge_features]``, target before source.
-        real: Which nodes there are, ``[N, A]``, boolean; the others are padding.
+        real: Which nodes are not padding, ``[N, A]``, boolean.
     """
 
     nodes: Tensor
@@ -34,7 +34,7 @@ class CompleteGraphs:
         return len(self.nodes)
 
     def to(self, device: torch.device | str) -> Self:
-        """Gives the same graphs on a device."""
+        """Returns the graphs on a device."""
         return type(self)(self.nodes.to(device), self.edges.to(device), self.real.to(device))
 
 
@@ -43,18 +43,17 @@ class MessagePassing(nn.Module):
 
     A linear layer of 64 with ReLU; three steps of message passing with the same weights, each an
     edge-conditioned convolution (`CompleteNNConv`) with ReLU and a GRU; Set2Set with three steps; a
-    linear layer of 64 with ReLU; a head ``Linear(64, 1)`` a task. 617,675 parameters with 11 heads.
-    After Gilmer et al. (ICML 2017, arXiv:1704.01212); Nash-MTL, FAMO, FairGrad and SAMO use it.
-    Initialised as there: linear layers, GRU and LSTM as PyTorch does by default, the bias of the
-    convolution by zeros.
+    linear layer of 64 with ReLU; a head ``Linear(64, 1)`` per task. 617,675 parameters with 11
+    heads. After Gilmer et al. (ICML 2017, arXiv:1704.01212); Nash-MTL, FAMO, FairGrad and SAMO use
+    it. Initialised as there: PyTorch's default, and zeros for the bias of the convolution.
 
-    Takes `CompleteGraphs` and gives outputs of shape ``[N]``.
+    Takes `CompleteGraphs` and returns outputs of shape ``[N]``.
 
     Args:
         tasks: The names of the tasks.
-        node_features: The features of a node.
-        edge_features: The features of an edge.
-        width: The width of all layers but the edge network, which has twice as much.
+        node_features: The number of features of a node.
+        edge_features: The number of features of an edge.
+        width: The width of all layers; the edge network has twice this width.
 
     Raises:
         ValueError: If there is no task, or a size is below 1.
@@ -71,7 +70,7 @@ class MessagePassing(nn.Module):
     ) -> None:
         check_sizes(tasks, node_features=node_features, edge_features=edge_features, width=width)
         require_graph_extra()
-        # Imported here because it takes seconds, which only this network needs to spend.
+        # Imported here because the import takes seconds.
         from torch_geometric.nn import Set2Set
 
         super().__init__()
@@ -85,15 +84,7 @@ class MessagePassing(nn.Module):
         )
 
     def forward(self, x: CompleteGraphs, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Evaluates the trunk once and the heads that are asked for.
-
-        Args:
-            x: Graphs.
-            tasks: The tasks.
-
-        Returns:
-            The output of each of the tasks.
-        """
+        """Evaluates the trunk once and the heads of the requested tasks."""
         nodes = F.relu(self.lin0(x.nodes))
         edges = self.conv.edges(x)
         hidden = nodes.flatten(0, 1).unsqueeze(0)
@@ -110,18 +101,18 @@ class MessagePassing(nn.Module):
 class CompleteNNConv(nn.Module):
     """PyTorch Geometric's ``NNConv`` with the mean over the neighbours, for complete graphs.
 
-    With x the nodes' features, e the edges', n the number of nodes, and h(e) the hidden units of
-    the edge network, whose second layer W makes a matrix of them::
+    With node features x, edge features e, n nodes, and the hidden units h(e) of the edge network,
+    whose second layer W maps them to a matrix::
 
         y_i = Θ x_i + b + 1/(n-1) Σ_{j≠i} W(h(e_ij))ᵀ x_j
 
-    W is linear, so the product with a neighbour j can be made once for each j, hidden unit by
-    hidden unit, and not once for each of its n - 1 edges; the hidden units of the edges then weigh
-    the results. The same function, without the matrix that the library forms for each edge.
+    W is linear, so the product with a neighbour j is computed once for each j and hidden unit, not
+    once for each of its n - 1 edges; the hidden units of the edges then weigh the results. This is
+    the same function, without the matrix that the library forms for each edge.
 
     Args:
-        width: The features of a node, before and after.
-        edge_features: The features of an edge.
+        width: The number of features of a node, before and after.
+        edge_features: The number of features of an edge.
     """
 
     def __init__(self, width: int, edge_features: int) -> None:
@@ -133,14 +124,11 @@ class CompleteNNConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def edges(self, graphs: CompleteGraphs) -> Tensor:
-        """Computes what the edges contribute, the same in each step of message passing.
-
-        Args:
-            graphs: The graphs.
+        """Computes the weights of the edges, which all steps of message passing share.
 
         Returns:
-            The hidden units of the edge network, and 1 for its bias, over the number of neighbours;
-            zero where there is no edge. The shape is ``[N, A, A, 2 width + 1]``.
+            The hidden units of the edge network, and 1 for its bias, divided by the number of
+            neighbours; zero without an edge. The shape is ``[N, A, A, 2 width + 1]``.
         """
         first, activation, _ = self.nn
         hidden = activation(first(graphs.edges))
@@ -151,15 +139,7 @@ class CompleteNNConv(nn.Module):
         return F.pad(hidden, (0, 1), value=1.0) * share.unsqueeze(3)
 
     def forward(self, nodes: Tensor, edges: Tensor) -> Tensor:
-        """Lets each node hear of its neighbours.
-
-        Args:
-            nodes: Features of the nodes, ``[N, A, width]``.
-            edges: What `edges` gave.
-
-        Returns:
-            New features of the nodes, of the same shape.
-        """
+        """Computes new features of the nodes, ``[N, A, width]``, from the old ones and `edges`."""
         n, size, width = nodes.shape
         second = cast(nn.Linear, self.nn[2])
         # [width in, width out, hidden] and [width in, width out] -> [width in, (hidden + 1) out].
@@ -172,10 +152,10 @@ class CompleteNNConv(nn.Module):
 
 
 def require_graph_extra() -> None:
-    """Makes sure that PyTorch Geometric is there.
+    """Raises an error if PyTorch Geometric is missing.
 
     Raises:
-        ImportError: If it is not.
+        ImportError: If it is not installed.
     """
     if find_spec("torch_geometric") is None:
         raise ImportError(

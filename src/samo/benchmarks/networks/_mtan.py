@@ -24,31 +24,31 @@ from ._shared_trunk import check_sizes
 class SegNetMTAN(nn.Module):
     """SegNet with an attention network for each task beside it (MTAN).
 
-    Beside each level of `SegNet`, each task has a soft mask a of its own that selects from the
-    level's last features p. With u the features before it (after the level's first convolution in
-    the encoder, the unpooled ones in the decoder), h the task's attention from the level before,
-    and two convolutions f (3 × 3) and g (1 × 1, twice)::
+    At each level of `SegNet`, each task has a soft mask that selects from the level's last features
+    p and yields the attention a. With u the features before p (after the level's first convolution
+    in the encoder, the unpooled ones in the decoder), h the task's attention from the previous
+    level, and two convolutions f (3 × 3) and g (1 × 1, twice)::
 
         encoder:  a = g([u; h]) ⊙ p,      h = max-pooled f(a)
         decoder:  a = g([u; f(h↑)]) ⊙ p,  h = a          (↑: bilinear, twice the size)
 
-    The masks g are a task's own; the convolutions f of a level are common to all tasks. Layer for
-    layer the network of MTAN (Liu et al., CVPR 2019, arXiv:1803.10704), with the heads and the
+    The masks g are task-specific; all tasks share the convolutions f of a level. Layer for layer
+    the network of MTAN (Liu et al., CVPR 2019, arXiv:1803.10704), with the heads and the
     initialisation of `SegNet`. Parameters: 44,229,073 for NYUv2 (13, 1 and 3 channels), 41,206,984
     for Cityscapes (7 and 1).
 
-    What is shared? The published experiments count all but the heads (of NYUv2's 44,229,073
-    parameters, all but 111,889) and balance the gradients of the masks too, although only one task
-    reaches each of them. `Engine` goes by the autograd graph, and would count the masks as their
-    task's own: its gradient is then taken as it is, and does not enter the Gramian. To count as
-    published, declare the heads: ``samo.Engine(network, tasks, own=network.heads, ..)``.
+    The published experiments count all parameters but the heads as shared (of NYUv2's 44,229,073
+    parameters, all but 111,889). They balance the gradients of the masks too, although each mask
+    affects only one task. By default `Engine` follows the autograd graph and counts the masks as
+    task-specific: their gradients are then used as they are and do not enter the Gramian. To follow
+    the experiments, declare the heads: ``samo.Engine(network, tasks, own=network.heads, ..)``.
 
-    One task alone costs the trunk and that task's attention. Takes images of shape
-    ``[N, 3, H, W]``, H and W multiples of 32, and gives outputs of shape
-    ``[N, channels, H, W]``, as they come (see `SegNet`).
+    Evaluating one task costs the trunk and that task's attention. Takes images of shape
+    ``[N, 3, H, W]``, H and W multiples of 32, and returns outputs of shape
+    ``[N, channels, H, W]`` without a final activation (see `SegNet`).
 
     Args:
-        tasks: The channels of each task's output, by its name.
+        tasks: The output channels of each task.
         width: The channels of the first level.
 
     Raises:
@@ -66,27 +66,19 @@ class SegNetMTAN(nn.Module):
         encoded, decoded = channels(width)
         self.trunk = SegNetTrunk(width)
         self.masks = nn.ModuleDict({task: _Masks(encoded, decoded) for task in tasks})
-        # The convolutions between the levels of the attention networks, common to all tasks.
+        # The convolutions between the levels of the attention networks, which all tasks share.
         self.encoder_links = nn.ModuleList(map(convolution, encoded, [*encoded[1:], encoded[-1]]))
         self.decoder_links = nn.ModuleList(map(convolution, encoded, decoded))
         self.heads = prediction_heads(tasks, width)
         self.apply(initialise)
 
     def forward(self, x: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Evaluates the trunk once, and the attention and heads of the tasks that are asked for.
-
-        Args:
-            x: Images.
-            tasks: The tasks.
-
-        Returns:
-            The output of each of the tasks.
-        """
+        """Evaluates the trunk once, and attention and heads of the requested tasks."""
         stages = self.trunk(x)
         return {task: self.heads[task](self._attended(task, stages)) for task in tasks}
 
     def _attended(self, task: str, stages: Stages) -> Tensor:
-        """A task's attention through all levels, down and up again."""
+        """Computes a task's attention through all levels of encoder and decoder."""
         masks = cast(_Masks, self.masks[task])
         before: list[Tensor] = []
         for level in range(LEVELS):
@@ -107,7 +99,7 @@ class _Masks(nn.Module):
 
     def __init__(self, encoded: Sequence[int], decoded: Sequence[int]) -> None:
         super().__init__()
-        # Nothing comes before the first level.
+        # The first level has no attention from a previous level.
         inputs = [encoded[0], *(2 * size for size in encoded[1:])]
         self.encoder = nn.ModuleList(map(_mask, inputs, encoded))
         self.decoder = nn.ModuleList(

@@ -16,17 +16,17 @@ from ._torchvision import load_weights
 class ResNet18(SharedTrunk):
     """ResNet-18 for Multi-MNIST: from scratch, with a linear head for each task.
 
-    The first convolution (7 × 7, stride 2) takes grey images; ResNet's last layer goes to 100
-    features, with ReLU; a head is ``Linear(100, 10)``. 11,223,560 parameters for two tasks. The
-    network of F-MTL (Phan et al., arXiv:2211.13723) on the three Multi-MNIST sets, after Pareto MTL
-    (arXiv:1912.12854). Convolutions are initialised by Kaiming's normal distribution (fan out), as
-    torchvision does; linear layers as PyTorch does by default.
+    The first convolution (7 × 7, stride 2) takes grey images; ResNet's last layer has 100 features,
+    with ReLU; a head is ``Linear(100, 10)``. 11,223,560 parameters for two tasks. The network of
+    F-MTL (Phan et al., arXiv:2211.13723) on the three Multi-MNIST sets, after Pareto MTL
+    (arXiv:1912.12854). Convolutions have torchvision's initialisation (Kaiming normal, fan out),
+    linear layers PyTorch's default.
 
-    Takes images of shape ``[N, channels, H, W]`` and gives logits of shape ``[N, classes]``.
+    Takes images of shape ``[N, channels, H, W]`` and returns logits of shape ``[N, classes]``.
 
     Args:
         tasks: The names of the tasks.
-        classes: The number of classes of each.
+        classes: The number of classes of each task.
         channels: The channels of an image.
         width: The channels of the first convolution.
 
@@ -52,16 +52,16 @@ class ResNet18(SharedTrunk):
 
 
 class OfficeHomeResNet18(SharedTrunk):
-    """ResNet-18 for Office-Home: one more layer that all domains share, a head for each domain.
+    """ResNet-18 for Office-Home: one additional shared layer, and a head for each domain.
 
     ResNet-18 without its last layer; a linear layer of 512 with batch normalisation, ReLU and
-    dropout (one half); a head ``Linear(512, 65)`` a domain. 11,573,572 parameters for four domains.
-    From the experiments of SAMO (arXiv:2507.07883), after LibMTL. Published numbers begin with
-    ImageNet's weights: give `weights`. Without, convolutions are initialised by Kaiming's normal
-    distribution (fan out). The added layer has N(0, 0.005²) weights and biases of 0.1; the heads
-    are initialised as PyTorch does by default.
+    dropout (one half); a head ``Linear(512, 65)`` per domain. 11,573,572 parameters for four
+    domains. From the experiments of SAMO (arXiv:2507.07883), after LibMTL. The published results
+    start from ImageNet's weights: give `weights`. Otherwise convolutions are initialised by Kaiming
+    normal (fan out). The additional layer has N(0, 0.005²) weights and biases of 0.1; the heads
+    have PyTorch's default initialisation.
 
-    Takes images of shape ``[N, 3, H, W]`` and gives logits of shape ``[N, classes]``.
+    Takes images of shape ``[N, 3, H, W]`` and returns logits of shape ``[N, classes]``.
 
     Args:
         tasks: The names of the tasks (the domains).
@@ -72,7 +72,7 @@ class OfficeHomeResNet18(SharedTrunk):
 
     Raises:
         ValueError: If there is no task, or a size is below 1.
-        DataError: If there is no such file, or it does not hold weights of ResNet-18.
+        DataError: If the file does not exist, or does not contain weights of ResNet-18.
 
     Example:
         >>> import torch
@@ -104,7 +104,7 @@ class OfficeHomeResNet18(SharedTrunk):
 
 
 class ResNetTrunk(nn.Module):
-    """ResNet-18 up to its features (He et al., CVPR 2016), under torchvision's names.
+    """ResNet-18 up to its features (He et al., CVPR 2016), with torchvision's parameter names.
 
     A 7 × 7 convolution and a 3 × 3 max-pooling, both of stride 2; four layers of two blocks each,
     of 64, 128, 256 and 512 channels, which halve the size from the second on; the mean over the
@@ -126,7 +126,7 @@ class ResNetTrunk(nn.Module):
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Makes features, ``[N, 8 width]``, of images, ``[N, channels, H, W]``."""
+        """Computes features, ``[N, 8 width]``, of images, ``[N, channels, H, W]``."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return x.mean((2, 3))
@@ -139,7 +139,7 @@ class _Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        # The shortcut is the identity where it can be; without parameters it has no state either.
+        # An identity has no parameters, so it has no entry in the state dict.
         self.downsample = (
             nn.Identity()
             if stride == 1 and inputs == outputs

@@ -15,15 +15,15 @@ LEVELS = 5
 
 
 class Stages(NamedTuple):
-    """What the trunk computes on its way, by level; level 0 has the full resolution.
+    """The intermediate features of the trunk, by level; level 0 has the full resolution.
 
-    With f the channels of the encoder and d those of the decoder (see `channels`):
+    With f channels in the encoder and d in the decoder (see `channels`):
 
     Attributes:
-        entered: After the first convolution of the encoder's level, ``[N, f, H, W] / 2^level``.
-        encoded: After its last one, of the same shape.
-        unpooled: What enters the decoder's level, of the same shape.
-        decoded: What leaves it, with d channels.
+        entered: After the first convolution of the encoder, ``[N, f, H / 2^level, W / 2^level]``.
+        encoded: After the last convolution of the encoder, of the same shape.
+        unpooled: The input of the decoder, of the same shape.
+        decoded: The output of the decoder, with d channels.
     """
 
     entered: list[Tensor]
@@ -58,10 +58,10 @@ class SegNetTrunk(nn.Module):
             x: Images, ``[N, 3, H, W]``, H and W multiples of 32.
 
         Returns:
-            All that is computed on the way.
+            All intermediate features.
 
         Raises:
-            ValueError: If the size of the images is no multiple of 32.
+            ValueError: If height or width is not a multiple of 32.
         """
         unit = 2**LEVELS
         if x.shape[-2] % unit or x.shape[-1] % unit:
@@ -83,24 +83,25 @@ class SegNetTrunk(nn.Module):
 
 
 class SegNet(nn.Module):
-    """SegNet with a head for each task, all of it shared but the heads ("split").
+    """SegNet with a head for each task; all other parameters are shared ("split").
 
     Five levels of 64, 128, 256, 512 and 512 channels; two (levels 0 and 1) or three 3 × 3
-    convolutions with batch normalisation and ReLU in each, 2 × 2 max-pooling after it; the decoder
-    is its mirror image and unpools to where the maxima were. A head is a 3 × 3 convolution of 64
-    channels and a 1 × 1 convolution, nothing between them. From the code of MTAN (Liu et al., CVPR
-    2019, arXiv:1803.10704), which the benchmarks of multi-task optimisation took over. Parameters:
-    25,055,185 for NYUv2 (13, 1 and 3 channels), 25,017,672 for Cityscapes (7 and 1).
+    convolutions with batch normalisation and ReLU in each, followed by 2 × 2 max-pooling; the
+    decoder mirrors the encoder and unpools to the positions of the maxima. A head is a 3 × 3
+    convolution of 64 channels and a 1 × 1 convolution, without an activation between them. From the
+    code of MTAN (Liu et al., CVPR 2019, arXiv:1803.10704), which the benchmarks of multi-task
+    optimisation adopted. Parameters: 25,055,185 for NYUv2 (13, 1 and 3 channels), 25,017,672 for
+    Cityscapes (7 and 1).
 
-    Initialised as there: the weights of convolutions by Xavier's normal distribution, their biases
-    zero; batch normalisation by ones and zeros.
+    Initialised as there: the weights of convolutions by Xavier normal, their biases by zeros; batch
+    normalisation by ones and zeros.
 
-    Takes images of shape ``[N, 3, H, W]``, H and W multiples of 32, and gives outputs of shape
-    ``[N, channels, H, W]``, as they come: the log-softmax of the classes and the unit length of
-    normals, which the authors' network ends in, are left to the loss.
+    Takes images of shape ``[N, 3, H, W]``, H and W multiples of 32, and returns outputs of shape
+    ``[N, channels, H, W]``. The authors' network ends in log-softmax (classes) and normalisation
+    (normals), which are left to the loss here.
 
     Args:
-        tasks: The channels of each task's output, by its name.
+        tasks: The output channels of each task.
         width: The channels of the first level.
 
     Raises:
@@ -121,34 +122,26 @@ class SegNet(nn.Module):
         self.apply(initialise)
 
     def forward(self, x: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Evaluates the trunk once and the heads that are asked for.
-
-        Args:
-            x: Images.
-            tasks: The tasks.
-
-        Returns:
-            The output of each of the tasks.
-        """
+        """Evaluates the trunk once and the heads of the requested tasks."""
         features = self.trunk(x).decoded[0]
         return {task: self.heads[task](features) for task in tasks}
 
 
 def channels(width: int) -> tuple[list[int], list[int]]:
-    """The channels of each level, level 0 first: inside the encoder, and out of the decoder."""
+    """Returns the channels of each level, level 0 first: of the encoder, and of the decoder."""
     encoded = [width, 2 * width, 4 * width, 8 * width, 8 * width]
     return encoded, [width, *encoded[:-1]]
 
 
 def convolution(inputs: int, outputs: int) -> nn.Sequential:
-    """A 3 × 3 convolution with batch normalisation and ReLU."""
+    """Makes a 3 × 3 convolution with batch normalisation and ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
     )
 
 
 def prediction_heads(tasks: Mapping[str, int], width: int) -> nn.ModuleDict:
-    """The head of each task: a 3 × 3 and a 1 × 1 convolution."""
+    """Makes the head of each task: a 3 × 3 and a 1 × 1 convolution."""
     return nn.ModuleDict(
         {
             task: nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, outputs, 1))
@@ -158,7 +151,7 @@ def prediction_heads(tasks: Mapping[str, int], width: int) -> nn.ModuleDict:
 
 
 def initialise(module: nn.Module) -> None:
-    """Initialises a convolution as MTAN's code does; batch normalisation has that by default."""
+    """Initialises a convolution as MTAN's code does."""
     if isinstance(module, nn.Conv2d):
         nn.init.xavier_normal_(module.weight)
         if module.bias is not None:

@@ -1,4 +1,4 @@
-"""A trunk that all tasks share, and a head for each."""
+"""Hard parameter sharing: a shared trunk and a head for each task."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor, nn
 
+from .._checks import check_at_least
+
 
 class SharedTrunk(nn.Module):
-    """A trunk that all tasks share, and a head for each (hard parameter sharing).
+    """A shared trunk and a head for each task (hard parameter sharing).
 
     Args:
-        trunk: Makes features of the input.
-        heads: The head of each task, which makes its output of the features.
+        trunk: Computes features from the input.
+        heads: The head of each task, which computes its output from the features.
 
     Example:
         >>> import torch
@@ -27,31 +29,21 @@ class SharedTrunk(nn.Module):
         self.heads = nn.ModuleDict(heads)
 
     def forward(self, x: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Evaluates the trunk once and the heads that are asked for.
-
-        Args:
-            x: The input.
-            tasks: The tasks.
-
-        Returns:
-            The output of each of the tasks.
-        """
+        """Evaluates the trunk once and the heads of the requested tasks."""
         features = self.trunk(x)
         return {task: self.heads[task](features) for task in tasks}
 
 
-def check_sizes(tasks: Collection[str], **sizes: int) -> None:
-    """Makes sure that a network has tasks, and sizes that layers can have.
+def check_sizes(tasks: Collection[str], /, **sizes: int) -> None:
+    """Checks the tasks and the sizes of a network.
 
     Args:
-        tasks: Its tasks.
+        tasks: The tasks.
         **sizes: The sizes, by the name of the argument.
 
     Raises:
-        ValueError: If there is no task, one occurs twice, or a size is below 1.
+        ValueError: If there is no task, a task occurs twice, or a size is below 1.
     """
     if not tasks or len(set(tasks)) < len(tasks):
         raise ValueError(f"tasks must be at least one name, each once; found {list(tasks)}.")
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1; found {size}.")
+    check_at_least(1, **sizes)

@@ -1,4 +1,4 @@
-"""Weights from a file of torchvision's."""
+"""Loads weights from torchvision's files."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .._errors import DataError
 def load_weights(module: nn.Module, file: Path, ignored: Sequence[str] = ()) -> None:
     """Loads a ``state_dict`` into a module, without running code from it.
 
-    Nothing is loaded unless everything fits.
+    The module changes only if all tensors fit.
 
     Args:
-        module: The module, with the names that the file has.
+        module: The module, with the names of the file.
         file: The file, as ``torch.save`` writes it.
-        ignored: Names that the file may have and the module has not.
+        ignored: Names in the file that the module does not have.
 
     Raises:
-        DataError: If there is no such file, it cannot be read, or it does not fit the module.
+        DataError: If the file does not exist, cannot be read, or does not fit the module.
     """
     if not file.is_file():
         raise DataError(
@@ -33,7 +33,7 @@ def load_weights(module: nn.Module, file: Path, ignored: Sequence[str] = ()) -> 
             f"for instance resnet18-f37072fd.pth."
         )
     state = _read(file)
-    # Files from before PyTorch 0.4.1 do not count the batches, and nothing here reads that count.
+    # Files from before PyTorch 0.4.1 do not count the batches, and nothing uses the count.
     counters = "num_batches_tracked"
     own = {name: t for name, t in module.state_dict().items() if not name.endswith(counters)}
     given = {
@@ -42,10 +42,10 @@ def load_weights(module: nn.Module, file: Path, ignored: Sequence[str] = ()) -> 
         if name not in ignored and not name.endswith(counters)
     }
     faults = [
-        *_listed("is missing", own.keys() - given.keys()),
-        *_listed("does not belong there", given.keys() - own.keys()),
+        *_faults("is missing", own.keys() - given.keys()),
+        *_faults("is unexpected", given.keys() - own.keys()),
         *(
-            f"{name} has shape {tuple(given[name].shape)}, and must have {tuple(tensor.shape)}"
+            f"{name} has shape {tuple(given[name].shape)}, but must have {tuple(tensor.shape)}"
             for name, tensor in own.items()
             if name in given and given[name].shape != tensor.shape
         ),
@@ -72,9 +72,9 @@ def _read(file: Path) -> dict[str, Tensor]:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{file} cannot be read as weights: {reason}") from error
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise DataError(f"{file} must hold a state_dict: a dictionary of tensors.")
+        raise DataError(f"{file} must contain a state_dict: a dictionary of tensors.")
     return state
 
 
-def _listed(fault: str, names: Iterable[str]) -> list[str]:
+def _faults(fault: str, names: Iterable[str]) -> list[str]:
     return [f"{name} {fault}" for name in sorted(names)]

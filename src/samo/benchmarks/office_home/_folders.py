@@ -1,25 +1,21 @@
-"""The folders of Office-Home, and how its images are divided."""
+"""The folders of Office-Home."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .._benchmark import Split
 from .._errors import DataError
-from .._folders import not_there
+from .._folders import raise_missing
 
 DOMAINS = ("Art", "Clipart", "Product", "Real World")
 LAYOUT = tuple(f"{domain}/<class>/*.jpg" for domain in DOMAINS)
 
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
-# The rest is for the test.
-_SHARES = (0.6, 0.2)
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,7 @@ class Domain:
 
     Attributes:
         files: The image files.
-        labels: Their classes, numbered in alphabetical order, shape ``[N]``.
+        labels: The classes of the images, numbered in alphabetical order, shape ``[N]``.
         classes: The names of the classes.
     """
 
@@ -47,8 +43,8 @@ def read_domains(data: Path) -> dict[str, Domain]:
         The domains by name.
 
     Raises:
-        DataError: If a domain is missing, the domains do not have the same classes, or a class has
-            no images.
+        DataError: If a domain is missing, the domains have different classes, or a class has no
+            images.
     """
     domains = {name: _domain(data, name) for name in DOMAINS}
     first = domains[DOMAINS[0]].classes
@@ -67,33 +63,12 @@ def read_domains(data: Path) -> dict[str, Domain]:
     return domains
 
 
-def divide(domain: Domain, seed: int) -> Mapping[Split, Tensor]:
-    """Divides the images of a domain 60/20/20, each class in these proportions.
-
-    Args:
-        domain: The domain.
-        seed: The seed of the division.
-
-    Returns:
-        The images of each split.
-    """
-    random = np.random.default_rng(seed)
-    parts: dict[Split, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
-    labels = domain.labels.numpy()
-    for label in range(len(domain.classes)):
-        members = random.permutation(np.flatnonzero(labels == label))
-        ends = np.cumsum([round(share * len(members)) for share in _SHARES])
-        for split, chunk in zip(parts, np.split(members, ends), strict=True):
-            parts[split].append(chunk)
-    return {split: torch.from_numpy(np.concatenate(chunks)) for split, chunks in parts.items()}
-
-
 def _domain(data: Path, name: str) -> Domain:
-    # The authors of the published experiments have "Real_World".
+    # The authors of the published experiments use "Real_World".
     places = [data / name, data / name.replace(" ", "_")]
     folder = next((place for place in places if place.is_dir()), None)
     if folder is None:
-        not_there(places[0], LAYOUT)
+        raise_missing(places[0], LAYOUT)
     classes = tuple(sorted(entry.name for entry in _visible(folder) if entry.is_dir()))
     if not classes:
         raise DataError(f"{folder} has no classes: it should have a folder of images for each.")

@@ -1,24 +1,23 @@
-"""The benchmark."""
+"""Eleven properties of molecules."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from .._benchmark import Benchmark, Defaults, Metric, Split
+from .._checks import check_at_least
 from .._errors import DataError
+from .._metrics import lazy
 from ..networks import MessagePassing, require_graph_extra
 from ._files import read_molecules
 from ._molecules import EDGE_FEATURES, NODE_FEATURES, TARGETS, MoleculeBatches
-
-if TYPE_CHECKING:
-    import torchmetrics
 
 # Of 130,831 molecules, 10,000 are for validation and 10,000 for the test.
 _HELD_OUT = 10_000 / 130_831
@@ -29,28 +28,31 @@ _FEWEST = 4
 class QM9(Benchmark):
     """Eleven properties of small organic molecules, from their geometry (regression).
 
-    As in Nash-MTL, FAMO, FairGrad and SAMO (arXiv:2507.07883, §6 and Table 11): PyTorch Geometric's
-    example with a head for each property. Its graphs are complete; an atom has 11 features, a pair
-    of atoms its bond and its distance. The energies U0, U, H and G are those of atomisation. 10,000
-    molecules each are held out for validation and test, and proportionally fewer of a subset.
-    Targets are standardised by mean and standard deviation over the training part; the loss is
-    their mean squared error.
+    The set-up of Nash-MTL, FAMO, FairGrad and SAMO (arXiv:2507.07883, §6 and Table 11): PyTorch
+    Geometric's example with a head for each property. Its graphs are complete; an atom has 11
+    features, a pair of atoms its bond and its distance. U0, U, H and G are atomisation energies.
+    10,000 molecules each are held out for validation and test, and proportionally fewer of a
+    subset. Targets are standardised by mean and standard deviation over the training split; the
+    loss is their mean squared error.
 
-    Two metrics a task: the mean absolute error over the standard deviation, whose mean over the
-    tasks is the "std. MAE" of DimeNet (arXiv:2003.03123) and decides which epoch is reported (a
-    mean of meV and Debye would mean nothing); and the mean absolute error in the papers' units.
+    Each task has two metrics. The first is the mean absolute error over the standard deviation,
+    whose mean over the tasks is the "std. MAE" of DimeNet (arXiv:2003.03123); it determines the
+    reported epoch (a mean of meV and Debye would be meaningless). The second is the mean absolute
+    error in the papers' units.
+
+    A batch is a tuple of graphs and standardised targets, shape ``[N, tasks]``.
 
     Args:
         data: The directory. Either PyTorch Geometric's, with ``raw/gdb9.sdf``,
-            ``raw/gdb9.sdf.csv`` and ``raw/uncharacterized.txt`` (read here without RDKit, to the
-            same features), or one with a subset in ``qm9_3d.npz``; or the file of a subset.
-        molecules: How many of the molecules to use, drawn by `seed`; None for all.
+            ``raw/gdb9.sdf.csv`` and ``raw/uncharacterized.txt`` (read without RDKit, to the same
+            features), or one with a subset in ``qm9_3d.npz``; or the file of a subset.
+        molecules: The number of molecules to use, drawn by `seed`; None for all.
         gap: Whether the gap between HOMO and LUMO is a twelfth task; papers leave it out.
         width: The width of the network.
-        seed: The seed of the division. It is not the seed of a run: all runs see the same data.
+        seed: The seed of the split. It is not the seed of a run: all runs see the same data.
 
     Raises:
-        DataError: If a file is missing, or does not hold what it should.
+        DataError: If a file is missing or invalid.
         ValueError: If an argument is out of its range.
         ImportError: If PyTorch Geometric is not installed.
     """
@@ -74,10 +76,8 @@ class QM9(Benchmark):
         width: int = 64,
         seed: int = 0,
     ) -> None:
-        if width < 1:
-            raise ValueError(f"width must be at least 1; found {width}.")
-        if seed < 0:
-            raise ValueError(f"seed must be at least 0; found {seed}.")
+        check_at_least(1, width=width)
+        check_at_least(0, seed=seed)
         require_graph_extra()
         self.data = data
         self.molecules = molecules
@@ -93,16 +93,18 @@ class QM9(Benchmark):
                 f"must be in {_FEWEST}..{len(found)}; found {molecules}."
             )
         columns = [list(TARGETS).index(task) for task in self.tasks]
-        parts = _divided(len(found), used, seed)
+        parts = split_molecules(len(found), used, seed)
         values = found.targets[:, columns]
         mean, std = values[parts["train"]].mean(0), values[parts["train"]].std(0)
         for task, spread in zip(self.tasks, std.tolist(), strict=True):
             if spread == 0:
                 raise DataError(f"{data}: {task} has the same value for all training molecules.")
+        make = lazy("torchmetrics", "MeanAbsoluteError")
+        mae = partial(Metric, make, higher_is_better=False)
         self.metrics = {
             task: {
-                "standardised MAE": _mean_absolute_error(100.0, "% of σ"),
-                "MAE": _mean_absolute_error(spread, TARGETS[task].unit),
+                "standardised MAE": mae(scale=100.0, unit="% of σ"),
+                "MAE": mae(scale=spread, unit=TARGETS[task].unit),
             }
             for task, spread in zip(self.tasks, std.tolist(), strict=True)
         }
@@ -113,11 +115,6 @@ class QM9(Benchmark):
         }
 
     def model(self) -> nn.Module:
-        """Makes the network, with a head for each task.
-
-        Returns:
-            The network.
-        """
         return MessagePassing(
             self.tasks,
             node_features=NODE_FEATURES,
@@ -132,52 +129,21 @@ class QM9(Benchmark):
         batch_size: int,
         generator: Generator | None = None,
     ) -> MoleculeBatches:
-        """Gives pairs of graphs and standardised targets.
-
-        Args:
-            split: Which part of the data.
-            tasks: Plays no part: all tasks have the same molecules.
-            batch_size: The number of molecules.
-            generator: Shuffles; None keeps the order.
-
-        Returns:
-            The batches.
-        """
         return self._data[split](batch_size, generator)
 
     def outputs(
         self, model: nn.Module, batch: Any, tasks: Sequence[str]
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Evaluates the trunk and the heads that are asked for.
-
-        Args:
-            model: The model.
-            batch: Graphs and targets.
-            tasks: The tasks.
-
-        Returns:
-            Predictions and targets by task, both standardised.
-        """
         graphs, targets = batch
         predictions = model(graphs, tasks)
         return {task: (predictions[task], targets[:, self.tasks.index(task)]) for task in tasks}
 
     def loss(self, task: str, prediction: Tensor, target: Tensor) -> Tensor:  # noqa: ARG002
-        """Computes the mean squared error.
-
-        Args:
-            task: The task.
-            prediction: Predictions, standardised.
-            target: Targets, standardised.
-
-        Returns:
-            The loss.
-        """
         return F.mse_loss(prediction, target)
 
 
-def _divided(n: int, used: int, seed: int) -> dict[Split, Tensor]:
-    """The indices of the molecules of each split, of those that are used out of n."""
+def split_molecules(n: int, used: int, seed: int) -> dict[Split, Tensor]:
+    """Returns the indices of the molecules of each split, for `used` out of n molecules."""
     held_out = max(1, round(_HELD_OUT * used))
     order = torch.randperm(n, generator=Generator().manual_seed(seed))[:used]
     return {
@@ -185,12 +151,3 @@ def _divided(n: int, used: int, seed: int) -> dict[Split, Tensor]:
         "validation": order[held_out : 2 * held_out],
         "train": order[2 * held_out :],
     }
-
-
-def _mean_absolute_error(scale: float, unit: str) -> Metric:
-    def make() -> torchmetrics.Metric:
-        from torchmetrics import MeanAbsoluteError
-
-        return MeanAbsoluteError()
-
-    return Metric(make, higher_is_better=False, scale=scale, unit=unit)

@@ -1,4 +1,4 @@
-"""Finding out which layout the user's directory has."""
+"""Detects the layout of the user's directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ or like this:
 
 
 def read_molecules(data: str | Path) -> Molecules:
-    """Reads the molecules of whichever layout there is.
+    """Reads the molecules from either layout.
 
     Args:
         data: The directory, or the file of a subset.
@@ -29,8 +29,7 @@ def read_molecules(data: str | Path) -> Molecules:
         The molecules.
 
     Raises:
-        DataError: If a file is missing or does not hold what it should, or there is nothing of
-            either layout.
+        DataError: If a file is missing or invalid, or the directory has neither layout.
     """
     path = Path(data).expanduser()
     if path.is_file():
@@ -47,6 +46,6 @@ def read_molecules(data: str | Path) -> Molecules:
     if (path / _SUBSET).is_file():
         return read_subset(path / _SUBSET)
     raise DataError(
-        f"{path} holds no QM9. {_LAYOUT}\nWhat PyTorch Geometric makes of it (qm9_v3.pt, "
-        f"data_v3.pt) is not read: it downloads the raw files where RDKit is installed."
+        f"{path} does not contain QM9. {_LAYOUT}\nPyTorch Geometric's processed files (qm9_v3.pt, "
+        f"data_v3.pt) cannot be read: it downloads the raw files if RDKit is installed."
     )

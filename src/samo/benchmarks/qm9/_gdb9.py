@@ -1,4 +1,4 @@
-"""QM9's raw files, as PyTorch Geometric downloads them; RDKit is not needed to read them."""
+"""A reader of QM9's raw files, as PyTorch Geometric downloads them, without RDKit."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def read_gdb9(sdf: Path, table: Path, excluded: Path) -> Molecules:
     """Reads QM9 without the molecules that failed its consistency check.
 
     Args:
-        sdf: Geometries and bonds (an SD file, V2000), 133,885 of them.
+        sdf: The 133,885 geometries with their bonds (an SD file, V2000).
         table: The properties (CSV), a row for each geometry, in the same order.
-        excluded: The molecules that failed; a line about one begins with its number, from 1.
+        excluded: The molecules that failed: each line starts with a number, counted from 1.
 
     Returns:
-        The molecules: 130,831 of the original files.
+        The molecules; 130,831 of the original files.
 
     Raises:
-        DataError: If a file does not hold what it should.
+        DataError: If a file is invalid.
     """
     names, targets = _read_table(table)
     n = len(names)
@@ -47,7 +47,7 @@ def read_gdb9(sdf: Path, table: Path, excluded: Path) -> Molecules:
         i = found - 1
         if record.name != names[i]:
             raise DataError(
-                f"{sdf}: molecule {found} is {record.name!r}, and {table} has {names[i]!r} there."
+                f"{sdf}: molecule {found} is {record.name!r}, but {table} has {names[i]!r} there."
             )
         atoms = len(record.numbers)
         numbers[i, :atoms] = record.numbers
@@ -55,14 +55,14 @@ def read_gdb9(sdf: Path, table: Path, excluded: Path) -> Molecules:
         for a, b, kind in record.bonds:
             bonds[i, a, b] = bonds[i, b, a] = kind
     if found < n:
-        raise DataError(f"{sdf} has {found} molecules, and {table} has {n} rows: one is cut off.")
+        raise DataError(f"{sdf} has {found} molecules, but {table} has {n} rows: one is truncated.")
     return Molecules(
         *(torch.from_numpy(array[kept]) for array in (numbers, positions, bonds, targets))
     )
 
 
 def _read_table(file: Path) -> tuple[list[str], np.ndarray]:
-    """Names of the molecules, and their targets in the units of the papers."""
+    """Reads the names of the molecules, and their targets in the units of the papers."""
     names: list[str] = []
     rows: list[list[float]] = []
     try:
@@ -81,8 +81,8 @@ def _read_table(file: Path) -> tuple[list[str], np.ndarray]:
             for row in reader:
                 if len(row) != len(header):
                     raise DataError(
-                        f"{file}, line {reader.line_num}: {len(row)} values, and the header has "
-                        f"{len(header)}. Is the file cut off?"
+                        f"{file}, line {reader.line_num}: {len(row)} values, but the header has "
+                        f"{len(header)}. Is the file truncated?"
                     )
                 names.append(row[name])
                 rows.append(_numbers([row[i] for i in wanted], f"{file}, line {reader.line_num}"))
@@ -105,7 +105,7 @@ def _numbers(texts: list[str], where: str) -> list[float]:
 
 
 def _read_excluded(file: Path, n: int) -> list[int]:
-    """Indices, from 0, of the molecules to leave out. Lines without a number are explanation."""
+    """Reads the indices, from 0, of the excluded molecules; skips lines without a number."""
     found = []
     try:
         with file.open(encoding="ascii") as lines:
@@ -115,7 +115,7 @@ def _read_excluded(file: Path, n: int) -> list[int]:
                     number = int(first[0])
                     if not 1 <= number <= n:
                         raise DataError(
-                            f"{file} leaves out molecule {number}, and there are only {n}."
+                            f"{file} excludes molecule {number}, but there are only {n}."
                         )
                     found.append(number - 1)
     except UnicodeDecodeError as error:
@@ -150,11 +150,11 @@ def _records(file: Path) -> Iterator[_Record]:
 
 
 class _RecordError(Exception):
-    """What is wrong with a molecule."""
+    """An error in a molecule."""
 
 
 def _record(name: str, lines: Iterator[str]) -> _Record:
-    """Reads what follows the title: https://en.wikipedia.org/wiki/Chemical_table_file."""
+    """Reads the lines below the title: https://en.wikipedia.org/wiki/Chemical_table_file."""
     _program, _comment, counts = _take(lines, 3)
     if "V2000" not in counts:
         raise _RecordError(f"the counts line must be of version V2000; found {counts.strip()!r}.")
@@ -190,10 +190,10 @@ def _take(lines: Iterator[str], n: int) -> list[str]:
     return taken
 
 
-# Few lines of bonds differ: an answer that is remembered is several times faster.
+# There are few different lines of bonds: the cache is several times faster.
 @lru_cache(maxsize=20_000)
 def _integers(text: str) -> tuple[int, ...]:
-    """Integers in columns of three."""
+    """Parses integers in columns of three."""
     try:
         return tuple(int(text[start : start + 3]) for start in range(0, len(text), 3))
     except ValueError:
@@ -201,7 +201,7 @@ def _integers(text: str) -> tuple[int, ...]:
 
 
 def _position(line: str) -> tuple[float, float, float]:
-    """The coordinates of an atom, in columns of ten."""
+    """Parses the coordinates of an atom, in columns of ten."""
     try:
         x, y, z = float(line[:10]), float(line[10:20]), float(line[20:30])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Molecules in memory, and the graphs that the network sees of them."""
+"""Molecules in memory, and their graphs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from .._batches import index_batches
 from ..networks import CompleteGraphs
 
 ELEMENTS = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
@@ -27,10 +28,10 @@ class Target:
     """A property of molecules.
 
     Args:
-        column: Its name in the files.
-        given: Its unit there.
-        unit: The unit that the papers report it in.
-        factor: What a value is multiplied by to be in `unit`.
+        column: The name in the files.
+        given: The unit in the files.
+        unit: The unit in the papers.
+        factor: The factor that converts a value to `unit`.
     """
 
     column: str
@@ -47,7 +48,7 @@ def _atomisation_energy(column: str) -> Target:
     return Target(column, "kcal/mol", "meV", 1e3 * _KCAL_PER_MOL)
 
 
-# In the order of the papers' tables. The four thermochemical energies are those of atomisation.
+# In the order of the papers' tables. The last four energies are atomisation energies.
 TARGETS = {
     "mu": Target("mu", "D", "D"),
     "alpha": Target("alpha", "a0^3", "a0^3"),
@@ -69,9 +70,9 @@ class Molecules:
     """Molecules of up to A atoms, padded.
 
     Args:
-        numbers: The atomic number of each atom, ``[M, A]``, uint8; zero where there is none.
-        positions: Where it is, in Å, ``[M, A, 3]``.
-        bonds: The bonds of each pair of atoms, ``[M, A, A]``, uint8: 1 to 3 for single to triple, 4
+        numbers: The atomic number of each atom, ``[M, A]``, uint8; zero for padding.
+        positions: The positions of the atoms in Å, ``[M, A, 3]``.
+        bonds: The bond of each pair of atoms, ``[M, A, A]``, uint8: 1 to 3 for single to triple, 4
             for aromatic, 0 for none.
         targets: The `TARGETS` in the units of the papers, ``[M, 12]``, double precision.
     """
@@ -85,25 +86,18 @@ class Molecules:
         return len(self.numbers)
 
     def take(self, chosen: Tensor) -> Self:
-        """Gives some of the molecules.
-
-        Args:
-            chosen: Their indices.
-
-        Returns:
-            Copies of them.
-        """
+        """Returns copies of the molecules with these indices."""
         return type(self)(
             self.numbers[chosen], self.positions[chosen], self.bonds[chosen], self.targets[chosen]
         )
 
     def graphs(self, chosen: Tensor) -> CompleteGraphs:
-        """Makes the graphs of a batch: those of PyTorch Geometric's example.
+        """Makes the graphs of a batch, as PyTorch Geometric's example does.
 
-        A node has 11 features: which of the five elements (one-hot), the atomic number, four zeros,
-        and the number of hydrogens bonded to it. The zeros are where PyTorch Geometric's data set
-        has aromaticity and hybridisation, which it never computes. An edge has 5: the type of the
-        bond (one-hot, all zero where there is none) and the distance in Å.
+        A node has 11 features: the element (one-hot out of five), the atomic number, four zeros,
+        and the number of hydrogens bonded to it. The zeros stand for aromaticity and hybridisation
+        in PyTorch Geometric's data set, which it never computes. An edge has 5 features: the type
+        of the bond (one-hot; zeros without a bond) and the distance in Å.
 
         Args:
             chosen: The indices of the molecules.
@@ -134,8 +128,8 @@ class MoleculeBatches:
     Args:
         molecules: The molecules.
         targets: Their targets, ``[M, tasks]``.
-        batch_size: The number of molecules a batch; the last one may be smaller.
-        generator: Shuffles, anew at each iteration; None keeps the order.
+        batch_size: The number of molecules per batch; the last one may be smaller.
+        generator: Shuffles anew at each iteration; None keeps the order.
     """
 
     molecules: Molecules
@@ -147,8 +141,5 @@ class MoleculeBatches:
         return -(-len(self.molecules) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[CompleteGraphs, Tensor]]:
-        n = len(self.molecules)
-        shuffled = self.generator is not None
-        order = torch.randperm(n, generator=self.generator) if shuffled else torch.arange(n)
-        for chosen in order.split(self.batch_size):
+        for chosen in index_batches(len(self.molecules), self.batch_size, self.generator):
             yield self.molecules.graphs(chosen), self.targets[chosen]

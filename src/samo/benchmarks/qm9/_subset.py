@@ -33,10 +33,9 @@ def read_subset(file: Path) -> Molecules:
 
     The keys are: ``Z``, ``[M, A]``, atomic numbers, zero for padding; ``R``, ``[M, A, 3]``,
     positions in Å; ``y`` with ``y_names`` and ``y_units``, properties; ``extra`` with
-    ``extra_names``, among them the energies of atomisation in kcal/mol. Others are left alone.
+    ``extra_names``, among them the atomisation energies in kcal/mol. Other keys are ignored.
 
-    Such a file has no bonds, so they are taken from the geometry: atoms are bonded that are nearer
-    than 1.2 times a single bond, and the type is the one whose length is nearest.
+    Such a file has no bonds, so they follow from the geometry (see `bonds_of`).
 
     Args:
         file: The file.
@@ -45,7 +44,7 @@ def read_subset(file: Path) -> Molecules:
         The molecules.
 
     Raises:
-        DataError: If it cannot be read, or does not hold what it should.
+        DataError: If it cannot be read, or is invalid.
     """
     arrays = _read(file)
     z, r = arrays["Z"], arrays["R"]
@@ -75,7 +74,7 @@ def _read(file: Path) -> dict[str, np.ndarray]:
         with file.open("rb") as stream:
             found = np.load(stream, allow_pickle=False)
             if isinstance(found, np.ndarray):
-                raise DataError("it holds a single array")
+                raise DataError("it contains a single array")
             absent = [key for key in _KEYS if key not in found]
             if absent:
                 raise DataError(f"it has no {', '.join(absent)}; it must have {', '.join(_KEYS)}")
@@ -85,7 +84,7 @@ def _read(file: Path) -> dict[str, np.ndarray]:
 
 
 def _targets(file: Path, arrays: Mapping[str, np.ndarray], n: int) -> np.ndarray:
-    """The targets in the units of the papers, ``[M, 12]``."""
+    """Returns the targets in the units of the papers, ``[M, 12]``."""
     for key in ("y", "extra"):
         shape = (n, len(arrays[f"{key}_names"]))
         found = arrays[key]
@@ -109,20 +108,23 @@ def _targets(file: Path, arrays: Mapping[str, np.ndarray], n: int) -> np.ndarray
 
 
 def bonds_of(numbers: Tensor, positions: Tensor) -> Tensor:
-    """Finds bonds from a geometry.
+    """Determines bonds from a geometry.
+
+    Atoms are bonded if they are closer than 1.2 times the length of a single bond. The type is the
+    one whose length is closest.
 
     Args:
         numbers: Atomic numbers, ``[M, A]``.
         positions: Positions in Å, ``[M, A, 3]``.
 
     Returns:
-        The bonds as `Molecules` has them, ``[M, A, A]``: single, double or triple.
+        The bonds as in `Molecules`, ``[M, A, A]``: single, double or triple.
     """
     table = torch.full((max(_RADII) + 1, 3), -9.0)
     for number, radii in _RADII.items():
         table[number] = torch.tensor(radii)
     found = []
-    # In pieces, to keep the memory small.
+    # In chunks, to limit the memory.
     for z, r in zip(numbers.long().split(1000), positions.split(1000), strict=True):
         lengths = table[z].unsqueeze(1) + table[z].unsqueeze(2)
         distances = (r.unsqueeze(1) - r.unsqueeze(2)).norm(dim=3)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .._benchmark import Defaults, Split
-from ..dense import DensePrediction
-from ..dense._layout import DEPTH, IMAGE, NORMALS, SEGMENTATION, WHOLE, Window
+from .._checks import check_at_least
+from ..dense import DEPTH, IMAGE, NORMALS, SEGMENTATION, WHOLE, DensePrediction, Window
 from ._layouts import LAYOUTS, arrays, remembered
 
 _FIELDS = {IMAGE: "image", SEGMENTATION: "label", DEPTH: "depth", NORMALS: "normal"}
@@ -21,7 +21,7 @@ _PARTS: tuple[Split, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class RenderedExamples:
-    """Rooms, each rendered when it is first asked for, and kept.
+    """Rooms that are rendered on first access and then cached.
 
     Args:
         seed: The seed of the data.
@@ -39,16 +39,7 @@ class RenderedExamples:
         return self.n
 
     def read(self, index: int, fields: Iterable[str], window: Window = WHOLE) -> dict[str, Tensor]:
-        """Reads a window of an image.
-
-        Args:
-            index: Which image.
-            fields: Which fields of it.
-            window: The rows and columns.
-
-        Returns:
-            Each field in float32, shape ``[channels, h, w]``.
-        """
+        """Reads a window of an image: each field in float32, shape ``[channels, h, w]``."""
         files = arrays("nyuv2", remembered("nyuv2", self.seed, self.part, index, self.size))
         parts = {field: files[_FIELDS[field]][window] for field in fields}
         return {
@@ -61,16 +52,16 @@ class RenderedExamples:
 
 @final
 class Scenes(DensePrediction):
-    """Rendered rooms: segmentation, depth and normals as in NYUv2, on data that needs no file.
+    """Rendered rooms: segmentation, depth and normals as in NYUv2, without any file.
 
-    Rooms with furniture, of planes, boxes and spheres with procedural textures, a lamp that throws
-    shadows, and a noisy camera; the thirteen classes are those of NYUv2, and depth (in metres) and
-    normals are exact in every pixel. Each image is decided by the seed and its number, and rendered
-    when it is first needed.
+    Rooms with furniture, made of planes, boxes and spheres with procedural textures, a lamp that
+    casts shadows, and a noisy camera; the thirteen classes are those of NYUv2, and depth (in
+    metres) and normals are exact in every pixel. Each image depends on the seed and its number
+    alone, and is rendered on first access.
 
     Args:
         images: The number of training images.
-        held_out: The number of images for validation, and of those for the test.
+        held_out: The number of validation images, and also of test images.
         size: Height and width in pixels, multiples of 32.
         network: ``"segnet-mtan"`` or ``"segnet"``.
         width: The channels of the network's first stage.
@@ -106,13 +97,8 @@ class Scenes(DensePrediction):
         width: int = 8,
         seed: int = 0,
     ) -> None:
-        for name, value, least in (
-            ("images", images, 1),
-            ("held_out", held_out, 1),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}; found {value}.")
+        check_at_least(1, images=images, held_out=held_out)
+        check_at_least(0, seed=seed)
         if len(size) != 2:
             raise ValueError(f"size must be height and width; found {tuple(size)}.")
         self.images = images

@@ -1,12 +1,12 @@
-"""What stands in a room and hangs on its walls.
+"""Furniture and objects on the walls of a room.
 
-Each function adds one thing. Its back is at z = 0 of the piece's frame where it stands against a
-wall or hangs on it, its middle where it stands free.
+Each function adds one object at a piece. At z = 0 of the piece's frame is the back of an object
+that stands against a wall or hangs on it, and the middle of an object that stands free.
 """
 
 from __future__ import annotations
 
-from ._materials import Colour, Material, grain, plain, planks, spines, stripes
+from ._materials import Colour, Material, grain, planks, spines, stripes, unpatterned
 from ._pieces import Builder, Piece
 
 _WOOD: tuple[Colour, ...] = ((0.5, 0.33, 0.18), (0.36, 0.22, 0.12), (0.68, 0.52, 0.34))
@@ -33,16 +33,14 @@ def _wood(b: Builder) -> Material:
 
 
 def bed(p: Piece) -> None:
-    """A mattress with pillows, between boards.
-
-    Args:
-        p: Where it stands, its head at the wall.
-    """
+    """Adds a mattress with pillows, between boards, its head at the wall."""
     b = p.builder
     w, length, h = b.between(0.55, 0.9), b.between(1.85, 2.1), b.between(0.42, 0.6)
     wood = _wood(b)
     linen = b.shade(_LINEN)
-    cover = Material(linen, pattern=stripes if b.chance(0.3) else plain, size=b.between(0.1, 0.3))
+    cover = Material(
+        linen, pattern=stripes if b.chance(0.3) else unpatterned, size=b.between(0.1, 0.3)
+    )
     p.box("bed", (-w, 0, 0.05), (w, 0.22, length), wood)
     p.box("bed", (-w + 0.02, 0.22, 0.06), (w - 0.02, h, length - 0.02), cover)
     p.box("bed", (-w, 0, 0), (w, h + b.between(0.3, 0.6), 0.05), wood)
@@ -53,11 +51,7 @@ def bed(p: Piece) -> None:
 
 
 def sofa(p: Piece) -> None:
-    """A seat with back, arms and cushions.
-
-    Args:
-        p: Where it stands.
-    """
+    """Adds a seat with back, arms and cushions."""
     b = p.builder
     w, h = b.between(0.7, 1.05), b.between(0.38, 0.46)
     cloth = Material(b.shade(_FABRIC), pattern=grain, size=0.25)
@@ -74,11 +68,7 @@ def sofa(p: Piece) -> None:
 
 
 def furniture(p: Piece) -> None:
-    """A wardrobe, a chest of drawers, or a shelf with books.
-
-    Args:
-        p: Where it stands.
-    """
+    """Adds a wardrobe, a chest of drawers, or a shelf with books."""
     b = p.builder
     wood = _wood(b)
     w, d = b.between(0.4, 0.7), b.between(0.38, 0.55)
@@ -113,11 +103,7 @@ def _spines(b: Builder) -> Material:
 
 
 def table(p: Piece) -> None:
-    """A table on four legs, with things on it.
-
-    Args:
-        p: Where it stands.
-    """
+    """Adds a table on four legs, with objects on it."""
     b = p.builder
     wood = _wood(b)
     w, d, h = b.between(0.4, 0.65), b.between(0.35, 0.5), b.between(0.45, 0.75)
@@ -132,11 +118,7 @@ def table(p: Piece) -> None:
 
 
 def chair(p: Piece) -> None:
-    """A seat with a back, on four legs.
-
-    Args:
-        p: Where it stands.
-    """
+    """Adds a seat with a back, on four legs."""
     b = p.builder
     frame = Material(b.shade([(0.2, 0.18, 0.17), (0.7, 0.6, 0.45), (0.8, 0.8, 0.78)]))
     seat = Material(b.shade(_FABRIC)) if b.chance(0.5) else frame
@@ -149,27 +131,19 @@ def chair(p: Piece) -> None:
 
 
 def books(p: Piece) -> None:
-    """A pile of books.
-
-    Args:
-        p: Where it lies.
-    """
+    """Adds a pile of books."""
     b = p.builder
     y = 0.0
     for _ in range(int(b.random.integers(2, 5))):
         top = y + b.between(0.03, 0.06)
-        cover = Material(b.shade(_BRIGHT, 0.15), pattern=plain)
+        cover = Material(b.shade(_BRIGHT, 0.15), pattern=unpatterned)
         book = p.on(0, 0, 0, b.between(-0.3, 0.3))
         book.box("books", (-0.12, y, -0.09), (0.12, top, 0.09), cover)
         y = top
 
 
 def small(p: Piece) -> None:
-    """A ball, a box, or a lamp with a globe that glows.
-
-    Args:
-        p: Where it stands.
-    """
+    """Adds a ball, a box, or a lamp with a glowing globe."""
     b = p.builder
     kind = int(b.random.integers(3))
     if kind == 0:
@@ -185,11 +159,7 @@ def small(p: Piece) -> None:
 
 
 def things(p: Piece) -> None:
-    """Balls, boxes and bags on the floor.
-
-    Args:
-        p: Where they lie.
-    """
+    """Adds balls, boxes and bags on the floor."""
     b = p.builder
     for _ in range(int(b.random.integers(1, 4))):
         at = p.on(b.between(-0.35, 0.35), 0, b.between(-0.35, 0.35), b.between(-1.5, 1.5))
@@ -207,20 +177,12 @@ def _screen(p: Piece, h: float) -> None:
 
 
 def tv(p: Piece) -> None:
-    """A flat screen on the wall.
-
-    Args:
-        p: Where it hangs.
-    """
+    """Adds a flat screen on the wall."""
     _screen(p.on(0, -0.2, 0.05), p.builder.between(0.25, 0.4))
 
 
 def picture(p: Piece) -> None:
-    """A painting in a frame.
-
-    Args:
-        p: Where it hangs.
-    """
+    """Adds a painting in a frame."""
     b = p.builder
     w, h = b.between(0.2, 0.5), b.between(0.3, 0.7)
     frame = Material(b.shade(_WOOD))
@@ -230,11 +192,7 @@ def picture(p: Piece) -> None:
 
 
 def window(p: Piece) -> None:
-    """Daylight behind two panes.
-
-    Args:
-        p: Where it is.
-    """
+    """Adds a window with two panes and daylight behind them."""
     b = p.builder
     w, low, high = b.between(0.4, 0.75), b.between(-0.4, -0.1), b.between(0.75, 0.95)
     frame = Material(b.shade([(0.9, 0.9, 0.88), (0.45, 0.3, 0.2)], 0.04))

@@ -1,4 +1,4 @@
-"""The kinds of scenes, and what is written of them."""
+"""The kinds of scenes, and the content of their files."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ._street import street
 
 @dataclass(frozen=True)
 class SceneLayout:
-    """A kind of scenes, and the layout of the data set that they stand for.
+    """A kind of scenes, and the layout of the corresponding data set.
 
     Attributes:
         build: Builds a scene.
         classes: The names of the classes.
-        size: Height and width of the images of that data set.
-        normals: Whether it has normals.
-        inverse_depth: Whether its depth is 1/z and not z; no measurement is 0 in both.
+        size: Height and width of the images of the data set.
+        normals: Whether the data set has normals.
+        inverse_depth: Whether its depth is 1/z instead of z; in both, 0 is no measurement.
     """
 
     build: Callable[[np.random.Generator, Sequence[str]], Scene]
@@ -42,12 +42,12 @@ LAYOUTS = {
 
 
 def rendered(layout: str, seed: int, part: int, index: int, size: tuple[int, int]) -> Rendered:
-    """Renders one image. It depends on the arguments alone.
+    """Renders one image, which depends on the arguments alone.
 
     Args:
         layout: ``"nyuv2"`` for a room, ``"cityscapes"`` for a street.
         seed: The seed of the data.
-        part: The number of the split: images of different splits are independent.
+        part: The number of the split; images of different splits are independent.
         index: The number of the image.
         size: Height and width.
 
@@ -60,15 +60,11 @@ def rendered(layout: str, seed: int, part: int, index: int, size: tuple[int, int
 
 
 remembered = cache(rendered)
-"""`rendered`, each image once a process: runs that follow one another share them."""
+"""`rendered`, cached: consecutive runs in one process share the images."""
 
 
 def arrays(layout: str, image: Rendered) -> Mapping[str, np.ndarray]:
-    """What the files of an image hold, by directory; all in float32.
-
-    Args:
-        layout: The layout.
-        image: The image.
+    """Returns the content of an image's files by directory, in float32.
 
     Returns:
         ``image`` (H, W, 3) in [0, 1], ``label`` (H, W), ``depth`` (H, W, 1) and, if the layout has

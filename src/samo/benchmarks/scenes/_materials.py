@@ -13,13 +13,13 @@ Colour = tuple[float, float, float]
 Pattern = Callable[[Array], Array]
 
 
-def plain(p: Array) -> Array:
-    """No pattern but a faint grain."""
+def unpatterned(p: Array) -> Array:
+    """Returns a faint grain and no other pattern."""
     return 0.15 * grain(6 * p)
 
 
 def grain(p: Array) -> Array:
-    """Smooth noise: a few waves in directions that have nothing in common."""
+    """Returns smooth noise: a few waves in unrelated directions."""
     x, y, z = p
     waves = np.sin(1.9 * x + 2.7 * y + 1.3 * z) + np.sin(3.1 * y - 2.3 * z + 0.7 * x + 1.1)
     waves += np.sin(4.3 * z + 3.7 * x - 2.9 * y + 2.3) + np.sin(6.1 * x - 5.3 * z + 4.7 * y + 0.5)
@@ -27,17 +27,17 @@ def grain(p: Array) -> Array:
 
 
 def checker(p: Array) -> Array:
-    """Tiles of two colours."""
+    """Returns tiles of two colours."""
     return cast(Array, np.floor(p).sum(axis=0) % 2)
 
 
 def stripes(p: Array) -> Array:
-    """Stripes across x."""
+    """Returns stripes across x."""
     return cast(Array, (p[0] % 1 > 0.5) * 1.0)
 
 
 def planks(p: Array) -> Array:
-    """Boards along z, each of its own shade, with dark joints and grain."""
+    """Returns boards along z, each in a different shade, with dark joints and grain."""
     board = np.floor(p[0])
     joint = (p[0] % 1 < 0.04) | ((p[2] * 0.25 + _hash(board)) % 1 < 0.01)
     fibre = grain(np.stack([9 * p[0], 2 * p[1], 0.8 * p[2]]))
@@ -45,7 +45,7 @@ def planks(p: Array) -> Array:
 
 
 def bricks(p: Array) -> Array:
-    """Rows of bricks with mortar; seen on upright walls."""
+    """Returns rows of bricks with mortar, for upright walls."""
     row = np.floor(3 * p[1])
     along = p[0] + p[2] + 0.5 * (row % 2)
     mortar = (3 * p[1] % 1 < 0.15) | (along % 1 < 0.06)
@@ -53,45 +53,45 @@ def bricks(p: Array) -> Array:
 
 
 def panes(p: Array) -> Array:
-    """Rows and columns of window panes."""
+    """Returns rows and columns of window panes."""
     inside = ((p[0] + p[2]) % 1 > 0.35) & (p[1] % 1 > 0.4)
     return cast(Array, inside * (0.6 + 0.4 * _hash(np.floor(p[0] + p[2]) + 17 * np.floor(p[1]))))
 
 
 def spines(p: Array) -> Array:
-    """The spines of books: narrow upright stripes, each of its own shade."""
+    """Returns spines of books: narrow upright stripes, each in a different shade."""
     return _hash(np.floor(p[0]))
 
 
 def _hash(whole: Array) -> Array:
-    """A number in [0, 1) for each whole number, without visible order."""
+    """Returns a pseudo-random number in [0, 1) for each integer."""
     return cast(Array, (np.sin(whole * 12.9898 + 4.1414) * 43758.5453) % 1)
 
 
 @dataclass(frozen=True)
 class Material:
-    """How a surface looks.
+    """The appearance of a surface.
 
     Args:
-        colour: Its colour, red, green and blue in [0, 1].
-        other: The second colour of its pattern; none: a darker shade of the first.
-        pattern: What mixes them.
+        colour: The colour: red, green and blue in [0, 1].
+        other: The second colour of the pattern; by default, a darker shade of the first.
+        pattern: Mixes the colours.
         size: The size of the pattern in metres.
-        phase: Where the pattern begins: never just at a face, where it would flicker.
+        phase: The start of the pattern; at the edge of a face, it would flicker.
         gloss: The strength of the highlight.
-        glow: How much light it gives by itself.
+        glow: The light that the surface emits.
     """
 
     colour: Colour
     other: Colour | None = None
-    pattern: Pattern = plain
+    pattern: Pattern = unpatterned
     size: float = 1.0
     phase: float = 0.37
     gloss: float = 0.0
     glow: float = 0.0
 
     def colours(self, points: Array) -> Array:
-        """The colours at points in the solid's own frame, shape ``[3, n]``."""
+        """Computes the colours at points in the solid's frame, shape ``[3, n]``."""
         first = np.array(self.colour)[:, None]
         second = 0.55 * first if self.other is None else np.array(self.other)[:, None]
         mix = self.pattern(points / self.size + self.phase)

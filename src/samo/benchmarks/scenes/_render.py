@@ -1,4 +1,4 @@
-"""Rendering by ray casting: an image, and exactly what each of its pixels shows."""
+"""Ray casting: an image, with the exact class, depth and normal of its pixels."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from ._materials import Material
-from ._solids import Array, Plane, Solid, Vector
+from ._solids import Array, Solid, Vector
 
 VOID = -1
-_FAR = 150.0  # metres, beyond which there is the sky
+_FAR = 150.0  # metres; the sky is beyond
 
 
 @dataclass(frozen=True)
 class Camera:
     """A pinhole camera.
 
-    The pixel in row i and column j sees along the ray o + t d, with
+    The ray of the pixel in row i and column j is o + t d, with
     d = forward + a · right + b · up, a = (j + ½ − W/2) / F, b = (H/2 − i − ½) / F and
-    F = focal · W. So t is the depth: the distance along the optical axis.
+    F = focal · W. Hence t is the depth: the distance along the optical axis.
 
     Args:
         position: o, in metres.
-        yaw: How far it is turned from z towards x, in radians.
-        pitch: How far it is turned upwards.
-        roll: How far it is tilted clockwise.
+        yaw: The rotation from z towards x, in radians.
+        pitch: The rotation upwards, in radians.
+        roll: The rotation clockwise, in radians.
         focal: The focal length in widths of the image.
     """
 
@@ -39,7 +39,7 @@ class Camera:
 
     @cached_property
     def axes(self) -> Array:
-        """Right, up and forward, as rows."""
+        """The directions right, up and forward, as rows."""
         cy, sy, cp, sp = (f(a) for a in (self.yaw, self.pitch) for f in (np.cos, np.sin))
         forward = np.array([sy * cp, sp, cy * cp])
         level, upright = np.array([cy, 0.0, -sy]), np.array([-sy * sp, cp, -cy * sp])
@@ -47,14 +47,14 @@ class Camera:
         return np.stack([c * level - s * upright, s * level + c * upright, forward])
 
     def rays(self, height: int, width: int) -> Array:
-        """The directions d of all pixels, shape ``[3, H, W]``."""
+        """Computes the directions d of all pixels, shape ``[3, H, W]``."""
         right, up, forward = self.axes[:, :, None, None]
         a = (np.arange(width) + 0.5 - width / 2) / (self.focal * width)
         b = (height / 2 - np.arange(height) - 0.5) / (self.focal * width)
         return cast(Array, forward + right * a[None, :] + up * b[:, None])
 
     def window(self, solid: Solid, height: int, width: int) -> tuple[slice, slice] | None:
-        """The rows and columns where a solid can be seen; None where it cannot."""
+        """Bounds the rows and columns that can show a solid; None if it is not visible."""
         corners = solid.corners()
         whole = slice(0, height), slice(0, width)
         if corners is None:
@@ -62,7 +62,7 @@ class Camera:
         x, y, z = self.axes @ (corners - np.array(self.position)[:, None])
         if z.max() < 0:
             return None
-        if z.min() < 1e-3:  # partly behind the camera: its outline is not that of its corners
+        if z.min() < 1e-3:  # partly behind the camera: the corners do not bound the outline
             return whole
         columns = _span(x / z * self.focal * width + width / 2, width)
         rows = _span(height / 2 - y / z * self.focal * width, height)
@@ -76,12 +76,12 @@ def _span(places: Array, size: int) -> slice | None:
 
 @dataclass(frozen=True)
 class Surface:
-    """A solid, what it is, and how it looks.
+    """A solid with its class and its appearance.
 
     Args:
         solid: The solid.
-        label: Its class.
-        material: Its look.
+        label: The class.
+        material: The appearance.
     """
 
     solid: Solid
@@ -91,16 +91,16 @@ class Surface:
 
 @dataclass(frozen=True)
 class Scene:
-    """What there is to see, from where, in which light.
+    """Surfaces, a camera and a light.
 
     Args:
         surfaces: All surfaces. No solid may enclose the camera.
         camera: The camera.
-        light: Where the light is.
-        brightness: How strong it is where it falls straight.
-        ambient: The light that comes from everywhere.
-        sky: The class of what is no surface.
-        horizon: The colour of the sky at the horizon; it gets bluer above.
+        light: The position of the light.
+        brightness: The brightness of the light at perpendicular incidence.
+        ambient: The brightness of the ambient light.
+        sky: The class of the sky.
+        horizon: The colour of the sky at the horizon; it becomes bluer above.
         noise: The standard deviation of the camera's noise.
     """
 
@@ -115,15 +115,15 @@ class Scene:
 
 
 class Rendered(NamedTuple):
-    """An image and what its pixels show.
+    """An image with the targets of its pixels.
 
     Attributes:
         image: Red, green and blue; uint8, shape ``[H, W, 3]``.
         label: The class; int8, shape ``[H, W]``.
-        depth: The distance along the optical axis in metres, 0 where there is no surface; float32,
-            shape ``[H, W]``.
+        depth: The distance along the optical axis in metres, 0 in the sky; float32, shape
+            ``[H, W]``.
         normal: The unit normal of the surface in the camera's frame (x to the right, y up, z
-            towards the camera), zeros where there is none; float32, shape ``[H, W, 3]``.
+            towards the camera), zeros in the sky; float32, shape ``[H, W, 3]``.
     """
 
     image: Array
@@ -133,17 +133,7 @@ class Rendered(NamedTuple):
 
 
 def render(scene: Scene, height: int, width: int, random: np.random.Generator) -> Rendered:
-    """Renders a scene.
-
-    Args:
-        scene: The scene.
-        height: The height in pixels.
-        width: The width in pixels.
-        random: Gives the noise of the camera.
-
-    Returns:
-        The image, and class, depth and normal of each pixel.
-    """
+    """Renders a scene with height × width pixels; `random` is the source of the camera's noise."""
     origin = np.array(scene.camera.position)
     rays = scene.camera.rays(height, width)
     depth, nearest = _cast(scene, origin, rays)
@@ -154,7 +144,7 @@ def render(scene: Scene, height: int, width: int, random: np.random.Generator) -
     colour = _sky(scene, rays)
     label = np.full(len(nearest), scene.sky)
     normals = np.zeros_like(rays)
-    lit = order[begins[1] :]  # the pixels that show a surface
+    lit = order[begins[1] :]  # the pixels of surfaces
     points = np.zeros_like(rays)
     points[:, lit] = origin[:, None] + depth[lit] * rays[:, lit]
     gloss, glow = np.zeros(len(nearest)), np.zeros(len(nearest))
@@ -182,7 +172,7 @@ def render(scene: Scene, height: int, width: int, random: np.random.Generator) -
 
 
 def _cast(scene: Scene, origin: Array, rays: Array) -> tuple[Array, Array]:
-    """Finds the nearest surface of each pixel: its depth and its index (−1: none)."""
+    """Returns the depth and the index of the nearest surface of each pixel (−1 for the sky)."""
     height, width = rays.shape[1:]
     depth = np.full((height, width), _FAR)
     nearest = np.full((height, width), -1)
@@ -205,7 +195,7 @@ def _shaded(
     gloss: Array,
     glow: Array,
 ) -> Array:
-    """Lambert's law with hard shadows, a highlight, and light from everywhere."""
+    """Shades by Lambert's law with hard shadows, a highlight, and ambient light."""
     to_light = np.array(scene.light)[:, None] - points
     direction = to_light / np.sqrt((to_light * to_light).sum(axis=0))
     cosine = (normals * direction).sum(axis=0).clip(0)
@@ -218,15 +208,15 @@ def _shaded(
 
 
 def _visible(scene: Scene, points: Array, to_light: Array, chosen: Array) -> Array:
-    """1 where nothing stands between a point and the light, of those that are chosen; else 0."""
+    """Returns 1 for each chosen point that nothing shadows, and 0 for all other points."""
     visible = np.zeros(points.shape[1])
     visible[chosen] = 1.0
-    casters = [s.solid for s in scene.surfaces if not s.material.glow]
-    corners = [c for solid in casters if (c := solid.corners()) is not None]
-    casters = [solid for solid in casters if not isinstance(solid, Plane)]
+    solids = [s.solid for s in scene.surfaces if not s.material.glow]
+    casters = [(solid, c) for solid in solids if (c := solid.corners()) is not None]
     points, to_light = points[:, chosen], to_light[:, chosen]
-    near = _in_cones(scene.light, np.reshape(corners, (-1, 3, 8)), to_light)
-    for solid, candidates in zip(casters, near, strict=True):
+    corners = np.reshape([c for _, c in casters], (-1, 3, 8))
+    near = _in_cones(scene.light, corners, to_light)
+    for (solid, _), candidates in zip(casters, near, strict=True):
         some = np.flatnonzero(candidates)
         hidden = solid.distances(points[:, some], to_light[:, some]) < 1
         visible[chosen[some[hidden]]] = 0.0
@@ -234,17 +224,18 @@ def _visible(scene: Scene, points: Array, to_light: Array, chosen: Array) -> Arr
 
 
 def _in_cones(light: Vector, corners: Array, to_light: Array) -> Array:
-    """Which points can be in whose shadow: those within a cone from the light, and beyond its tip.
+    """Determines which points can be in the shadow of which solids.
 
-    The cone is that around the sphere through the corners. This spares nine rays of ten.
+    These are the points within the cone from the light around the sphere through the corners. This
+    avoids nine of ten rays.
 
     Args:
-        light: Where the light is.
-        corners: Those of each of n solids, shape ``[n, 3, 8]``.
-        to_light: From each of m points to the light, shape ``[3, m]``.
+        light: The position of the light.
+        corners: The corners of each of n solids, shape ``[n, 3, 8]``.
+        to_light: The vectors from m points to the light, shape ``[3, m]``.
 
     Returns:
-        Shape ``[n, m]``.
+        A mask of shape ``[n, m]``.
     """
     centres = corners.mean(axis=2)
     radius = np.linalg.norm(corners[:, :, 0] - centres, axis=1)
@@ -257,7 +248,7 @@ def _in_cones(light: Vector, corners: Array, to_light: Array) -> Array:
 
 
 def _sky(scene: Scene, rays: Array) -> Array:
-    """The colour of the sky in all directions."""
+    """Returns the colour of the sky in each direction."""
     height = (rays[1] / np.sqrt((rays * rays).sum(axis=0))).clip(0, 1)
     zenith = np.array([0.35, 0.55, 0.85])[:, None]
     horizon = np.array(scene.horizon)[:, None]

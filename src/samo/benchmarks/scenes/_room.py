@@ -1,4 +1,4 @@
-"""Furnished rooms, with the thirteen classes of NYUv2."""
+"""Random furnished rooms, with the thirteen classes of NYUv2."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ from math import pi
 import numpy as np
 
 from ._furniture import bed, chair, furniture, picture, sofa, table, things, tv, window
-from ._materials import Colour, Material, Pattern, bricks, checker, grain, plain, planks, stripes
+from ._materials import (
+    Colour,
+    Material,
+    Pattern,
+    bricks,
+    checker,
+    grain,
+    planks,
+    stripes,
+    unpatterned,
+)
 from ._pieces import Builder, Piece
 from ._render import Camera, Scene
-from ._solids import Plane, Vector
+from ._solids import InfinitePlane, Vector
 
 _WALLS: tuple[Colour, ...] = (
     (0.86, 0.83, 0.76),
@@ -28,10 +38,10 @@ _FLOORS: tuple[Colour, ...] = (
 
 
 def room(random: np.random.Generator, classes: Sequence[str]) -> Scene:
-    """Furnishes a room: walls, windows, pictures, and what stands about.
+    """Builds a room: walls, windows, pictures and furniture.
 
     Args:
-        random: Decides everything.
+        random: The source of all random choices.
         classes: The names of the thirteen classes, in the order of their labels.
 
     Returns:
@@ -66,16 +76,16 @@ def room(random: np.random.Generator, classes: Sequence[str]) -> Scene:
 
 
 def _shell(b: Builder, width: float, length: float, height: float) -> None:
-    """Floor, ceiling and four walls."""
-    floors: tuple[Pattern, ...] = (planks, planks, checker, grain, plain)
+    """Adds floor, ceiling and four walls."""
+    floors: tuple[Pattern, ...] = (planks, planks, checker, grain, unpatterned)
     boards = floors[int(b.random.integers(len(floors)))]
     floor = Material(
         b.shade(_FLOORS), pattern=boards, size=b.between(0.15, 0.4), phase=b.between(0.2, 0.8)
     )
-    b.add("floor", Plane((0, 0, 0), (0, 1, 0)), floor)
+    b.add("floor", InfinitePlane((0, 0, 0), (0, 1, 0)), floor)
     ceiling = Material(b.shade([(0.92, 0.92, 0.9)], 0.04))
-    b.add("ceiling", Plane((0, height, 0), (0, -1, 0)), ceiling)
-    papers: tuple[Pattern, ...] = (plain, plain, plain, stripes, bricks)
+    b.add("ceiling", InfinitePlane((0, height, 0), (0, -1, 0)), ceiling)
+    papers: tuple[Pattern, ...] = (unpatterned, unpatterned, unpatterned, stripes, bricks)
     paper = papers[int(b.random.integers(len(papers)))]
     red, green, blue = b.shade(_WALLS)
     faint = (0.9 * red, 0.9 * green, 0.9 * blue)
@@ -85,11 +95,11 @@ def _shell(b: Builder, width: float, length: float, height: float) -> None:
     planes: list[tuple[Vector, Vector]] = [((0, 0, 0), (1, 0, 0)), ((width, 0, 0), (-1, 0, 0))]
     planes += [((0, 0, 0), (0, 0, 1)), ((0, 0, length), (0, 0, -1))]
     for point, normal in planes:
-        b.add("wall", Plane(point, normal), wall)
+        b.add("wall", InfinitePlane(point, normal), wall)
 
 
 def _against_a_wall(b: Builder, kind: Callable[[Piece], None], width: float, length: float) -> None:
-    """Finds a free place along the left, right or far wall, if there is one."""
+    """Adds an object in a free place along the left, right or far wall, if it finds one."""
     for _ in range(6):
         side = int(b.random.integers(3))
         along = b.between(1.6, length - 0.9)
@@ -104,7 +114,7 @@ def _against_a_wall(b: Builder, kind: Callable[[Piece], None], width: float, len
 
 
 def _in_the_middle(b: Builder, kind: Callable[[Piece], None], width: float, length: float) -> None:
-    """Finds a free place on the floor, if there is one."""
+    """Adds an object in a free place on the floor, if it finds one."""
     for _ in range(6):
         x, z = b.between(0.7, width - 0.7), b.between(1.5, length - 0.8)
         if b.place(x, z, 0.55):
@@ -113,7 +123,7 @@ def _in_the_middle(b: Builder, kind: Callable[[Piece], None], width: float, leng
 
 
 def _on_the_walls(b: Builder, width: float, length: float) -> None:
-    """Hangs windows, pictures and a screen, none over another."""
+    """Adds windows, pictures and screens that do not overlap."""
     kinds = (window, picture, picture, tv, None)
     for share in (0.27, 0.73):
         for x, z, yaw in (

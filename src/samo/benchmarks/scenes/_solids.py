@@ -1,6 +1,6 @@
-"""Planes, boxes and spheres, and where rays meet them.
+"""Planes, boxes and spheres, and their intersections with rays.
 
-World coordinates are in metres: x to the right, y up, z ahead. Points and directions are float64
+World coordinates are in metres: x to the right, y up, z forward. Points and directions are float64
 arrays whose first axis has the three coordinates.
 """
 
@@ -15,16 +15,16 @@ import numpy as np
 Array = np.ndarray
 Vector = tuple[float, float, float]
 
-# Nearer than this a ray does not meet what it starts from.
+# Closer intersections are with the surface that the ray starts from, and do not count.
 _NEAR = 1e-6
 _CORNERS = np.array(list(product((-1.0, 1.0), repeat=3))).T
 
 
 class Solid(Protocol):
-    """Something that rays meet."""
+    """An object that intersects with rays."""
 
     def distances(self, origin: Array, directions: Array) -> Array:
-        """Finds where rays meet the solid from outside.
+        """Intersects rays with the solid, from outside.
 
         Args:
             origin: Shape ``[3]``, or that of the directions.
@@ -35,23 +35,23 @@ class Solid(Protocol):
         """
 
     def normals(self, points: Array) -> Array:
-        """The outward unit normals at points of the surface, shape ``[3, n]``."""
+        """Returns the outward unit normals at points of the surface, shape ``[3, n]``."""
 
     def local(self, points: Array) -> Array:
-        """Points in the solid's own frame, to which its texture is fixed; shape ``[3, n]``."""
+        """Converts points to the solid's frame, to which its texture is fixed; shape ``[3, n]``."""
 
     def corners(self) -> Array | None:
-        """The corners of a box around the solid, shape ``[3, 8]``; None if it has no end."""
+        """Returns the corners of a bounding box, ``[3, 8]``; None if the solid is infinite."""
 
 
 @dataclass(frozen=True)
-class Plane:
-    """An infinite plane, seen from the side that its normal points to.
+class InfinitePlane:
+    """An infinite plane, visible from the side that its normal points to.
 
-    With n the normal and p a point of it, a ray o + t d meets it at t = n·(p − o) / n·d.
+    With normal n and a point p of the plane, a ray o + t d intersects it at t = n·(p − o) / n·d.
 
     Args:
-        point: A point of it.
+        point: A point of the plane.
         normal: A unit vector.
     """
 
@@ -59,7 +59,6 @@ class Plane:
     normal: Vector
 
     def distances(self, origin: Array, directions: Array) -> Array:
-        """Finds where rays meet the plane; see `Solid`."""
         n = np.array(self.normal)
         slope = np.tensordot(n, directions, 1)
         height = np.dot(n, self.point) - np.tensordot(n, origin, 1)
@@ -68,29 +67,26 @@ class Plane:
         return np.where((slope < 0) & (t > _NEAR), t, np.inf)
 
     def normals(self, points: Array) -> Array:
-        """The normal, once a point."""
         return np.broadcast_to(np.array(self.normal)[:, None], points.shape)
 
     def local(self, points: Array) -> Array:
-        """The points relative to the one that was given."""
         return cast(Array, points - np.array(self.point)[:, None])
 
     def corners(self) -> Array | None:
-        """None: a plane has no end."""
         return None
 
 
 @dataclass(frozen=True)
-class Box:
-    """A box that stands upright, turned about the vertical.
+class Cuboid:
+    """An upright box, rotated about the vertical.
 
-    In its own frame a ray is between each pair of faces for t in [min_a, max_a], a = x, y, z. It
-    meets the box at the largest of the minima, if that is less than the smallest of the maxima.
+    In its frame, a ray is between each pair of faces for t in [min_a, max_a], a = x, y, z. It
+    intersects the box at the largest of the minima, if that is less than the smallest maximum.
 
     Args:
-        centre: Its centre.
-        half: Half of its width, height and depth.
-        yaw: The angle in radians by which its front is turned from z towards x.
+        centre: The centre.
+        half: Half of the width, height and depth.
+        yaw: The angle of its front from z towards x, in radians.
     """
 
     centre: Vector
@@ -98,7 +94,6 @@ class Box:
     yaw: float = 0.0
 
     def distances(self, origin: Array, directions: Array) -> Array:
-        """Finds where rays meet the box; see `Solid`."""
         start = self._turned(_minus(origin, self.centre))
         along = self._turned(directions)
         near, far = -np.inf, np.inf
@@ -111,7 +106,6 @@ class Box:
         return np.where((near < far) & (near > _NEAR), near, np.inf)
 
     def normals(self, points: Array) -> Array:
-        """The normals of the faces that the points are on."""
         local = self.local(points)
         relative = local / np.array(self.half)[:, None]
         axis = np.abs(relative).argmax(axis=0)
@@ -121,16 +115,14 @@ class Box:
         return self._turned(found, back=True)
 
     def local(self, points: Array) -> Array:
-        """The points relative to the centre, turned with the box."""
         return self._turned(_minus(points, self.centre))
 
     def corners(self) -> Array | None:
-        """Its eight corners."""
         turned = self._turned(_CORNERS * np.array(self.half)[:, None], back=True)
         return cast(Array, turned + np.array(self.centre)[:, None])
 
     def _turned(self, v: Array, *, back: bool = False) -> Array:
-        """Turns vectors from the world's axes to the box's, or back."""
+        """Rotates vectors from the world's axes to the box's, or back."""
         if self.yaw == 0.0:
             return v
         c, s = np.cos(self.yaw), np.sin(self.yaw) * (-1 if back else 1)
@@ -143,18 +135,18 @@ class Box:
 class Sphere:
     """A sphere.
 
-    With m = o − c, a ray o + t d meets it at the smaller root of (d·d) t² + 2 (m·d) t + m·m − r².
+    With m = o − c, a ray o + t d intersects it at the smaller root of
+    (d·d) t² + 2 (m·d) t + m·m − r².
 
     Args:
-        centre: Its centre.
-        radius: Its radius.
+        centre: The centre c.
+        radius: The radius r.
     """
 
     centre: Vector
     radius: float
 
     def distances(self, origin: Array, directions: Array) -> Array:
-        """Finds where rays meet the sphere; see `Solid`."""
         m = _minus(origin, self.centre)
         a = (directions * directions).sum(axis=0)
         b = m[0] * directions[0] + m[1] * directions[1] + m[2] * directions[2]
@@ -163,16 +155,13 @@ class Sphere:
         return np.where(t > _NEAR, t, np.inf)
 
     def normals(self, points: Array) -> Array:
-        """The directions from the centre."""
         return self.local(points) / self.radius
 
     def local(self, points: Array) -> Array:
-        """The points relative to the centre."""
         return _minus(points, self.centre)
 
     def corners(self) -> Array | None:
-        """The corners of the cube around it."""
-        return Box(self.centre, (self.radius,) * 3).corners()
+        return Cuboid(self.centre, (self.radius,) * 3).corners()
 
 
 def _minus(points: Array, centre: Vector) -> Array:

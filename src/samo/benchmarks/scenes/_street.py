@@ -1,4 +1,4 @@
-"""Streets, with the seven classes of Cityscapes."""
+"""Random streets, with the seven classes of Cityscapes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from math import pi
 
 import numpy as np
 
-from ._materials import Colour, Material, Pattern, bricks, grain, panes, plain, stripes
+from ._materials import Colour, Material, Pattern, bricks, grain, panes, stripes, unpatterned
 from ._pieces import Builder, Piece
 from ._render import Camera, Scene
-from ._solids import Plane
+from ._solids import InfinitePlane
 
 _ASPHALT: tuple[Colour, ...] = ((0.3, 0.3, 0.32), (0.38, 0.37, 0.36))
 _FACADES: tuple[Colour, ...] = (
@@ -41,7 +41,7 @@ def street(random: np.random.Generator, classes: Sequence[str]) -> Scene:
     """Builds a street: road, pavements, houses, trees, cars and people, under the sky.
 
     Args:
-        random: Decides everything.
+        random: The source of all random choices.
         classes: The names of the seven classes, in the order of their labels.
 
     Returns:
@@ -50,7 +50,7 @@ def street(random: np.random.Generator, classes: Sequence[str]) -> Scene:
     b = Builder(random, classes)
     half, pavement = b.between(3.5, 6.0), b.between(2.0, 4.0)
     asphalt = Material(b.shade(_ASPHALT, 0.04), pattern=grain, size=1.5)
-    b.add("flat", Plane((0, 0, 0), (0, 1, 0)), asphalt)
+    b.add("flat", InfinitePlane((0, 0, 0), (0, 1, 0)), asphalt)
     _markings(b, half)
     for side in (-1, 1):
         _roadside(b, side, half, pavement)
@@ -80,7 +80,7 @@ def street(random: np.random.Generator, classes: Sequence[str]) -> Scene:
 
 
 def _markings(b: Builder, half: float) -> None:
-    """The lines on the road, which belong to it."""
+    """Adds the lines on the road, which are of its class."""
     white = Material((0.85, 0.85, 0.82))
     middle = Piece(b, 0.0, 0.0)
     for z in np.arange(b.between(2, 6), 60, 7.0):
@@ -91,9 +91,8 @@ def _markings(b: Builder, half: float) -> None:
 
 
 def _roadside(b: Builder, side: int, half: float, pavement: float) -> None:
-    """Pavement, houses and gardens, trees, poles and people on one side."""
-    # Seen from the middle: x grows away from the road. The frame is mirrored by hand, since a turn
-    # would mirror z as well.
+    """Adds pavement, houses and gardens, trees, poles and people on one side."""
+    # `side` mirrors x, which points away from the road. A rotation would mirror z as well.
     inner, outer = half, half + pavement
     stone = Material(b.shade([(0.55, 0.54, 0.52), (0.6, 0.55, 0.5)]), pattern=bricks, size=0.8)
     left, right = sorted((side * inner, side * 60.0))
@@ -127,7 +126,7 @@ def _house(b: Builder, side: int, outer: float, near: float, far: float) -> None
 
 
 def _garden(b: Builder, side: int, outer: float, near: float, far: float) -> None:
-    """A lawn behind a hedge or a fence, with a tree."""
+    """Adds a lawn behind a hedge or a fence, with a tree."""
     left, right = sorted((side * outer, side * (outer + 10)))
     lawn = Material(b.shade(_GREEN), pattern=grain, size=0.6)
     Piece(b, 0, 0).box("nature", (left, 0.14, near), (right, 0.18, far), lawn)
@@ -143,11 +142,7 @@ def _garden(b: Builder, side: int, outer: float, near: float, far: float) -> Non
 
 
 def tree(p: Piece) -> None:
-    """A trunk with a crown of three spheres.
-
-    Args:
-        p: Where it stands.
-    """
+    """Adds a trunk with a crown of three spheres."""
     b = p.builder
     h, r = b.between(2.2, 3.5), b.between(0.9, 1.6)
     bark = Material(b.shade([(0.35, 0.26, 0.18)]), pattern=grain, size=0.2)
@@ -159,11 +154,7 @@ def tree(p: Piece) -> None:
 
 
 def pole(p: Piece) -> None:
-    """A lamp post, a traffic sign or a traffic light.
-
-    Args:
-        p: Where it stands.
-    """
+    """Adds a lamp post, a traffic sign or a traffic light."""
     b = p.builder
     grey = Material(b.shade([(0.4, 0.42, 0.42)]))
     kind = int(b.random.integers(3))
@@ -179,16 +170,12 @@ def pole(p: Piece) -> None:
         p.on(0, h, 0, -p.yaw).box("object", (-0.16, -0.2, -0.18), (0.16, 0.7, 0.12), dark)
         lights: tuple[Colour, ...] = ((0.2, 0.9, 0.3), (0.95, 0.75, 0.1), (0.95, 0.15, 0.1))
         lit = int(b.random.integers(3))
-        lamp = Material(lights[lit], pattern=plain, glow=0.8)
+        lamp = Material(lights[lit], pattern=unpatterned, glow=0.8)
         p.on(0, h + 0.0 + 0.24 * lit, 0, -p.yaw).ball("object", (0, 0, -0.15), 0.1, lamp)
 
 
 def person(p: Piece) -> None:
-    """Somebody who stands or walks there.
-
-    Args:
-        p: Where.
-    """
+    """Adds a person who stands or walks."""
     b = p.builder
     size = b.between(0.85, 1.08)
     trousers, coat = Material(b.shade(_CLOTHES)), Material(b.shade(_CLOTHES))
@@ -203,11 +190,7 @@ def person(p: Piece) -> None:
 
 
 def car(p: Piece) -> None:
-    """A car, a van or a bus.
-
-    Args:
-        p: Where it stands; its front is its front.
-    """
+    """Adds a car, a van or a bus."""
     b = p.builder
     paint = Material(b.shade(_PAINT), gloss=0.35)
     glass = Material((0.12, 0.15, 0.18), gloss=0.5)

@@ -1,4 +1,4 @@
-"""Scenes as files, in the layout that the MTAN authors' loaders and ours read."""
+"""Writes scenes to files, in the layout of the MTAN authors' data."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ...training._files import read_json, write_atomically, write_json
+from ..._names import unknown
+from ...records import read_json, write_atomically, write_json
 from .._errors import DataError
-from .._names import unknown
 from ._layouts import LAYOUTS, arrays, rendered
 
 _RECORD = "scenes.json"
 
 
 @dataclass(frozen=True)
-class Order:
-    """What to write.
+class SceneSet:
+    """The scenes to write.
 
     Args:
         layout: ``"nyuv2"`` (rooms, with normals) or ``"cityscapes"`` (streets, inverse depth).
@@ -53,61 +53,61 @@ class Order:
 
 
 def write_scenes(
-    order: Order, out: Path | str, watch: Callable[[int, int], None] | None = None
+    scenes: SceneSet, out: Path | str, watch: Callable[[int, int], None] | None = None
 ) -> None:
     """Writes images as ``{train,val}/{image,label,depth[,normal]}/<i>.npy``.
 
-    Each file is written beside its place and renamed into it. ``scenes.json`` keeps what was asked
-    for: a directory with the same order goes on where it was interrupted.
+    Each file is written atomically. ``scenes.json`` records the arguments, so that a call with the
+    same arguments continues after an interrupt.
 
     Args:
-        order: What to write.
-        out: The directory: empty, not there yet, or begun with the same order.
-        watch: Is told how many images of how many are there.
+        scenes: The scenes.
+        out: The directory: new, empty, or with a part of the same scenes.
+        watch: Called with the number of finished images and their total number.
 
     Raises:
-        DataError: If the directory holds anything else, or cannot be written to.
+        DataError: If the directory contains anything else, or cannot be written to.
     """
     out = Path(out)
     try:
-        _begin(order, out)
-        total = order.train + order.val
-        for part, (name, n) in enumerate((("train", order.train), ("val", order.val))):
+        _begin(scenes, out)
+        total = scenes.train + scenes.val
+        for part, (name, n) in enumerate((("train", scenes.train), ("val", scenes.val))):
             for index in range(n):
-                _write(order, out / name, part, index)
+                _write(scenes, out / name, part, index)
                 if watch:
-                    watch(index + 1 + (order.train if part else 0), total)
+                    watch(index + 1 + (scenes.train if part else 0), total)
     except OSError as error:
         raise DataError(f"{out} cannot be written to: {error}.") from error
 
 
-def _begin(order: Order, out: Path) -> None:
+def _begin(scenes: SceneSet, out: Path) -> None:
     record = out / _RECORD
-    wanted = {"made by": "samo data scenes", **asdict(order)}
+    wanted = {"made by": "samo data scenes", **asdict(scenes)}
     if record.exists():
         if (found := read_json(record)) != wanted:
-            raise DataError(f"{record} is of other scenes: {found}. Name another directory.")
+            raise DataError(f"{record} describes other scenes: {found}. Choose another directory.")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is not an empty directory. Name another one.")
+        raise DataError(f"{out} is not an empty directory. Choose another one.")
     else:
         out.mkdir(parents=True, exist_ok=True)
         write_json(record, wanted)
 
 
-def _write(order: Order, out: Path, part: int, index: int) -> None:
-    """Writes the files of an image, if one is missing."""
-    kind = LAYOUTS[order.layout]
+def _write(scenes: SceneSet, out: Path, part: int, index: int) -> None:
+    """Writes the files of an image, unless they all exist."""
+    kind = LAYOUTS[scenes.layout]
     names = ["image", "label", "depth"] + ["normal"] * kind.normals
     paths = {name: out / name / f"{index}.npy" for name in names}
     if all(path.exists() for path in paths.values()):
         return
-    image = rendered(order.layout, order.seed, part, index, (order.height, order.width))
-    files = arrays(order.layout, image)
+    image = rendered(scenes.layout, scenes.seed, part, index, (scenes.height, scenes.width))
+    files = arrays(scenes.layout, image)
     for name, path in paths.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, partial(_save, files[name]))
 
 
 def _save(array: np.ndarray, path: Path) -> None:
-    with path.open("wb") as file:  # np.save itself would append .npy to the name
+    with path.open("wb") as file:  # given a path, np.save would append .npy
         np.save(file, array, allow_pickle=False)

@@ -1,4 +1,4 @@
-"""One's own table, CSV or Parquet, with any columns as tasks."""
+"""Your own table, CSV or Parquet, with any columns as tasks."""
 
 from ._benchmark import Tabular
 

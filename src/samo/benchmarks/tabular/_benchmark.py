@@ -1,4 +1,4 @@
-"""The benchmark that is made from one's own table."""
+"""A benchmark from the user's own table."""
 
 from __future__ import annotations
 
@@ -16,57 +16,58 @@ from ._inputs import encode
 from ._labels import labels
 from ._model import TabularMLP
 from ._options import chosen_columns, declared_types, input_columns, markers
-from ._split import divide
+from ._split import split_rows
 from ._summary import summary
-from ._table import Table
-from ._tasks import task
+from ._table import TableFile
+from ._tasks import make_task
 
 _LOG = logging.getLogger(__name__)
 
 
 @final
 class Tabular(Benchmark):
-    """Your own table, CSV or Parquet: any columns as tasks, any of their labels missing.
+    """Your own table, CSV or Parquet: any columns as tasks, with or without missing labels.
 
     A task is a *regression* (mean squared error; R², MAE, RMSE), *binary* (cross-entropy; accuracy,
     AUROC, F1 of the second label in order) or *multi-class* (cross-entropy; accuracy, macro F1).
-    Where `types` does not say which, two different labels are binary, texts and up to 20 different
-    integers are multi-class, and other numbers are a regression. What was found is in `summary`,
-    and logged.
+    Unless `types` declares the type, two different labels are binary, strings and up to 20
+    different integers are multi-class, and other numbers are a regression. The detected types are
+    in `summary`, which is also logged.
 
-    A label that is missing (an empty field, ``NA``, ``NaN``, null ..) takes no part in loss and
-    metrics; a row without any label is left out. Numbers are standardised by the training rows'
-    mean and standard deviation, inputs and labels alike (MAE and RMSE are in the column's own
-    unit); a missing number becomes the mean, with a column beside it that tells so. Texts are
-    embedded, a missing one as a category of its own, one that does not occur in training as zeros.
-    Dates are days. Columns that tell nothing (constant, empty, counting the rows) are left out, and
-    those that nearly every row has a text of its own in are refused. The network is a multilayer
-    perceptron with a head for each task. A table of many rows trains faster in larger batches
-    (``--batch-size``).
+    A missing label (an empty field, ``NA``, ``NaN``, null ..) does not count in loss and metrics; a
+    row without any label is dropped. Numbers are standardised by mean and standard deviation of the
+    training rows, inputs and labels alike (MAE and RMSE are in the column's unit); a missing number
+    becomes the mean, and an additional column indicates it. Strings are embedded: a missing one as
+    a separate category, one that does not occur in training as zeros. Dates are days. Uninformative
+    columns (constant, empty, row counters) are dropped, and string columns in which nearly all
+    values differ raise an error. The network is a multilayer perceptron with a head for each task.
+    Tables with many rows train faster in larger batches (``--batch-size``).
+
+    A batch is a tuple of numbers, categories, and the targets of every task; rows without a label
+    of a requested task are left out.
 
     Args:
         data: The file: CSV (separated by comma, semicolon, tab or bar; .gz, .bz2 and .zst are
             decompressed) with the names of the columns in its first line, or Parquet.
-        tasks: The columns to predict, as a list or with commas between them.
-        inputs: The columns to predict them from; all others if left out.
-        ignore: Columns that are no inputs.
-        types: The types of columns where they are to be others than those found:
-            ``"regression"``, ``"binary"`` or ``"multi-class"`` for a task, ``"numeric"`` or
-            ``"categorical"`` for an input.
-        missing: What stands for a missing value, besides the customary names; a text, a number, or
-            a list.
-        split_column: The column that says of each row: train, validation (or val), or test. If it
-            names no validation rows, a fifth of the training rows are. If left out, 60, 20 and 20 %
-            of the rows are drawn, each class and each task in the same proportions.
-        seed: The seed of the division. It is not the seed of a run: all runs see the same data.
+        tasks: The columns to predict, as a list or separated by commas.
+        inputs: The input columns; all others if left out.
+        ignore: Columns that are not inputs.
+        types: The types of columns that should differ from the detected ones: ``"regression"``,
+            ``"binary"`` or ``"multi-class"`` for a task, ``"numeric"`` or ``"categorical"`` for an
+            input.
+        missing: Further markers of a missing value: a string, a number, or a list of them.
+        split_column: The column with each row's split: train, validation (or val), or test. Without
+            validation rows, a fifth of the training rows become the validation split. If left out,
+            60, 20 and 20 % of the rows are drawn, stratified by class and task.
+        seed: The seed of the split. It is not the seed of a run: all runs see the same data.
         width: The width of the hidden layers.
-        depth: Their number.
+        depth: The number of hidden layers.
 
     Attributes:
-        summary: What was found in the file, in a few lines.
+        summary: The types of the columns and their use, in a few lines.
 
     Raises:
-        ValueError: If the file or an option is faulty: the message names file, column and row.
+        ValueError: If the file or an option is invalid: the message names file, column and row.
         OSError: If the file cannot be read.
 
     Example:
@@ -106,16 +107,16 @@ class Tabular(Benchmark):
         self.types, self.missing = types, missing
         self.split_column, self.seed = split_column, seed
         self.width, self.depth = width, depth
-        table = Table(Path(data), markers(missing))
+        table = TableFile(Path(data), markers(missing))
         self.tasks = tuple(chosen_columns(table, "tasks", tasks))
         if not self.tasks:
             raise ValueError("tasks must name at least one column.")
         names = input_columns(table, self.tasks, inputs, ignore, split_column)
         declared = declared_types(table, types, [*self.tasks, *names])
         found = [labels(table, name, declared.get(name)) for name in self.tasks]
-        rows = divide(table, found, split_column, seed)
+        rows = split_rows(table, found, split_column, seed)
         encoded = encode(table, names, declared, rows["train"])
-        self._kinds = {of.task: task(table, of, rows["train"]) for of in found}
+        self._kinds = {of.task: make_task(table, of, rows["train"]) for of in found}
         self.metrics = {name: kind.metrics for name, kind in self._kinds.items()}
         self._n_categories = encoded.n_categories
         targets = [kind.targets for kind in self._kinds.values()]
@@ -127,11 +128,6 @@ class Tabular(Benchmark):
         _LOG.info(self.summary)
 
     def model(self) -> nn.Module:
-        """Makes a multilayer perceptron with a head for each task.
-
-        Returns:
-            The model.
-        """
         numbers, categories, *_ = self._data["train"]
         return TabularMLP(
             numbers.shape[1],
@@ -149,17 +145,6 @@ class Tabular(Benchmark):
         batch_size: int,
         generator: Generator | None = None,
     ) -> TensorBatches:
-        """Gives tuples of numbers, categories, and the targets of each task of the benchmark.
-
-        Args:
-            split: Which part of the data.
-            tasks: The tasks that the batches are for: rows without a label of any are left out.
-            batch_size: The number of rows.
-            generator: Shuffles; None keeps the order.
-
-        Returns:
-            The batches.
-        """
         tensors = self._data[split]
         wanted = torch.zeros(len(tensors[0]), dtype=torch.bool)
         for (name, kind), target in zip(self._kinds.items(), tensors[2:], strict=True):
@@ -172,17 +157,6 @@ class Tabular(Benchmark):
     def outputs(
         self, model: nn.Module, batch: Any, tasks: Sequence[str]
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Evaluates the trunk, and the heads of the tasks that have labels.
-
-        Args:
-            model: The model.
-            batch: Numbers, categories, and targets.
-            tasks: The tasks that are asked for.
-
-        Returns:
-            Predictions (standardised, or logits) and targets of the labelled rows, by task; a task
-            without labels is left out.
-        """
         numbers, categories, *targets = batch
         known = {
             name: (target, kind.labelled(target))
@@ -198,14 +172,4 @@ class Tabular(Benchmark):
         }
 
     def loss(self, task: str, prediction: Tensor, target: Tensor) -> Tensor:
-        """Computes the mean loss of a task.
-
-        Args:
-            task: The task.
-            prediction: Standardised numbers, or logits.
-            target: Standardised numbers, or classes.
-
-        Returns:
-            The mean squared error, or the mean cross-entropy.
-        """
         return self._kinds[task].loss(prediction, target)

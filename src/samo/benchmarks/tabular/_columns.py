@@ -1,4 +1,4 @@
-"""Columns: numbers, or texts out of a list."""
+"""Columns of numbers or of strings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 _NUMBER = re.compile(r"[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|inf(inity)?)", re.IGNORECASE | re.ASCII)
-# Texts with no more different values than this are categories, however few the rows.
+# Up to this many different strings are categories, however few the rows.
 _MANY = 32
 
 
@@ -22,18 +22,18 @@ class Numbers:
     """A column of numbers.
 
     Attributes:
-        keys: The numbers, NaN where one is missing.
+        keys: The numbers; NaN for a missing one.
     """
 
     keys: Floats
 
     @property
     def present(self) -> Mask:
-        """Where there is a value."""
+        """A mask of the rows that have a value."""
         return ~np.isnan(self.keys)
 
     def at(self, rows: Integers) -> Numbers:
-        """Chooses rows."""
+        """Selects rows."""
         return Numbers(self.keys[rows])
 
     def distinct(self) -> int:
@@ -41,12 +41,12 @@ class Numbers:
         return len(np.unique(self.keys[self.present]))
 
     def whole(self) -> bool:
-        """Tells whether all values are integers."""
+        """Returns whether all values are integers."""
         present = self.keys[self.present]
         return bool((present == np.round(present)).all())
 
     def as_texts(self) -> Texts:
-        """The same column as texts, in the order of the numbers: 3 is ``"3"``, 0.5 is ``"0.5"``."""
+        """Converts to strings, in the order of the numbers: 3 is ``"3"``, 0.5 is ``"0.5"``."""
         codes = np.full(len(self.keys), -1, dtype=np.int64)
         levels, codes[self.present] = np.unique(self.keys[self.present], return_inverse=True)
         return Texts(
@@ -56,11 +56,11 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Texts:
-    """A column of texts.
+    """A column of strings.
 
     Attributes:
-        keys: For each row the index of its text in `levels`, -1 where it is missing.
-        levels: The different texts, in order.
+        keys: For each row, the index of its string in `levels`; -1 for a missing one.
+        levels: The different strings, in order.
     """
 
     keys: Integers
@@ -68,19 +68,19 @@ class Texts:
 
     @property
     def present(self) -> Mask:
-        """Where there is a value."""
+        """A mask of the rows that have a value."""
         return self.keys >= 0
 
     def at(self, rows: Integers) -> Texts:
-        """Chooses rows."""
+        """Selects rows."""
         return Texts(self.keys[rows], self.levels)
 
     def distinct(self) -> int:
-        """Counts the different texts."""
+        """Counts the different strings."""
         return len(np.unique(self.keys[self.present]))
 
     def not_numbers(self) -> Mask:
-        """Tells in which rows there is a text that is not a number."""
+        """Returns a mask of the rows whose string is not a number."""
         faulty = [not _NUMBER.fullmatch(level) for level in self.levels]
         return np.array([*faulty, False])[self.keys]  # the key -1 takes the last one
 
@@ -89,14 +89,7 @@ Column = Numbers | Texts
 
 
 def identifies(column: Column) -> bool:
-    """Tells whether a column is of texts that are nearly all different, such as names.
-
-    Args:
-        column: The column.
-
-    Returns:
-        Whether it is.
-    """
+    """Returns whether a column consists of strings that nearly all differ, such as names."""
     if isinstance(column, Numbers):
         return False
     return column.distinct() > max(_MANY, int(column.present.sum()) // 2)

@@ -1,4 +1,4 @@
-"""CSV and Parquet files, read by Arrow, with errors that name the file and the row."""
+"""Reads CSV and Parquet files by Arrow, with errors that name the file and the row."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from .._errors import DataError
 
 _SEPARATORS = ",;\t|"
-_FOREIGN = {
-    b"\x80": "a pickle, which is never loaded, for it can run code",
+_OTHER_FORMATS = {
+    b"\x80": "a pickle, which is never loaded because it can run code",
     b"PK\x03\x04": "a zip archive (a spreadsheet, or a file of PyTorch or NumPy)",
     b"\x93NUMPY": "a NumPy array",
     b"\x89HDF": "an HDF5 file",
@@ -21,17 +21,18 @@ _FOREIGN = {
 }
 
 
-def read(path: Path) -> Any:
-    """Reads a file: CSV, perhaps compressed (.gz, .bz2, .zst), or Parquet, told by its content.
+def read_table(path: Path) -> Any:
+    """Reads CSV, optionally compressed (.gz, .bz2, .zst), or Parquet, detected from the content.
 
     Args:
         path: The file.
 
     Returns:
-        A table of Arrow, with stripped names. What comes from CSV is all text.
+        An Arrow table with stripped names. Columns from CSV consist of strings.
 
     Raises:
-        DataError: If the file is neither, is damaged or empty, or two columns have the same name.
+        DataError: If the file has another format, is damaged or empty, or two columns have the same
+            name.
         OSError: If it cannot be read.
     """
     raw = _content(path)
@@ -39,7 +40,7 @@ def read(path: Path) -> Any:
     if head.startswith(b"PAR1"):
         table = _parquet(path, raw)
     else:
-        for magic, what in _FOREIGN.items():
+        for magic, what in _OTHER_FORMATS.items():
             if head.startswith(magic):
                 raise DataError(f"{path} is {what}. {_EXPECTED}")
         if b"\0" in head:
@@ -50,7 +51,7 @@ def read(path: Path) -> Any:
     if repeated:
         raise DataError(f"{path} has {names.count(repeated[0])} columns named {repeated[0]!r}.")
     if not table.num_rows:
-        raise DataError(f"{path} has the names of {len(names)} columns and no rows below them.")
+        raise DataError(f"{path} has the names of {len(names)} columns but no rows.")
     return table.rename_columns(names)
 
 
@@ -58,7 +59,7 @@ _EXPECTED = "A CSV file (with the columns' names in its first line) or a Parquet
 
 
 def _content(path: Path) -> Any:
-    """The bytes of a file, decompressed."""
+    """Reads the bytes of a file, decompressed."""
     import pyarrow as pa
 
     if not path.is_file():
@@ -90,14 +91,14 @@ def _csv(path: Path, raw: Any) -> Any:
     try:
         table = pacsv.read_csv(
             pa.BufferReader(raw),
-            # With one thread, Arrow knows the number of a row at fault.
+            # With one thread, Arrow reports the number of a faulty row.
             pacsv.ReadOptions(use_threads=False),
             pacsv.ParseOptions(delimiter=separator, newlines_in_values=True),
             pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
         )
     except pa.ArrowException as error:
         raise DataError(f"{path}{_reason(str(error))}") from error
-    # Arrow takes all that follows an unclosed quote as one value.
+    # Arrow reads everything after an unclosed quote as one value.
     last = str(table.column(table.num_columns - 1)[-1]) if table.num_rows else ""
     if "\n" in last and not raw.to_pybytes().rstrip().endswith(b'"'):
         row = table.num_rows
@@ -106,7 +107,7 @@ def _csv(path: Path, raw: Any) -> Any:
 
 
 def _header(path: Path, raw: Any) -> tuple[list[str], str]:
-    """The names of the columns, and what separates them."""
+    """Returns the names of the columns and the separator."""
     import pyarrow as pa
 
     lines = io.TextIOWrapper(pa.BufferReader(raw), encoding="utf-8-sig", newline="")
@@ -121,14 +122,14 @@ def _header(path: Path, raw: Any) -> tuple[list[str], str]:
         raise DataError(f"{path} is empty. {_EXPECTED}")
     if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", name.strip()) for name in names):
         raise DataError(
-            f"{path} has numbers in its first line, where the columns' names are expected: "
+            f"{path} has numbers in its first line instead of the columns' names: "
             f"{first.strip()[:60]!r}."
         )
     return names, separator
 
 
 def _reason(error: str) -> str:
-    """Puts into our words what Arrow says, which counts the header as the first row."""
+    """Formats an error message from Arrow's, which counts the header as the first row."""
     if found := re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", error):
         row, expected, got = map(int, found.groups())
         return f", row {row - 1}: expected {expected} values, found {got}."

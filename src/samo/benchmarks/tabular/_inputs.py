@@ -1,4 +1,4 @@
-"""From columns to what a network takes, with statistics of the training rows only."""
+"""Encodes input columns for the network, with statistics of the training rows only."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._names import unknown
+from ..._names import unknown
 from ._columns import Column, Floats, Integers, Numbers, identifies
-from ._table import Table, standardised
+from ._table import TableFile, standardised
 
 _TYPES = ("numeric", "categorical")
-# The names that pandas and Arrow give to a column that is the index of the rows.
+# The names of index columns of pandas and Arrow.
 _INDEX = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
-# From so many rows on, it is no accident that the values count them.
+# From this many rows on, consecutive integers are a row counter and no coincidence.
 _COUNTER = 20
 
 
@@ -27,14 +27,14 @@ class Inputs:
     """The encoded inputs of all rows.
 
     Attributes:
-        numbers: Standardised numbers, with the mean in the place of missing ones, and for each
-            column that lacks some in training an indicator; shape ``[rows, ..]``.
-        categories: For each column of texts the index of the category among those of all columns
+        numbers: Standardised numbers, missing ones replaced by the mean, and an indicator for each
+            column with missing numbers in training; shape ``[rows, ..]``.
+        categories: For each string column, the index of the category among those of all columns
             (missing is one of them), 0 if it does not occur in training; shape ``[rows, ..]``.
-        n_categories: How many indices there are, 0 included.
-        numeric: The names of the columns of numbers.
-        categorical: The names of the columns of texts, with the number of their categories.
-        left_out: The names of columns that tell nothing, with the reason.
+        n_categories: The number of indices, including 0.
+        numeric: The names of the number columns.
+        categorical: The names of the string columns, with the number of their categories.
+        left_out: The names of uninformative columns, with the reason.
     """
 
     numbers: Tensor
@@ -45,21 +45,23 @@ class Inputs:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def encode(table: Table, names: Sequence[str], types: Mapping[str, str], train: Integers) -> Inputs:
+def encode(
+    table: TableFile, names: Sequence[str], types: Mapping[str, str], train: Integers
+) -> Inputs:
     """Reads and encodes the input columns.
 
     Args:
         table: The file.
         names: The columns.
-        types: ``"numeric"`` or ``"categorical"`` for those whose type is declared.
+        types: ``"numeric"`` or ``"categorical"`` for columns with a declared type.
         train: The training rows.
 
     Returns:
         The inputs.
 
     Raises:
-        ValueError: If a column cannot be read as its type says, is of names and the like, or has
-            values that cannot be standardised, or if there is nothing left to learn from.
+        ValueError: If a column does not have its declared type, consists of identifiers, or has
+            values that cannot be standardised, or if no input column is informative.
     """
     columns = {name: _read(table, name, types.get(name)) for name in names}
     _refuse_identifiers(table, [n for n, c in columns.items() if n not in types and identifies(c)])
@@ -68,7 +70,8 @@ def encode(table: Table, names: Sequence[str], types: Mapping[str, str], train: 
     inputs = Inputs(torch.empty(0), torch.empty(0), n_categories=1)
     for name, column in columns.items():
         known = column.at(train)
-        reason = None if name in types and known.present.any() else _useless(name, column, known)
+        declared = name in types and known.present.any()
+        reason = None if declared else _uninformative(name, column, known)
         if reason is not None:
             inputs.left_out[name] = reason
         elif isinstance(column, Numbers):
@@ -84,13 +87,13 @@ def encode(table: Table, names: Sequence[str], types: Mapping[str, str], train: 
             inputs.categorical[name] = len(seen)
             inputs.n_categories += len(seen)
     if not numbers and not categories:
-        raise ValueError(f"{table.path} has no input column that tells anything{_why(inputs)}.")
+        raise ValueError(f"{table.path} has no informative input column{_why(inputs)}.")
     inputs.numbers = _stacked(numbers, table.n_rows, torch.float32)
     inputs.categories = _stacked(categories, table.n_rows, torch.int64)
     return inputs
 
 
-def _read(table: Table, name: str, kind: str | None) -> Column:
+def _read(table: TableFile, name: str, kind: str | None) -> Column:
     if kind is None:
         return table.column(name)
     if kind not in _TYPES:
@@ -98,16 +101,16 @@ def _read(table: Table, name: str, kind: str | None) -> Column:
     return table.numbers(name) if kind == "numeric" else table.texts(name)
 
 
-def _refuse_identifiers(table: Table, names: Sequence[str]) -> None:
+def _refuse_identifiers(table: TableFile, names: Sequence[str]) -> None:
     if names:
         raise ValueError(
-            f"{table.path}: nearly every row has a text of its own in {', '.join(names)}. Leave "
-            f"out what is a name or a remark: ignore={json.dumps(names, ensure_ascii=False)}."
+            f"{table.path}: nearly all values differ in {', '.join(names)}. Leave out names and "
+            f"remarks: ignore={json.dumps(names, ensure_ascii=False)}."
         )
 
 
-def _useless(name: str, column: Column, known: Column) -> str | None:
-    """Why a column tells nothing; None if it may tell something."""
+def _uninformative(name: str, column: Column, known: Column) -> str | None:
+    """Returns why a column is uninformative, or None if it may be informative."""
     if _INDEX.fullmatch(name):
         return "an index without a name"
     if not known.present.any():

@@ -1,4 +1,4 @@
-"""The columns to be predicted, and what is asked of each: a number, or a class."""
+"""The labels of a task: numbers or classes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from .._names import unknown
+from ..._names import unknown
 from ._columns import Column, Integers, Numbers, Texts, identifies
-from ._table import Table
+from ._table import TableFile
 
 Kind = Literal["regression", "binary", "multi-class"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-# Integers with no more different values than this are taken for classes.
+# Up to this many different integers are classes.
 FEW = 20
 
 
@@ -22,9 +22,9 @@ class Labels:
     """The labels of a task.
 
     Attributes:
-        task: The task's name, which is that of the column.
-        kind: What is asked.
-        column: The labels: numbers for a regression, texts for classes.
+        task: The name of the task and of its column.
+        kind: The kind of the task.
+        column: The labels: numbers for a regression, strings for classes.
     """
 
     task: str
@@ -33,28 +33,28 @@ class Labels:
 
     @property
     def classes(self) -> Integers:
-        """The class of each row, -1 where the label is missing. Numbers are all of one class."""
+        """The class of each row, -1 for a missing label. All numbers are of one class."""
         if isinstance(self.column, Texts):
             return self.column.keys
         return np.where(self.column.present, 0, -1)
 
 
-def labels(table: Table, task: str, kind: str | None) -> Labels:
+def labels(table: TableFile, task: str, kind: str | None) -> Labels:
     """Reads the labels of a task.
 
-    Two different values are a binary task; texts, and up to `FEW` integers, a multi-class one; all
-    other numbers a regression.
+    Two different values are a binary task; strings and up to `FEW` different integers are
+    multi-class; other numbers are a regression.
 
     Args:
         table: The file.
         task: The column.
-        kind: What it was declared to be; None to tell it by the values.
+        kind: The declared kind; None to infer it from the values.
 
     Returns:
         The labels.
 
     Raises:
-        ValueError: If there are none, or all are the same, or they do not fit what was declared.
+        ValueError: If there are no labels, all are equal, or they contradict the declared kind.
     """
     where = f"{table.path}: task {task!r}"
     if kind is not None and kind not in KINDS:
@@ -68,13 +68,13 @@ def labels(table: Table, task: str, kind: str | None) -> Labels:
     if distinct == 0:
         raise ValueError(f"{where} has no labels: no row has a value in this column.")
     if distinct == 1:
-        raise ValueError(f"{where} has nothing to learn: its labels are all the same.")
+        raise ValueError(f"{where} has nothing to learn: all its labels are equal.")
     if kind == "binary" and distinct != 2:
         raise ValueError(f"{where} cannot be binary: it has {distinct} different labels.")
     if kind is None and identifies(column):
         raise ValueError(
-            f"{where} has {distinct} different texts in {column.present.sum()} rows, so they can "
-            f'hardly be classes. If they are, declare it: types={{"{task}": "multi-class"}}.'
+            f"{where} has {distinct} different strings in {column.present.sum()} rows, which are "
+            f'unlikely to be classes. If they are, declare it: types={{"{task}": "multi-class"}}.'
         )
     if kind is None:
         inferred = _inferred(column, distinct)

@@ -1,4 +1,4 @@
-"""The network: embedded categories and numbers, a shared trunk, a head for each task."""
+"""The network for tables: embeddings, a shared trunk, a head for each task."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class TabularMLP(nn.Module):
     """A multilayer perceptron with a linear head for each task.
 
     Args:
-        n_numbers: How many numbers a row has.
-        n_columns: How many columns of categories it has.
-        n_categories: How many categories all of these have together, with index 0 for unseen ones,
-            whose embedding is zero and stays so.
+        n_numbers: The number of numbers per row.
+        n_columns: The number of category columns.
+        n_categories: The number of categories of all columns together, including index 0 for unseen
+            ones, whose embedding is zero and not trained.
         outputs: The number of outputs of each task.
         width: The width of the hidden layers.
-        depth: Their number.
+        depth: The number of hidden layers.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class TabularMLP(nn.Module):
         depth: int,
     ) -> None:
         super().__init__()
-        # One table for all columns: one look-up, however many there are.
+        # One table for all columns, so there is one look-up for any number of columns.
         self.embedding = (
             nn.Embedding(n_categories, _EMBEDDING, padding_idx=0) if n_columns else None
         )
@@ -44,22 +44,22 @@ class TabularMLP(nn.Module):
         for size, following in pairwise(sizes):
             layers += [nn.Linear(size, following), nn.ReLU()]
         self.trunk = nn.Sequential(*layers)
-        # By number: a column may have a name that no module can have, such as "a.b" or "type".
+        # By number, since a column's name can be invalid for a module, such as "a.b" or "type".
         self._order = {task: i for i, task in enumerate(outputs)}
         self.heads = nn.ModuleList(nn.Linear(width, n) for n in outputs.values())
 
     def forward(
         self, numbers: Tensor, categories: Tensor, tasks: Sequence[str]
     ) -> dict[str, Tensor]:
-        """Evaluates the trunk and the heads that are asked for.
+        """Evaluates the trunk and the heads of the requested tasks.
 
         Args:
             numbers: Shape ``[n, n_numbers]``.
             categories: Shape ``[n, n_columns]``.
-            tasks: The tasks that are asked for.
+            tasks: The requested tasks.
 
         Returns:
-            For each one, shape ``[n]`` if it has one output, else ``[n, outputs]``.
+            The output of each task, shape ``[n]`` if it has one output, else ``[n, outputs]``.
         """
         if self.embedding is not None:
             numbers = torch.cat([numbers, self.embedding(categories).flatten(1)], dim=1)

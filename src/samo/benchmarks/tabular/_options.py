@@ -1,26 +1,26 @@
-"""Options that name columns."""
+"""Parses the options that name columns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ._table import Table
+from ._table import TableFile
 
 
-def chosen_columns(table: Table, option: str, value: Any) -> list[str]:
-    """Reads an option that names columns.
+def chosen_columns(table: TableFile, option: str, value: Any) -> list[str]:
+    """Parses an option that names columns.
 
     Args:
         table: The file.
-        option: The option's name.
-        value: Its value: a list, or a text with commas between the names.
+        option: The name of the option.
+        value: The value: a list, or a string with commas between the names.
 
     Returns:
         The columns.
 
     Raises:
-        ValueError: If it is of another type, or there is no such column, or one occurs twice.
+        ValueError: If the value has another type, or a column does not exist or occurs twice.
     """
     if isinstance(value, str):
         value = [value] if value in table.names else [part.strip() for part in value.split(",")]
@@ -34,22 +34,22 @@ def chosen_columns(table: Table, option: str, value: Any) -> list[str]:
 
 
 def input_columns(
-    table: Table, tasks: Sequence[str], inputs: Any, ignore: Any, split_column: Any
+    table: TableFile, tasks: Sequence[str], inputs: Any, ignore: Any, split_column: Any
 ) -> list[str]:
-    """Tells which columns are inputs.
+    """Determines the input columns.
 
     Args:
         table: The file.
         tasks: The tasks.
-        inputs: The option that names them; None for all that are nothing else.
-        ignore: The option that names those that are none.
-        split_column: The option that names the column of the splits.
+        inputs: The option ``inputs``; None for all columns without another role.
+        ignore: The option ``ignore``.
+        split_column: The option ``split_column``.
 
     Returns:
         The columns.
 
     Raises:
-        ValueError: If an option is faulty, or a column is asked to be two things.
+        ValueError: If an option is invalid, or a column has two roles.
     """
     others = dict.fromkeys(tasks, "tasks")
     if split_column is not None:
@@ -69,8 +69,8 @@ def input_columns(
     return names
 
 
-def declared_types(table: Table, value: Any, used: Iterable[str]) -> dict[str, str]:
-    """Reads the option that declares types.
+def declared_types(table: TableFile, value: Any, used: Iterable[str]) -> dict[str, str]:
+    """Parses the option ``types``.
 
     Args:
         table: The file.
@@ -81,7 +81,7 @@ def declared_types(table: Table, value: Any, used: Iterable[str]) -> dict[str, s
         The types by column.
 
     Raises:
-        ValueError: If it is no mapping, or a column of it is not there or not used.
+        ValueError: If it is not a mapping, or a column does not exist or is not used.
     """
     if value is None:
         return {}
@@ -95,16 +95,16 @@ def declared_types(table: Table, value: Any, used: Iterable[str]) -> dict[str, s
 
 
 def markers(value: Any) -> list[str | float]:
-    """Reads the option that says what stands for a missing value.
+    """Parses the option ``missing``.
 
     Args:
-        value: A text, a number, or a list of them.
+        value: A string, a number, or a list of them.
 
     Returns:
         The list.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If the value has another type.
 
     Example:
         >>> markers("?"), markers([-1, "none"])
@@ -113,5 +113,5 @@ def markers(value: Any) -> list[str | float]:
     values = list(value) if isinstance(value, list | tuple) else [value]
     for item in values:
         if not isinstance(item, str | int | float) or isinstance(item, bool):
-            raise ValueError(f"missing must be texts or numbers; found {item!r}.")
+            raise ValueError(f"missing must be strings or numbers; found {item!r}.")
     return values

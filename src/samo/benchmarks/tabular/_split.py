@@ -1,4 +1,4 @@
-"""Which rows are for training, for validation and for the test."""
+"""Splits rows into train, validation and test."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .._benchmark import Split
 from .._errors import DataError
 from ._columns import Integers
 from ._labels import Labels
-from ._table import Table
+from ._table import TableFile
 
 Rows = dict[Split, Integers]
 """The indices of the rows of each split."""
 
-# How every five rows are dealt out: 60, 20 and 20 %.
+# The splits of every five rows: 60, 20 and 20 %.
 _DEAL: tuple[Split, ...] = ("train", "validation", "train", "test", "train")
 _NAMES: dict[str, Split] = {
     "train": "train",
@@ -25,33 +25,33 @@ _NAMES: dict[str, Split] = {
 }
 
 
-def divide(table: Table, tasks: Sequence[Labels], column: str | None, seed: int) -> Rows:
-    """Divides the rows that have a label of any task.
+def split_rows(table: TableFile, tasks: Sequence[Labels], column: str | None, seed: int) -> Rows:
+    """Splits the rows that have a label of any task.
 
     Args:
         table: The file.
         tasks: The labels of each task.
-        column: The column that names each row's split; None to deal the rows out by seed.
+        column: The column with each row's split; None to draw the splits.
         seed: The seed.
 
     Returns:
         The rows of each split, in an order such that the first few have labels of every task.
 
     Raises:
-        DataError: If there is no row for training or none for the test, or a row's split is no
-            split, or a task cannot be learned or evaluated on the rows of a split.
+        DataError: If there are no training or no test rows, the split of a row is unknown, or a
+            task cannot be learned or evaluated on the rows of a split.
     """
     classes = np.stack([labels.classes for labels in tasks])
     labelled = np.flatnonzero((classes >= 0).any(0))
     random = np.random.default_rng(seed)
     if column is None:
-        rows = _dealt(labelled, classes, _DEAL, random)
+        rows = _drawn(labelled, classes, _DEAL, random)
     else:
         rows = _named(table, column, labelled)
         if not len(rows["validation"]):
             deal: tuple[Split, ...] = ("train", "train", "validation", "train", "train")
             test = rows["test"]
-            rows = {**_dealt(rows["train"], classes, deal, random), "test": test}
+            rows = {**_drawn(rows["train"], classes, deal, random), "test": test}
     for labels in tasks:
         _check(table, labels, rows)
     return {
@@ -59,10 +59,10 @@ def divide(table: Table, tasks: Sequence[Labels], column: str | None, seed: int)
     }
 
 
-def _dealt(
+def _drawn(
     rows: Integers, classes: Integers, deal: Sequence[Split], random: np.random.Generator
 ) -> Rows:
-    """Deals rows out, so that each split has its share of the rarest class of any row."""
+    """Draws the splits, stratified by the rarest class of each row."""
     counts = [np.bincount(of[of >= 0]) for of in classes]
     sizes = np.stack(
         [
@@ -80,7 +80,7 @@ def _dealt(
     }
 
 
-def _named(table: Table, column: str, labelled: Integers) -> Rows:
+def _named(table: TableFile, column: str, labelled: Integers) -> Rows:
     names = table.texts(column)
     found = np.array([*(_NAMES.get(level.lower(), "") for level in names.levels), ""], dtype=object)
     part = found[names.keys[labelled]]  # the key -1 takes the last one
@@ -98,8 +98,8 @@ def _named(table: Table, column: str, labelled: Integers) -> Rows:
     return rows
 
 
-def _check(table: Table, labels: Labels, rows: Rows) -> None:
-    """Makes sure that a task's metrics are defined on each split."""
+def _check(table: TableFile, labels: Labels, rows: Rows) -> None:
+    """Checks that a task's metrics are defined on each split."""
     for split, chosen in rows.items():
         column = labels.column.at(chosen)
         needed = 1 if labels.kind == "multi-class" and split != "train" else 2
@@ -108,13 +108,13 @@ def _check(table: Table, labels: Labels, rows: Rows) -> None:
             raise DataError(
                 f"{table.path}: task {labels.task!r} ({labels.kind}) has {n} labels in the {split} "
                 f"split, {column.distinct()} of them different; {needed} are needed. Label more "
-                f"rows, or divide them otherwise (seed, split_column)."
+                f"rows, or split them differently (seed, split_column)."
             )
 
 
 def _varied_first(rows: Integers, tasks: Sequence[Labels]) -> Integers:
-    """Puts first, for each task, a row of each class, or two rows with different numbers."""
-    # So that metrics are defined on the first training batches, too, which training is watched on.
+    """Moves a row of each class (or two rows with different numbers) of each task to the front."""
+    # Then metrics are also defined on the first training batches, on which training is monitored.
     first: list[int] = []
     for labels in tasks:
         column = labels.column.at(rows)

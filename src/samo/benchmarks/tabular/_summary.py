@@ -1,4 +1,4 @@
-"""What was found in a file, in a few lines."""
+"""Summarises the columns of a file."""
 
 from __future__ import annotations
 
@@ -10,23 +10,13 @@ from ._columns import Numbers
 from ._inputs import Inputs
 from ._labels import Labels
 from ._split import Rows
-from ._table import Table
+from ._table import TableFile
 
 _SHOWN = 6
 
 
-def summary(table: Table, tasks: Sequence[Labels], inputs: Inputs, rows: Rows) -> str:
-    """Says which types were found or declared, and what becomes of each column.
-
-    Args:
-        table: The file.
-        tasks: The labels of each task.
-        inputs: The inputs.
-        rows: The rows of each split.
-
-    Returns:
-        Lines of text.
-    """
+def summary(table: TableFile, tasks: Sequence[Labels], inputs: Inputs, rows: Rows) -> str:
+    """Formats the detected or declared types, and the use of each column."""
     sizes = ", ".join(f"{len(chosen):,} {split}" for split, chosen in rows.items())
     without = table.n_rows - sum(map(len, rows.values()))
     lines = [f"{table.path}: {table.n_rows:,} rows ({sizes}{_also(without)})"]

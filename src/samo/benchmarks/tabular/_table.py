@@ -1,4 +1,4 @@
-"""A file's columns, by name."""
+"""The columns of a file, by name."""
 
 from __future__ import annotations
 
@@ -10,82 +10,68 @@ from typing import Any
 
 import numpy as np
 
-from .._names import unknown
+from ..._names import unknown
 from ._columns import Column, Floats, Integers, Numbers, Texts
-from ._file import read
+from ._file import read_table
 
-# What stands for "missing" in the files of pandas, R, SQL and spreadsheets.
+# The markers of missing values of pandas, R, SQL and spreadsheets.
 MISSING = (
     *("", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>"),
     *("NaN", "nan", "-nan", "NULL", "null", "None"),
 )
-# A column in which at least this share of the values are numbers is meant to be of numbers.
+# A column is numeric if at least this share of its values are numbers; the others are errors.
 _NEARLY_ALL = 0.9
 _DAY = 86_400e6  # microseconds
 
 
-class Table:
-    """A file's columns, by name. Those that are not asked for are not looked at.
+class TableFile:
+    """The columns of a file, by name. Columns that are not requested are not converted.
 
     Args:
         path: The file.
-        missing: What stands for a missing value besides `MISSING`.
+        missing: Markers of missing values in addition to `MISSING`.
 
     Raises:
-        ValueError: If the file is not one that can be read.
+        ValueError: If the format of the file is not supported.
         OSError: If it cannot be opened.
     """
 
     def __init__(self, path: Path, missing: Sequence[str | float]) -> None:
         self.path = path
-        self._arrow = read(path)
+        self._arrow = read_table(path)
         self._missing = [*MISSING, *map(str, missing)]
         self._missing_numbers = [float(text) for text in map(str, missing) if _is_finite(text)]
         self.names: list[str] = self._arrow.column_names
         self.n_rows: int = self._arrow.num_rows
 
     def check(self, option: str, name: str) -> str:
-        """Makes sure that there is a column of this name.
-
-        Args:
-            option: The option that names it.
-            name: The name.
-
-        Returns:
-            The name.
+        """Returns the name of a column, or raises an error that cites the option.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If the column does not exist.
         """
         if name not in self.names:
             raise ValueError(f"{self.path}: {unknown(f'column in {option},', name, self.names)}")
         return name
 
     def fault(self, name: str, row: int, what: str) -> ValueError:
-        """Words an error about one value.
+        """Makes an error about one value.
 
         Args:
             name: The column.
-            row: The row's index, from 0.
-            what: What is wrong.
+            row: The row's index, from 0; the message counts the rows below the header from 1.
+            what: The rest of the message.
 
         Returns:
-            The error. It counts the rows below the header from 1.
+            The error.
         """
         return ValueError(f"{self.path}, column {name!r}, row {row + 1}: {what}")
 
     def column(self, name: str) -> Column:
-        """Gives a column as what its values tell it to be.
-
-        Args:
-            name: Its name.
-
-        Returns:
-            The column: numbers (dates as days since 1970), or texts.
+        """Returns a column of numbers (dates as days since 1970) or strings, as detected.
 
         Raises:
-            ValueError: If it is of another type, has infinite values, or has a few texts among
-                numbers.
+            ValueError: If it has another type, infinite values, or a few strings among numbers.
         """
         column = self._converted(name)
         if isinstance(column, Texts):
@@ -95,33 +81,21 @@ class Table:
         return column
 
     def numbers(self, name: str) -> Numbers:
-        """Gives a column that was declared to be of numbers.
-
-        Args:
-            name: Its name.
-
-        Returns:
-            The column.
+        """Returns a column that is declared to be numeric.
 
         Raises:
-            ValueError: If it is of another type, or has texts or infinite values.
+            ValueError: If it has another type, strings or infinite values.
         """
         column = self._converted(name)
         if isinstance(column, Texts):
-            raise self._not_a_number(name, column, "as its type demands")
+            raise self._not_a_number(name, column, "as its type requires")
         return column
 
     def texts(self, name: str) -> Texts:
-        """Gives a column that was declared to be of categories.
-
-        Args:
-            name: Its name.
-
-        Returns:
-            The column, numbers turned into texts.
+        """Returns a column that is declared to be categorical, numbers converted to strings.
 
         Raises:
-            ValueError: If it is of another type, or has infinite values.
+            ValueError: If it has another type, or infinite values.
         """
         column = self._converted(name)
         return column.as_texts() if isinstance(column, Numbers) else column
@@ -134,8 +108,8 @@ class Table:
             name,
             row,
             f"{found!r} is not a number, {why}{f' (nor are {n - 1} others)' if n > 1 else ''}. "
-            f"Correct the file, or say what it stands for: missing={json.dumps([found])} for a "
-            f"missing value, types={json.dumps({name: '..'})} for a column that is not of numbers.",
+            f"Correct the file, or set missing={json.dumps([found])} if it stands for a missing "
+            f"value, or types={json.dumps({name: '..'})} if the column is not numeric.",
         )
 
     def _converted(self, name: str) -> Column:
@@ -155,8 +129,8 @@ class Table:
         if is_.is_date(kind) or is_.is_timestamp(kind):
             return _days(pc.cast(array, pa.timestamp("us", getattr(kind, "tz", None)), safe=False))
         raise ValueError(
-            f"{self.path}: column {name!r} is of type {kind}; those of numbers, texts, dates and "
-            f"truth values can be read. Leave it out: ignore={json.dumps([name])}."
+            f"{self.path}: column {name!r} has type {kind}; numbers, strings, dates and Booleans "
+            f"are supported. Leave it out: ignore={json.dumps([name])}."
         )
 
     def _from_texts(self, name: str, array: Any) -> Column:
@@ -178,7 +152,7 @@ class Table:
         codes = pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64)
         levels = np.array(encoded.dictionary.to_pylist(), dtype=object)
         order = np.argsort(levels)
-        rank = np.append(np.argsort(order), -1)  # the code -1 takes the last one
+        rank = np.append(np.argsort(order), -1)  # the code -1 selects the last entry
         return Texts(rank[codes], tuple(levels[order].tolist()))
 
     def _from_numbers(self, name: str, array: Any) -> Numbers:
@@ -191,21 +165,23 @@ class Table:
         return Numbers(values)
 
 
-def standardised(table: Table, name: str, column: Numbers, train: Integers) -> tuple[Floats, float]:
-    """Standardises a column with the mean and the standard deviation of the training rows.
+def standardised(
+    table: TableFile, name: str, column: Numbers, train: Integers
+) -> tuple[Floats, float]:
+    """Standardises a column by mean and standard deviation of the training rows.
 
     Args:
         table: The file.
         name: The column's name.
         column: The column.
-        train: The training rows, one of which at least has a value.
+        train: The training rows, of which at least one has a value.
 
     Returns:
-        The standardised values, NaN where they are missing, and the standard deviation (1 if the
-        training rows are all the same).
+        The standardised values (NaN for missing ones) and the standard deviation (1 if all training
+        rows are equal).
 
     Raises:
-        ValueError: If a value is too large for that.
+        ValueError: If a value is too large.
     """
     known = column.at(train)
     scale = 1.0
@@ -227,7 +203,7 @@ def standardised(table: Table, name: str, column: Numbers, train: Integers) -> t
 
 
 def _days(array: Any) -> Numbers:
-    """Times as days since 1970."""
+    """Converts times to days since 1970."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, final
+from functools import partial
+from typing import final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .._benchmark import Metric
+from .._metrics import accuracy, lazy, percentage
 from ._columns import Floats, Integers, Numbers, Texts
 from ._labels import Labels
-from ._table import Table, standardised
-
-if TYPE_CHECKING:
-    import torchmetrics
+from ._table import TableFile, standardised
 
 
 class Task(ABC):
-    """A column to be predicted.
+    """A column to predict.
 
     Attributes:
-        targets: The targets of all rows, shape ``[rows]``; NaN or -1 where the label is missing.
-        outputs: How many numbers the model gives for it.
-        metrics: Its metrics by name.
+        targets: The targets of all rows, shape ``[rows]``; NaN or -1 for a missing label.
+        outputs: The number of outputs of the model.
+        metrics: The metrics by name.
     """
 
     targets: Tensor
@@ -34,24 +33,15 @@ class Task(ABC):
 
     @abstractmethod
     def labelled(self, target: Tensor) -> Tensor:
-        """Tells which targets are there, as a mask."""
+        """Returns a mask of the targets that are not missing."""
 
     @abstractmethod
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Computes the mean loss of predictions (``[n]`` or ``[n, outputs]``) and targets."""
 
 
-def task(table: Table, labels: Labels, train: Integers) -> Task:
-    """Makes the targets, the loss and the metrics of a task.
-
-    Args:
-        table: The file.
-        labels: The labels.
-        train: The training rows, the only ones that statistics are from.
-
-    Returns:
-        The task.
-    """
+def make_task(table: TableFile, labels: Labels, train: Integers) -> Task:
+    """Makes a task from its labels, with statistics of the training rows only."""
     column = labels.column
     if isinstance(column, Numbers):
         return Regression(*standardised(table, labels.task, column, train))
@@ -60,11 +50,11 @@ def task(table: Table, labels: Labels, train: Integers) -> Task:
 
 @final
 class Regression(Task):
-    """Numbers, standardised with the training rows' mean and standard deviation.
+    """Numbers, standardised by mean and standard deviation of the training rows.
 
-    The loss is the mean squared error of standardised values. MAE and RMSE are in the column's own
-    unit. R² is the first metric, which decides on validation data: it has no unit, so that it can
-    be averaged with other tasks' metrics; in percent, as they are.
+    The loss is the mean squared error of standardised values. MAE and RMSE are in the unit of the
+    column. R², in percent, is the first metric, which determines the reported epoch: it has no
+    unit, so it can be averaged with the metrics of other tasks.
 
     Args:
         values: The standardised labels.
@@ -74,24 +64,27 @@ class Regression(Task):
     def __init__(self, values: Floats, scale: float) -> None:
         self.targets = torch.from_numpy(values).to(torch.float32)
         self.outputs = 1
+        error = partial(Metric, higher_is_better=False, scale=scale)
         self.metrics = {
-            "R²": Metric(_r_squared, higher_is_better=True, scale=100.0, unit="%"),
-            "MAE": Metric(_absolute_error, higher_is_better=False, scale=scale),
-            "RMSE": Metric(_root_squared_error, higher_is_better=False, scale=scale),
+            "R²": Metric(
+                lazy("torchmetrics", "R2Score"), higher_is_better=True, scale=100.0, unit="%"
+            ),
+            "MAE": error(lazy("torchmetrics", "MeanAbsoluteError")),
+            "RMSE": error(lazy("torchmetrics", "MeanSquaredError", squared=False)),
         }
 
     def labelled(self, target: Tensor) -> Tensor:
-        """Tells which targets are no NaN."""
         return ~target.isnan()
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Computes the mean squared error."""
         return F.mse_loss(prediction, target)
 
 
 @final
 class Binary(Task):
-    """One of two classes. The second one, in order, is the positive one of AUROC and F1.
+    """One of two classes. The second, in order, is the positive class of AUROC and F1.
+
+    The loss is the mean binary cross-entropy.
 
     Args:
         classes: The labels.
@@ -100,23 +93,21 @@ class Binary(Task):
     def __init__(self, classes: Texts) -> None:
         self.targets = torch.from_numpy(classes.keys)
         self.outputs = 1
+        kinds = {"accuracy": "BinaryAccuracy", "AUROC": "BinaryAUROC", "F1": "BinaryF1Score"}
         self.metrics = {
-            name: Metric(make, higher_is_better=True, scale=100.0, unit="%")
-            for name, make in (("accuracy", _accuracy), ("AUROC", _auroc), ("F1", _f1))
+            name: percentage(kind, transform=torch.sigmoid) for name, kind in kinds.items()
         }
 
     def labelled(self, target: Tensor) -> Tensor:
-        """Tells which targets are a class."""
         return target >= 0
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Computes the mean binary cross-entropy."""
         return F.binary_cross_entropy_with_logits(prediction, target.to(prediction.dtype))
 
 
 @final
 class MultiClass(Task):
-    """One of several classes.
+    """One of several classes. The loss is the mean cross-entropy.
 
     Args:
         classes: The labels.
@@ -125,68 +116,13 @@ class MultiClass(Task):
     def __init__(self, classes: Texts) -> None:
         self.targets = torch.from_numpy(classes.keys)
         self.outputs = n = len(classes.levels)
-
-        def metric(kind: str, average: str) -> Metric:
-            def make() -> torchmetrics.Metric:
-                from torchmetrics import classification
-
-                made: torchmetrics.Metric = getattr(classification, kind)(n, average=average)
-                return made
-
-            return Metric(make, higher_is_better=True, scale=100.0, unit="%")
-
         self.metrics = {
-            "accuracy": metric("MulticlassAccuracy", "micro"),
-            "macro F1": metric("MulticlassF1Score", "macro"),
+            "accuracy": accuracy(n),
+            "macro F1": percentage("MulticlassF1Score", n, average="macro"),
         }
 
     def labelled(self, target: Tensor) -> Tensor:
-        """Tells which targets are a class."""
         return target >= 0
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Computes the mean cross-entropy."""
         return F.cross_entropy(prediction, target)
-
-
-def _r_squared() -> torchmetrics.Metric:
-    from torchmetrics import R2Score
-
-    return R2Score()
-
-
-def _absolute_error() -> torchmetrics.Metric:
-    from torchmetrics import MeanAbsoluteError
-
-    return MeanAbsoluteError()
-
-
-def _root_squared_error() -> torchmetrics.Metric:
-    from torchmetrics import MeanSquaredError
-
-    return MeanSquaredError(squared=False)
-
-
-def _accuracy() -> torchmetrics.Metric:
-    from torchmetrics.classification import BinaryAccuracy
-
-    return _of_logits(BinaryAccuracy())
-
-
-def _auroc() -> torchmetrics.Metric:
-    from torchmetrics.classification import BinaryAUROC
-
-    return _of_logits(BinaryAUROC())
-
-
-def _f1() -> torchmetrics.Metric:
-    from torchmetrics.classification import BinaryF1Score
-
-    return _of_logits(BinaryF1Score())
-
-
-def _of_logits(metric: torchmetrics.Metric) -> torchmetrics.Metric:
-    # By themselves they would take a batch of logits that all lie in [0, 1] for probabilities.
-    from torchmetrics.wrappers import LambdaInputTransformer
-
-    return LambdaInputTransformer(metric, transform_pred=torch.sigmoid)

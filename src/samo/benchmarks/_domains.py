@@ -1,0 +1,35 @@
+"""The same classes in several domains: what Office-Home and its small relative have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._benchmark import Benchmark
+
+
+class Domains(Benchmark):
+    """Classification in several domains: each has its own images, loader and head.
+
+    A task is a domain. A batch maps domains to images and labels; a domain without further images
+    is missing from it.
+    """
+
+    def outputs(
+        self, model: nn.Module, batch: Any, tasks: Sequence[str]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        present = {task: batch[task] for task in tasks if task in batch}
+        return {
+            task: (model(self.normalized(x), [task])[task], labels)
+            for task, (x, labels) in present.items()
+        }
+
+    def loss(self, task: str, prediction: Tensor, target: Tensor) -> Tensor:  # noqa: ARG002
+        return F.cross_entropy(prediction, target)
+
+    def normalized(self, x: Tensor) -> Tensor:
+        """Returns the input of the network for the images of a batch; by default, the images."""
+        return x

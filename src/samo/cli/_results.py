@@ -1,0 +1,82 @@
+"""Prints the results of runs and comparisons."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from .. import benchmarks
+from ..records.schema import reported
+from ._arguments import say
+
+# Matplotlib is loaded at the end of a command only: all imports of `report` are in functions.
+
+
+def scores_table(results: Mapping[str, Any]) -> RichTable:
+    """Makes the table of a finished run, with a row per metric, from ``results.json``."""
+    from ..report.tables import Cell, Table, cell, rich
+
+    scores = reported(results)
+    if "epochs" in scores:
+        title = f"mean of epochs {scores['epochs'][0]} to {scores['epochs'][-1]}"
+    else:
+        title = f"epoch {scores['epoch']}, the best on validation data"
+    rows = []
+    for task, metrics in results["metrics"].items():
+        units = {name: about["unit"] for name, about in metrics.items()} | {"loss": ""}
+        for name, unit in units.items():
+            values = [scores[split][task][name] for split in ("validation", "test")]
+            label = f"{name} ({unit})" if unit else name
+            rows.append([Cell(task), Cell(label), *(cell(value, ".4g") for value in values)])
+    return rich(Table(title, ["task", "metric", "validation", "test"], rows))
+
+
+def published_delta_m(results: Mapping[str, Any]) -> str | None:
+    """Formats Δm of a run against published single-task numbers.
+
+    Args:
+        results: The content of ``results.json``.
+
+    Returns:
+        A line; None if there are no such numbers for these metrics.
+    """
+    if benchmarks.published_baseline(results["config"]["benchmark"]) is None:
+        return None
+    from ..report import Entry, summarize
+
+    summary = summarize([Entry(results["config"], False, results)])
+    spread = summary.rows[0].delta_m
+    if spread is None:
+        return None
+    return f"Δm against published single-task numbers ({summary.baseline}): {spread} %"
+
+
+def show_results(console: Console, out: Path, *, published: bool) -> None:
+    """Prints the tables of a comparison, and writes its tables and figures.
+
+    Args:
+        console: The console.
+        out: The directory of the comparison.
+        published: Whether to quote published results.
+    """
+    from ..report import chosen_by_sweep, difference_table, read, rich_table, summarize, write
+
+    summary = summarize(read(out), published=published, remarks=chosen_by_sweep(out))
+    figures = write(summary, out)
+    console.print(rich_table(summary, width=console.width))
+    if differences := difference_table(summary):
+        console.print(differences)
+    if published and not summary.quoted:
+        say(console, f"There are no published results of {summary.benchmark!r} here.")
+    elif not published and benchmarks.published(summary.benchmark):
+        say(console, "To show published results as well: the same command with --published.")
+    if figures:
+        say(console, "Plots:", *figures)
+    say(console, f"All results on one page: samo report {shlex.quote(str(out))}")
+    tables = ", ".join(str(out / name) for name in ("table.csv", "table.md", "differences.csv"))
+    say(console, f"Tables: {tables}")

@@ -1,0 +1,21 @@
+"""What a run leaves on disk, written and read in one place.
+
+This module exports what needs no extra: logs, JSON files that are written as a whole, and errors.
+The modules `samo.records.schema` (content of the files), `samo.records.directory` (files of a run
+and of a comparison) and `samo.records.scan` (all runs in a directory) need the extra ``train``.
+"""
+
+from ._differences import differences
+from ._errors import RunError
+from ._files import read_json, write_atomically, write_json
+from ._log import Log, read_lines
+
+__all__ = [
+    "Log",
+    "RunError",
+    "differences",
+    "read_json",
+    "read_lines",
+    "write_atomically",
+    "write_json",
+]

@@ -1,0 +1,173 @@
+"""Files of a run and of a comparison: their places, and how they are written and read."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+
+from ._differences import differences
+from ._errors import RunError
+from ._files import read_json, write_atomically, write_json
+from .foreign import UnusableError
+from .schema import M, Planned, Results, validated
+
+T = TypeVar("T")
+
+
+class RunDirectory:
+    """The files of one run.
+
+    ``config.json`` is the configuration, ``log.jsonl`` and ``tensorboard/`` the log,
+    ``checkpoint.pt`` the state after the last complete epoch (with the best epoch's weights).
+    ``results.json`` exists when the run is finished, ``error.txt`` when it failed.
+
+    Args:
+        path: The directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.json"
+        self.log_file = path / "log.jsonl"
+        self.checkpoint_file = path / "checkpoint.pt"
+        self.results_file = path / "results.json"
+        self.error_file = path / "error.txt"
+        self.tensorboard = path / "tensorboard"
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run has left a file here, other than the reason of a failure."""
+        files = (self.config_file, self.results_file, self.log_file, self.checkpoint_file)
+        return any(file.exists() for file in files)
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Raises RunError if the directory holds a run of another configuration."""
+        if self.config_file.exists() and (differing := differences(self.config(), config)):
+            raise RunError(
+                f"{self.path} holds a run of another configuration: {differing}. Name another "
+                f"directory, or delete this one."
+            )
+
+    def config(self) -> dict[str, Any]:
+        """Reads the fields of the configuration."""
+        return _of_type(dict, read_json(self.config_file), self.config_file)
+
+    def results(self) -> dict[str, Any] | None:
+        """Reads the results (see `Results`); None if the run is not finished."""
+        if not self.results_file.exists():
+            return None
+        return _valid(Results, read_json(self.results_file), self.results_file).plain()
+
+    @contextmanager
+    def opened(self, config: Mapping[str, Any]) -> Iterator[None]:
+        """Makes the directory, locks it against other processes, and writes the configuration.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            RunError: If another process uses it, or it holds another configuration.
+        """
+        # The system releases the lock when the process ends, however it ends.
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout as error:
+            raise RunError(f"another process is training in {self.path}.") from error
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be written to: {error}") from error
+        with lock:
+            self.check(config)
+            if not self.config_file.exists():
+                write_json(self.config_file, config)
+            yield
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Records an exception raised in the block in ``error.txt``, replacing an earlier one."""
+        self.error_file.unlink(missing_ok=True)
+        try:
+            yield
+        except Exception:
+            self.record_failure(traceback.format_exc())
+            raise
+
+    def record_failure(self, reason: str) -> None:
+        """Writes ``error.txt``."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.error_file.write_text(reason, encoding="utf-8")
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Replaces the checkpoint with tensors and plain values."""
+        import torch
+
+        write_atomically(self.checkpoint_file, lambda beside: torch.save(state, beside))
+
+    def load_checkpoint(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Reads the checkpoint, without running code from it.
+
+        Returns:
+            The saved state; None if there is no checkpoint.
+
+        Raises:
+            RunError: If it cannot be read, or is of another configuration.
+        """
+        import torch
+
+        if not self.checkpoint_file.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(
+                self.checkpoint_file, map_location="cpu", weights_only=True
+            )
+            differing = differences({**state["config"]}, config)
+        except (
+            OSError,
+            RuntimeError,
+            EOFError,
+            KeyError,
+            TypeError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+        ) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise RunError(
+                f"{self.checkpoint_file} cannot be read ({reason}). Delete it to start the run "
+                f"again."
+            ) from error
+        if differing:
+            raise RunError(f"{self.checkpoint_file} is of another configuration: {differing}.")
+        return state
+
+
+def write_plan(out: Path, runs: Sequence[Planned]) -> None:
+    """Writes the runs of a comparison to its ``compare.json``."""
+    write_json(out / "compare.json", [run.plain() for run in runs])
+
+
+def read_plan(out: Path) -> list[Planned]:
+    """Reads the runs of a comparison; raises RunError if there is none."""
+    file = out / "compare.json"
+    return [_valid(Planned, item, file) for item in _of_type(list, read_json(file), file)]
+
+
+def _of_type(kind: type[T], value: Any, file: Path) -> T:
+    if not isinstance(value, kind):
+        found = type(value).__name__
+        raise RunError(f"{file} cannot be read: it must hold a {kind.__name__}; found a {found}.")
+    return value
+
+
+def _valid(kind: type[M], value: Any, file: Path) -> M:
+    try:
+        return validated(kind, value)
+    except UnusableError as error:
+        raise RunError(f"{file} cannot be read: {error}") from error

@@ -1,0 +1,267 @@
+"""All runs in a directory that other people may have written, and the state of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from .directory import RunDirectory
+from .foreign import UnusableError, parse, plain, read_text
+from .schema import Config, Epoch, M, Planned, Results, validated
+
+State = Literal["finished", "failed", "unfinished", "missing", "unreadable"]
+
+_MOST_DIRECTORIES = 20_000
+_DEEPEST = 10
+_IDENTITY = ("benchmark", "method", "sharpness", "rho", "seed", "tasks")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file or directory that was left out.
+
+    Attributes:
+        path: Its path below the scanned directory.
+        reason: Why it was left out.
+    """
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run in any state.
+
+    Attributes:
+        path: Its directory, relative to the scanned one and made printable.
+        directory: Its directory, to read from.
+        config: Its configuration.
+        baseline: Whether it is a single-task baseline.
+        state: Its state.
+        results: Content of ``results.json``, if it is finished.
+        log: The epochs logged so far, if it is not.
+        error: Why it failed or cannot be read.
+    """
+
+    path: str
+    directory: Path
+    config: dict[str, Any]
+    baseline: bool
+    state: State
+    results: dict[str, Any] | None = None
+    log: tuple[dict[str, Any], ...] = ()
+    error: str = ""
+
+
+@dataclass
+class Findings:
+    """Runs and problems found in a directory.
+
+    Attributes:
+        root: The directory, resolved.
+        comparisons: The runs that each ``compare.json`` names, by its directory.
+        trials: The runs of a sweep that are not compared, by its directory.
+        others: All other runs.
+        problems: What was left out.
+    """
+
+    root: Path
+    comparisons: dict[str, list[FoundRun]] = field(default_factory=dict)
+    trials: dict[str, list[FoundRun]] = field(default_factory=dict)
+    others: list[FoundRun] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def runs(self) -> list[FoundRun]:
+        """All runs."""
+        groups = [*self.comparisons.values(), *self.trials.values(), self.others]
+        return [run for group in groups for run in group]
+
+    def shown(self, path: Path) -> str:
+        """Formats a path relative to the root."""
+        return plain(path.relative_to(self.root).as_posix())
+
+    def left_out(self, path: Path, reason: object) -> None:
+        """Records that a path was left out."""
+        self.problems.append(Problem(self.shown(path), plain(str(reason))))
+
+    def json(self, file: Path) -> Any:
+        """Reads a JSON file; raises UnusableError."""
+        return parse(read_text(file, self.root))
+
+
+def scan(root: Path) -> Findings:
+    """Finds the runs in a directory and its subdirectories, without following links.
+
+    Args:
+        root: A comparison, a sweep, a run, or a directory that holds any of these.
+
+    Returns:
+        The runs, and what was left out.
+    """
+    found = Findings(root.resolve())
+    directories = list(_directories(found))
+    claimed: set[Path] = set()
+    for directory in directories:
+        if (directory / "compare.json").exists():
+            runs = list(_planned(directory, found))
+            found.comparisons[found.shown(directory)] = runs
+            claimed |= {run.directory for run in runs}
+    sweeps = [directory for directory in directories if (directory / "sweep.json").exists()]
+    for directory in directories:
+        if directory in claimed or not RunDirectory(directory).begun:
+            continue
+        run = _alone(directory, found)
+        if run is not None:
+            above = [sweep for sweep in sweeps if directory.is_relative_to(sweep)]
+            here = found.trials.setdefault(found.shown(above[-1]), []) if above else found.others
+            here.append(run)
+    return found
+
+
+def _directories(found: Findings) -> Iterator[Path]:
+    """Yields the directories that may hold runs, in order."""
+    for count, (top, names, _) in enumerate(os.walk(found.root, followlinks=False)):
+        directory = Path(top)
+        if count >= _MOST_DIRECTORIES:
+            reason = f"there are more than {_MOST_DIRECTORIES} directories: the rest is left out"
+            found.left_out(directory, reason)
+            return
+        for name in sorted(names):
+            if (directory / name).is_symlink():
+                found.left_out(directory / name, "it is a link, which is not followed")
+        deep = len(directory.relative_to(found.root).parts) >= _DEEPEST
+        names[:] = [] if deep else sorted(n for n in names if _may_hold_runs(directory / n))
+        yield directory
+
+
+def _may_hold_runs(directory: Path) -> bool:
+    skipped = directory.name.startswith(".") or directory.name in {"tensorboard", "analysis"}
+    return not skipped and not directory.is_symlink()
+
+
+def _planned(directory: Path, found: Findings) -> Iterator[FoundRun]:
+    """Yields the runs that a comparison's plan names, each directory once."""
+    file = directory / "compare.json"
+    try:
+        plan = found.json(file)
+        if not isinstance(plan, list):
+            raise UnusableError("it is not a list of runs")
+    except UnusableError as error:
+        found.left_out(file, error)
+        return
+    seen: set[Path] = set()
+    for i, item in enumerate(plan):
+        try:
+            planned = _checked(Planned, item)
+            there = _below(directory, planned.path, found.root)
+        except UnusableError as error:
+            found.left_out(file, f"run {i + 1}: {error}")
+            continue
+        if there not in seen:
+            seen.add(there)
+            yield _run(there, planned.config.model_dump(), planned.baseline, found)
+
+
+def _checked(kind: type[M], value: Any) -> M:
+    return validated(kind, value, foreign=True)
+
+
+def _below(directory: Path, path: str, root: Path) -> Path:
+    """Returns the directory of a run, which must be below that of its comparison."""
+    parts = PurePosixPath(path)
+    there = directory / path
+    if not path or parts.is_absolute() or ".." in parts.parts or "\\" in path or "\0" in path:
+        raise UnusableError(f"its path {plain(path, 80)!r} leads out of the directory")
+    try:
+        if not there.resolve().is_relative_to(root):
+            raise UnusableError(f"its path {plain(path, 80)!r} is a link out of the directory")
+    except (OSError, RuntimeError) as error:
+        raise UnusableError(plain(str(error))) from error
+    return there
+
+
+def _alone(directory: Path, found: Findings) -> FoundRun | None:
+    """Reads a run that no comparison names; None if its configuration cannot be read."""
+    reasons = []
+    for file, key in (("config.json", None), ("results.json", "config")):
+        try:
+            if (directory / file).exists():
+                content = found.json(directory / file)
+                config = _checked(Config, content if key is None else content[key])
+                alone = config.tasks is not None and len(config.tasks) == 1
+                return _run(directory, config.model_dump(), alone, found)
+        except (UnusableError, LookupError, TypeError) as error:
+            reasons.append(f"{file}: {error}")
+    found.left_out(directory, "; ".join(reasons) or "it has no configuration")
+    return None
+
+
+def _run(path: Path, config: dict[str, Any], baseline: bool, found: Findings) -> FoundRun:
+    """Determines the state of a run."""
+
+    def run(state: State, **more: Any) -> FoundRun:
+        return FoundRun(found.shown(path), path, config, baseline, state, **more)
+
+    directory = RunDirectory(path)
+    if not path.is_dir() or not (directory.begun or directory.error_file.exists()):
+        return run("missing")
+    log = tuple(_log(directory.log_file, found))
+    if directory.results_file.exists():
+        try:
+            results = _results(directory.results_file, config, found)
+            return run("finished", results=results, log=log)
+        except UnusableError as error:
+            found.left_out(directory.results_file, error)
+            return run("unreadable", log=log, error=f"results.json: {error}")
+    if reason := _error(directory, found):
+        return run("failed", log=log, error=reason)
+    return run("unfinished", log=log)
+
+
+def _results(file: Path, config: dict[str, Any], found: Findings) -> dict[str, Any]:
+    results = _checked(Results, found.json(file)).model_dump()
+    for key in _IDENTITY:
+        if results["config"][key] != config[key]:
+            there, here = (plain(repr(c[key]), 60) for c in (results["config"], config))
+            raise UnusableError(f"it is of another run: {key} is {there} there, {here} in the plan")
+    return results
+
+
+def _log(file: Path, found: Findings) -> Iterator[dict[str, Any]]:
+    """Yields the complete epochs; a torn last line is no problem, the run may be going on."""
+    if not file.exists():
+        return
+    try:
+        lines = read_text(file, found.root).splitlines()
+    except UnusableError as error:
+        found.left_out(file, error)
+        return
+    faults = []
+    for i, line in enumerate(lines, start=1):
+        try:
+            yield _checked(Epoch, parse(line)).model_dump()
+        except UnusableError as error:
+            faults.append((i, error))
+    if faults and faults[0][0] < len(lines):
+        more = f"; {len(faults)} lines are left out" if len(faults) > 1 else ""
+        found.left_out(file, f"line {faults[0][0]}: {faults[0][1]}{more}")
+
+
+def _error(directory: RunDirectory, found: Findings) -> str:
+    """Returns the last line of ``error.txt``; ``""`` if there is none or the log is newer."""
+    file, log = directory.error_file, directory.log_file
+    if not file.exists():
+        return ""
+    try:
+        lines = read_text(file, found.root).strip().splitlines()
+        if log.exists() and log.stat().st_mtime > file.stat().st_mtime:
+            return ""
+    except (UnusableError, OSError) as error:
+        found.left_out(file, error)
+        return f"error.txt: {plain(str(error))}"
+    return plain(lines[-1].strip()) if lines else "it left an empty error.txt"

@@ -1,0 +1,190 @@
+"""Content of the files of runs and comparisons: the models that write them and check them.
+
+=================  =============================================================================
+``config.json``    `Config`; all fields are those of `samo.training.RunConfig`
+``log.jsonl``      an `Epoch` a line, with its timing and the time of writing
+``results.json``   `Results`
+``compare.json``   a list of `Planned`
+=================  =============================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictStr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from .foreign import UnusableError, name, plain
+
+M = TypeVar("M", bound="Model")
+
+_FOREIGN = "foreign"
+
+
+def _shortened(text: str, info: ValidationInfo) -> str:
+    return name(text) if info.context == _FOREIGN else text
+
+
+# Beyond 1e100, squares and sums need not be finite; no measurement is that large.
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e100, le=1e100)]
+Count = Annotated[int, Field(strict=True, ge=0, le=2**64)]
+Name = Annotated[StrictStr, AfterValidator(_shortened)]
+Scores = dict[Name, dict[Name, Number]]
+
+
+class Model(BaseModel):
+    """Part of a file."""
+
+    def plain(self) -> dict[str, Any]:
+        """Returns the fields that were set, as JSON holds them."""
+        return self.model_dump(exclude_unset=True)
+
+
+class Config(Model):
+    """Configuration of a run: the fields that reports depend on; others are kept unchecked."""
+
+    model_config = ConfigDict(extra="allow")
+
+    benchmark: Name
+    tasks: list[Name] | None = None
+    method: Name
+    sharpness: Name
+    rho: Number | None = None
+    epochs: Count | None = None
+    average_last: Count = 0
+    seed: Count = 0
+
+
+class Planned(Model):
+    """A run of a comparison: its directory below that of the comparison, and what it trains."""
+
+    path: StrictStr
+    baseline: StrictBool
+    config: Config
+
+
+class Epoch(Model):
+    """Measurements of an epoch; `timing` and `time` are in the log only.
+
+    `test` is there in the last epochs of a run that reports their mean.
+    """
+
+    epoch: Count
+    lr: Number | None = None
+    score: Number
+    train: Scores
+    validation: Scores
+    steps: dict[Name, Number] = {}
+    test: Scores | None = None
+    timing: dict[Name, Number | None] = {}
+    time: StrictStr = ""
+
+
+class About(Model):
+    """Properties of a metric."""
+
+    higher_is_better: StrictBool
+    unit: Name
+
+
+class Reported(Model):
+    """Scores after an epoch, or their means over several epochs."""
+
+    epoch: Count | None = None
+    epochs: list[Count] | None = None
+    score: Number
+    validation: Scores
+    test: Scores
+
+
+class Timing(Model):
+    """Time and peak memory of a run; the memory is None where the system does not report it."""
+
+    step_ms: Number
+    epoch_s: Number | None = None
+    total_s: Number | None = None
+    peak_memory_mb: Number | None = None
+
+
+class Results(Model):
+    """Results of a finished run.
+
+    `last` is after the last epoch, `selected` after the epoch that is best on validation data,
+    `averaged` the mean over the last epochs of a run that reports it.
+    """
+
+    config: Config
+    tasks: list[Name] = Field(min_length=1)
+    metrics: dict[Name, dict[Name, About]]
+    last: Reported | None = None
+    selected: Reported
+    averaged: Reported | None = None
+    history: list[Epoch] = Field(min_length=1)
+    timing: Timing
+    environment: dict[Name, StrictStr | int | float | None] = {}
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        """Checks that every task has metrics, and that all scores have these."""
+        for task in self.tasks:
+            if not self.metrics.get(task):
+                raise ValueError(f"task {task!r} has no metrics")
+        self.metrics = {task: self.metrics[task] for task in self.tasks}
+        for where, scores in self._scores():
+            for task, metrics in self.metrics.items():
+                for metric in metrics:
+                    if metric not in scores.get(task, {}):
+                        raise ValueError(f"{where}: {metric!r} of task {task!r} is missing")
+        return self
+
+    def _scores(self) -> Iterator[tuple[str, Scores]]:
+        for where, scores in (("selected", self.selected), ("averaged", self.averaged)):
+            if scores is not None:
+                yield where, scores.validation
+                yield where, scores.test
+        for record in self.history:
+            yield f"epoch {record.epoch}", record.train
+            yield f"epoch {record.epoch}", record.validation
+
+
+def validated(kind: type[M], value: Any, *, foreign: bool = False) -> M:
+    """Checks a JSON value against a model; makes names printable and short if it is `foreign`.
+
+    Returns:
+        An instance of the model.
+
+    Raises:
+        UnusableError: If it does not fit; the message is the first fault.
+    """
+    try:
+        return kind.model_validate(value, context=_FOREIGN if foreign else None)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        what = first["msg"].removeprefix("Value error, ")
+        raise UnusableError(plain(f"{where}: {what}" if where else what)) from error
+
+
+def reported(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Selects the scores by which a run is reported and compared.
+
+    Args:
+        results: Content of ``results.json``.
+
+    Returns:
+        ``score``, ``validation`` and ``test``: the means over the last epochs for a run with
+        ``average_last`` > 0, otherwise the scores of the epoch that is best on validation data.
+    """
+    found: dict[str, Any] = results.get("averaged") or results["selected"]
+    return found

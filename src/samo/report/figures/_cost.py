@@ -1,0 +1,155 @@
+"""Time and memory: of the runs of a comparison, and of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from ...cost import Row, rows
+from ..summary import Summary
+from .style import MUTED, hide_rest, house_style, legend, look, panels, remark
+
+_COLUMNS = 2
+_BARE = "#000000"
+_HATCHES = ("", "////", "....", "\\\\\\\\", "xx", "--")
+
+
+def run_costs(summary: Summary) -> Figure | None:
+    """Draws the time of a step, and the peak memory where it was recorded.
+
+    Args:
+        summary: The comparison.
+
+    Returns:
+        The figure; None if no run is finished.
+    """
+    labels = {"step_ms": "time of a step (ms)", "peak_memory_mb": "peak memory (MB)"}
+    names = [name for name in labels if any(row.timings(name) for row in summary.rows)]
+    if not summary.methods or not names:
+        return None
+    styles = {name: _bar_style(name, i) for i, name in enumerate(summary.presets)}
+    width = 0.84 / len(styles)
+    with house_style():
+        figure, axes = panels(1, len(names), height=2.4)
+        for axis, name in zip(axes[0], names, strict=True):
+            for i, method in enumerate(summary.methods):
+                for row in summary.arms(method):
+                    if values := row.timings(name):
+                        aside = list(styles).index(row.sharpness) - (len(styles) - 1) / 2
+                        axis.bar(i + width * aside, fmean(values), width, **styles[row.sharpness])
+            axis.set_xticks(range(len(summary.methods)), summary.methods)
+            axis.grid(visible=False, axis="x")
+            axis.set_ylabel(labels[name])
+        legend(figure, [Patch(label=preset, **style) for preset, style in styles.items()])
+    return figure
+
+
+def _bar_style(preset: str, i: int) -> dict[str, Any]:
+    colour, hatch = look(preset).colour, _HATCHES[i % len(_HATCHES)]
+    face = "#ffffff" if hatch else colour
+    return {"facecolor": face, "edgecolor": colour, "hatch": hatch, "linewidth": 0.8}
+
+
+def time_figure(results: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Draws the time of each step relative to ERM, with its bare arithmetic marked in the bar.
+
+    Args:
+        results: The results of `samo.cost.measure` for several cases.
+
+    Returns:
+        The figure, a panel per case; None if nothing was timed beside ERM.
+    """
+
+    def draw(axis: Axes, row: Row, place: int) -> None:
+        if row.to_erm is None or row.bare_to_erm is None or row.to_bare is None:
+            return
+        at, low, high = row.to_erm.median, row.to_erm.low, row.to_erm.high
+        axis.barh(place, at, height=0.72, color=_colour(row.name))
+        axis.plot([low, high], [place, place], color=MUTED, linewidth=1.2)
+        bare = row.bare_to_erm.median
+        axis.plot([bare, bare], [place - 0.42, place + 0.42], color=_BARE, linewidth=2)
+        _label(axis, f"{row.to_bare.median:.2f} ×", max(at, high, bare), place)
+
+    timed = [found for found in results if any(row.to_erm for row in rows(found))]
+    handles = [
+        Line2D([], [], color=_BARE, linewidth=2, label="bare arithmetic of the step"),
+        _explanation("numbers: times the bare arithmetic"),
+    ]
+    return _bars(timed, draw, lambda row: row.to_erm is not None, "time of a step / ERM", handles)
+
+
+def memory_figure(results: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Draws the peak memory of each step.
+
+    Args:
+        results: The results of `samo.cost.measure` for several cases.
+
+    Returns:
+        The figure, a panel per case; None if memory was not measured.
+    """
+
+    def draw(axis: Axes, row: Row, place: int) -> None:
+        assert row.peak_bytes is not None
+        megabytes = row.peak_bytes / 1e6
+        axis.barh(place, megabytes, height=0.72, color=_colour(row.name))
+        _label(axis, f"{row.above_one_pass:.1f} m", megabytes, place)
+
+    def known(row: Row) -> bool:
+        return row.above_one_pass is not None
+
+    measured = [found for found in results if any(known(row) for row in rows(found))]
+    note = "numbers: above one forward and backward pass, in numbers a shared parameter"
+    handles = [_explanation(note)]
+    return _bars(measured, draw, known, "peak memory above the model's own (MB)", handles)
+
+
+def _bars(
+    results: Sequence[Mapping[str, Any]],
+    draw: Callable[[Axes, Row, int], None],
+    known: Callable[[Row], bool],
+    label: str,
+    handles: Sequence[Line2D],
+) -> Figure | None:
+    """Draws a panel per case, with a bar per step from top to bottom."""
+    if not results:
+        return None
+    columns = min(_COLUMNS, len(results))
+    lines = max(len(rows(found)) for found in results)
+    with house_style():
+        count = -(-len(results) // columns)
+        figure, axes = panels(count, columns, height=0.19 * lines + 0.75)
+        figure.set_figwidth(4.2 * columns)
+        for axis, found in zip(axes.flat, results, strict=False):
+            shown = [row for row in rows(found) if known(row)]
+            for place, row in enumerate(shown):
+                draw(axis, row, place)
+            axis.set_yticks(range(len(shown)), [row.name for row in shown], fontsize=8)
+            axis.invert_yaxis()
+            axis.margins(x=0.14)
+            axis.set_xlim(left=0)
+            axis.grid(visible=False, axis="y")
+            case, numbers = found["setting"]["case"], found["setting"]["numbers"]
+            axis.set_title(f"{case}: K = {numbers['tasks']}, batch {numbers['batch']}")
+            axis.set_xlabel(label)
+        hide_rest(axes, len(results))
+        legend(figure, handles)
+    return figure
+
+
+def _label(axis: Axes, text: str, x: float, place: int) -> None:
+    remark(axis, text, (x, place), (4, 0), va="center", color="black")
+
+
+def _explanation(text: str) -> Line2D:
+    return Line2D([], [], linestyle="none", label=text)
+
+
+def _colour(name: str) -> str:
+    """The colour of a step: that of its preset."""
+    return look("random" if "random" in name else name.partition("-")[0]).colour

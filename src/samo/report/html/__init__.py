@@ -1,5 +1,0 @@
-"""The report: one HTML page of all that lies in a directory."""
-
-from ._page import Page, html_page
-
-__all__ = ["Page", "html_page"]
