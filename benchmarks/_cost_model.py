@@ -1,7 +1,7 @@
 """A model of the traffic and the time of a step on several ranks.
 
-``scaling.py`` compares it with the bytes that are given to collective operations and with those
-that pass the network interface.
+``scaling.py`` compares it with the bytes passed to collective operations and the bytes sent through
+the network interface.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from samo.distributed import Replicated
 Kind = Literal["all_reduce", "reduce_scatter", "all_gather", "broadcast"]
 Needs = Literal["nothing", "losses", "gramian", "gradients"]
 
-# A rank sends this many times (N - 1)/N of the payload in the best algorithms (rings).
+# With ring algorithms, which are optimal, a rank sends this many times (N - 1)/N of the payload.
 _ROUNDS: dict[Kind, int] = {"all_reduce": 2, "reduce_scatter": 1, "all_gather": 1, "broadcast": 1}
 
 
@@ -26,10 +26,10 @@ class Sizes:
     Attributes:
         tasks: The number K of tasks.
         shared: The number m of shared parameters.
-        own: The number h of task-specific parameters, of all tasks together and evenly divided.
+        own: The total number h of task-specific parameters, the same number for each task.
         tensors: The number of parameter tensors.
-        element: The bytes b of a parameter.
-        buffers: The bytes of the model's buffers.
+        element: The size b of a parameter, in bytes.
+        buffers: The size of the model's buffers, in bytes.
     """
 
     tasks: int
@@ -41,28 +41,28 @@ class Sizes:
 
     @property
     def gradient(self) -> int:
-        """The bytes of one gradient with respect to the shared parameters."""
+        """The size of one gradient with respect to the shared parameters, in bytes."""
         return self.shared * self.element
 
     @property
     def jacobian(self) -> int:
-        """The bytes of all task gradients with respect to the shared parameters."""
+        """The size of all task gradients with respect to the shared parameters, in bytes."""
         return self.tasks * self.gradient
 
     @property
     def message(self) -> int:
-        """The bytes of a message by which the ranks agree on losses and probes."""
+        """The size of a message by which the ranks agree on losses and probes, in bytes."""
         return 8 * (2 * self.tasks + 5)
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """Equal collective operations of a step.
+    """A collective operation that a step repeats.
 
     Attributes:
-        what: What is sent.
-        kind: The collective operation; the model counts what rank 0 of a broadcast sends.
-        payload: The bytes of the whole tensor that is summed, scattered, gathered or copied.
+        what: Description of the data.
+        kind: The collective operation; for a broadcast, the bytes sent by rank 0 count.
+        payload: The size of the whole tensor that is summed, scattered, gathered or copied.
         count: The number of operations in a step.
     """
 
@@ -87,7 +87,7 @@ class Cost:
     Attributes:
         ranks: The number N of ranks.
         transfers: The collective operations.
-        memory: The bytes of the task gradients that a rank keeps.
+        memory: The size of the task gradients that a rank keeps, in bytes.
     """
 
     ranks: int
@@ -101,7 +101,7 @@ class Cost:
 
     @property
     def payload(self) -> int:
-        """The bytes of the tensors that are given to collective operations."""
+        """The bytes passed to collective operations."""
         return sum(transfer.count * transfer.payload for transfer in self.transfers)
 
     @property
@@ -139,10 +139,10 @@ def cost(
         \text{gradients: } f\,b\,(K + 1)\,m + 2f\,b\,h
 
     The latter holds for methods that need the Gramian (a reduce-scatter of each row and an
-    all-gather of the result). It is :math:`2f\,b\,m` for methods that need the losses at most, and
+    all-gather of the result). It is :math:`2f\,b\,m` for methods that need at most the losses, and
     :math:`2f\,b\,K\,m` for methods that need the gradients themselves and for small models. The
-    messages by which the ranks agree on losses and probes, :math:`8(2K + 5)` bytes each, matter by
-    their number.
+    messages by which the ranks agree on losses and probes have :math:`8(2K + 5)` bytes each; their
+    number matters, not their size.
 
     Args:
         perturbation: The perturbation; None for plain multi-task learning.
@@ -150,12 +150,12 @@ def cost(
         sizes: The sizes of the model.
         ranks: The number N of ranks.
         decompose: Whether the aggregation is decomposed.
-        sync_perturbation: Whether all ranks perturb along one gradient.
-        divided_from: The number of shared parameters from which on the columns of the task
+        sync_perturbation: Whether all ranks perturb along the same gradient.
+        divided_from: The minimum number of shared parameters for which the columns of the task
             gradients are divided among the ranks.
 
     Returns:
-        The cost of every step but the first, at which the ranks also exchange their set-up.
+        The cost of a step after the first; in the first, the ranks also exchange their setup.
     """
     matrix = needs in ("gramian", "gradients")
     if ranks < 2:
@@ -208,7 +208,7 @@ def _ascent(sizes: Sizes, *, exact: bool, alpha: float) -> list[Transfer]:
 
 
 def _divided(sizes: Sizes, ranks: int) -> tuple[list[Transfer], int]:
-    """Returns transfers and kept bytes where each rank has its columns of the task gradients."""
+    """Returns transfers and memory if the columns of the task gradients are divided."""
     part = -(-sizes.shared // ranks) * sizes.element
     found = [
         Transfer("task gradients", "reduce_scatter", part * ranks, sizes.tasks),

@@ -1,10 +1,10 @@
-"""Times every method of the Gramian, and TorchJD's class of the same method.
+"""Times every method that needs the Gramian, and TorchJD's class for the same method.
 
     python benchmarks/aggregation.py [--gramians 60] [--rounds 3] [--out DIR]
 
-One process, one thread. The calls are interleaved: all methods weigh a Gramian before the next one,
-and the order of the package's and TorchJD's class alternates, so that other load of the machine
-affects all alike. The Gramians are those of random float32 gradients, in float64 as in the engine:
+One process, one thread. The calls are interleaved: all methods process a Gramian before the next
+one, and the order of the package's and TorchJD's class alternates, so that other load affects all
+equally. The Gramians are computed from random float32 gradients, in float64 as in the engine:
 a third independent, a third conflicting (nine tenths of their mean subtracted), and a third nearly
 collinear. The tables have medians and quartiles over all calls.
 """
@@ -41,7 +41,7 @@ Call = Callable[[Tensor], Tensor]
 
 
 def matrices(n_tasks: int, count: int) -> list[Tensor]:
-    """Makes task gradients, each ``[K, 200]``, of the three kinds in alternation."""
+    """Returns task gradients, ``[K, 200]`` each, alternating between the three kinds."""
     generator = torch.Generator().manual_seed(n_tasks)
     made = []
     for index in range(count):
@@ -65,8 +65,8 @@ def of_this_package(name: str, n_tasks: int) -> Call:
 
 
 def of_torchjd(name: str, n_tasks: int) -> Call | None:
-    """Returns TorchJD's weighting of the same method, if that is another class."""
-    if name == "nash-mtl":  # which takes the matrix
+    """Returns TorchJD's weighting of the same method, if the package has a class of its own."""
+    if name == "nash-mtl":  # takes the matrix, not the Gramian
         weighting = torchjd.aggregation.NashMTL(n_tasks).weighting
         return lambda matrix: weighting(matrix)
     described = aggregation.describe(name)
@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT, help="the directory of the tables")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # cvxpy's, of TorchJD's Nash-MTL
+    warnings.simplefilter("ignore")  # from cvxpy, in TorchJD's Nash-MTL
     measured = [measure(n_tasks, given.gramians, given.rounds) for n_tasks in SIZES]
     rows = sorted((r for rs in measured for r in rs), key=lambda r: (r["method"], r["tasks"]))
     table = as_markdown(rows, given.gramians, given.rounds)

@@ -5,8 +5,8 @@
 SPSA evaluates 2K perturbed copies of a model. For the perceptron of ``samo bench``, three ways are
 compared: one after the other, as in the engine; all 2K in one pass by ``torch.func.vmap`` over
 stacked parameters, in which every copy evaluates every head (a closure cannot be called with a
-different task for each copy); and, as a bound for any batched way, the trunk alone, written by hand
-with batched matrix products.
+different task for each copy); and, as a bound for batched evaluation, the trunk alone, written by
+hand with batched matrix products.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 from samo.cost import build, case_sizes
 
 OUT = Path(__file__).parent / "results" / "batched.md"
-LEAST = 0.1  # seconds per timing
+LEAST = 0.1  # minimum seconds per timing
 
 
 def ways(tasks: int, batch: int, device: torch.device) -> dict[str, Callable[[], object]]:

@@ -2,10 +2,10 @@
 
     python benchmarks/compiled.py [--cases mlp,lenet,transformer] [--mode reduce-overhead]
 
-The cases are those of ``samo bench``. Each round times a step with either trunk; the table has the
-medians, the ratios within a round, the number of compilations after the first two steps, and the
-distance of the gradients of the first step. On a GPU, ``--mode reduce-overhead`` records CUDA
-graphs.
+The cases are those of ``samo bench``. Each round times a step with both trunks; the table has the
+medians, the ratios within a round, the number of graphs compiled in the first two steps and later,
+and the distance of the gradients of the first step. On a GPU, ``--mode reduce-overhead`` records
+CUDA graphs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from samo.cost import Workload, build, case_sizes
 
 OUT = Path(__file__).parent / "results" / "compiled.md"
 PRESETS = {"erm": samo.ERM, "gsam": samo.GSAM, "samo": samo.SAMO}
-LEAST = 0.2  # seconds per timing
+LEAST = 0.2  # minimum seconds per timing
 
 
 class Side:
@@ -48,7 +48,7 @@ class Side:
         self.device = device
 
     def step(self) -> None:
-        """Takes a step, and waits for its end."""
+        """Runs a step, and synchronizes."""
         self.workload.model.zero_grad()
         self.engine.backward(self.losses)
         if self.device.type == "cuda":

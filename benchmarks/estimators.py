@@ -1,11 +1,11 @@
-"""The quality and the cost of the estimators of the local gradient.
+"""Measures the quality and the cost of the estimators of the local gradient.
 
     python benchmarks/estimators.py quality [--case NAME] [--data DIR] [--steps 600] [--points 9]
     python benchmarks/estimators.py cost    [--case NAME] [--data DIR] [--rounds 30]
 
-``quality``: the cosine of a task's perturbation with that of its exact gradient, during training.
-``cost``: the time of a step relative to ERM's, interleaved in one process, one thread; processor
-time, which does not depend on other programs. DIR is the directory with ``fashion_mnist/``.
+``quality``: the cosine between a task's perturbation and the one along its exact gradient, during
+training. ``cost``: the CPU time of a step relative to ERM's, interleaved in one process with one
+thread, so that other programs have no influence. DIR is the directory with ``fashion_mnist/``.
 ``overlaid.py`` measures the test accuracy with each estimator; ``estimators_accuracy.py`` compares
 it with the cost.
 """
@@ -177,9 +177,9 @@ def perturbations(engine: samo.Engine, case: Case, losses: Any) -> dict[str, Ten
 def quality(
     name: str, data: Path | None, steps: int, points: int, arms: Sequence[str], out: Path
 ) -> None:
-    """Trains with GSAM, and evaluates all arms at some points in two steps; the second counts.
+    """Trains with GSAM, and evaluates all arms in two consecutive steps at each point.
 
-    The first provides `PreviousGradient` with a gradient.
+    Only the second is recorded; the first provides `PreviousGradient` with a gradient.
     """
     torch.manual_seed(0)
     case = CASES[name](data)

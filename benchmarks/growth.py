@@ -1,12 +1,12 @@
-"""The growth of a step's cost with the number K of tasks and m of shared parameters.
+"""Measures how the cost of a step grows with the number K of tasks and m of shared parameters.
 
     python benchmarks/growth.py [--steps 3] [--most 100000000] [--out DIR]
 
 The model is a perceptron with two hidden layers, the batch is 32, the method FairGrad. K is in
 1..40 at m = 1 million; m ranges from 10 thousand to 100 million at K = 2. Each round measures all
-points once, so that other load of the machine affects all alike. The fits are a straight line in K,
-and a power of m for m so large that the arithmetic outweighs the overhead of operations. After an
-interrupt, the same command continues.
+points once, so that other load affects all equally. The fits are a straight line in K, and a power
+of m where m is so large that arithmetic outweighs the overhead of operations. Repeat an interrupted
+command to continue.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def straight(points: Sequence[Point], unit: str) -> Fit:
 
 
 def power(points: Sequence[Point]) -> Fit:
-    """Fits c m^p to the points with large m, or to all if there are too few of those."""
+    """Fits c m^p to the points with large m, or to all points if fewer than two are large."""
     large = [point for point in points if point[0] >= 0.9 * POWER_FROM]
     x, y = np.array(large if len(large) > 1 else points, dtype=float).T
     p, c = np.polyfit(np.log(x), np.log(y), 1)

@@ -1,10 +1,10 @@
-"""Compares the time to load a batch with that of a step, on the largest layout (NYUv2, 288 × 384).
+"""Compares the times of loading a batch and of a step, for the largest layout (NYUv2, 288 × 384).
 
     python benchmarks/loading.py
 
 Writes rendered rooms in this layout, and times the loading of batches of two (read, checked and
 augmented), and one forward pass and one SAMO step of the published SegNet-MTAN on such a batch. All
-are processor times of all threads: loading runs in parallel with training if there is another core.
+are CPU times of all threads: loading runs in parallel with training if a core is free.
 """
 
 from __future__ import annotations

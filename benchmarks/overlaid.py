@@ -2,10 +2,10 @@
 
     python benchmarks/overlaid.py --data DIR --runs runs/multifashion --jobs 2
 
-DIR contains ``fashion_mnist/``. Two methods with every preset, the cheaper estimators and the
-control, five seeds. The first two seeds are trained with every ρ of a common grid; the other seeds
-with the ρ that is best on the validation data of these two. The table has the runs with this ρ. An
-interrupted call can be repeated to continue. ``estimators_accuracy.py`` adds the cost of a step.
+DIR contains ``fashion_mnist/``. Trains two methods with every preset, the cheaper estimators and
+the control on five seeds. The first two seeds are trained with every ρ of a common grid, the others
+with the ρ that is best on the validation data of these two. The table has the runs with this ρ.
+Repeat an interrupted command to continue. ``estimators_accuracy.py`` adds the cost of a step.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""The effect of half precision: accuracy on digits, and the error of a matrix in bfloat16.
+"""Measures the effect of half precision on the accuracy on digits and the error of updates.
 
     python benchmarks/precision.py
 
 Trains `digits` with SAMO and FairGrad in float32, under bfloat16 autocast, and under float16
-autocast with a GradScaler, with the same seeds. Then compares the gradients of a step whose matrix
-of task gradients is stored in bfloat16 with those in float32, during a float32 run of each preset.
-Prints Markdown.
+autocast with a GradScaler, with the same seeds. Then compares the updates of steps that store task
+gradients in bfloat16 with those in float32, during a float32 run of each preset. Prints Markdown.
 """
 
 from __future__ import annotations

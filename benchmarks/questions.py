@@ -1,10 +1,10 @@
-"""Compares `TaskGroups` with the other presets on forty tasks, where it saves the most.
+"""Compares `TaskGroups` with the other presets on forty tasks, where its savings are largest.
 
     python benchmarks/questions.py --runs runs/questions --jobs 2
 
-Pairs of overlapping digits, as in the benchmark ``digits``, and forty yes-or-no questions: twenty
-for each corner, "is it one of these five digits?", drawn once. One method, FairGrad, with the
-presets and the control, five seeds, in the two stages of ``overlaid.py``.
+The data are pairs of overlapping digits, as in the benchmark ``digits``, with forty yes-or-no
+questions: twenty for each corner, "is it one of these five digits?", drawn once. Trains FairGrad
+with the presets and the control on five seeds, in the two stages of ``overlaid.py``.
 """
 
 from __future__ import annotations

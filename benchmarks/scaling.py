@@ -2,11 +2,10 @@
 
     python benchmarks/scaling.py [--out benchmarks/results/scaling.md]
 
-For each number of gloo processes and each setting it reports the bytes that the model estimates,
-those that are given to collective operations, and those that pass the loopback interface (in a
-separate network namespace, where that is allowed); the time of a step with a fixed batch per rank
-(weak scaling), with both ways to reduce the task gradients; and the number of calls with 1,024
-ranks on torch's fake process group.
+For each number of gloo processes and each setting, reports the bytes estimated by the model, passed
+to collective operations, and sent through the loopback interface (in a separate network namespace,
+if allowed); the time of a step with a fixed batch per rank (weak scaling), with both ways to reduce
+the task gradients; and the number of calls with 1,024 ranks on PyTorch's fake process group.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class Net(nn.Module):
 
 
 class Counted(TorchDispatchMode):
-    """Counts collective operations and the bytes that are given to them."""
+    """Counts collective operations and the bytes passed to them."""
 
     PAYLOAD = (
         "allreduce_",
@@ -115,13 +114,13 @@ def engine_of(name: str, net: nn.Module, *, sync: bool = True) -> samo.Engine:
 
 
 def loopback() -> int:
-    """Returns the bytes that have passed the loopback interface."""
+    """Returns the bytes sent through the loopback interface so far."""
     lines = Path("/proc/net/dev").read_text(encoding="utf-8").splitlines()
     return next((int(x.split()[9]) for x in lines if x.strip().startswith("lo:")), 0)
 
 
 def step_time(engine: samo.Engine, closure: Any, repeats: int) -> float:
-    """Returns the least time of several steps, in seconds."""
+    """Returns the minimum time of several steps, in seconds."""
     best = float("inf")
     for _ in range(repeats):
         if dist.is_initialized():

@@ -8,8 +8,8 @@ three points of training it measures on the training data: the Hessian's λ_max,
 (of the mean loss, over all parameters), the sharpness, and the cosine of the two tasks' gradients;
 and on the test data, the accuracy. The network has no normalisation, as in the paper.
 
-Measurements are stored in runs/spectra, so that an interrupted call continues when repeated; tables
-and figures are written to benchmarks/results/spectra.
+Measurements are stored in runs/spectra, so that a repeated command continues an interrupted one;
+tables and figures are written to benchmarks/results/spectra.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Your own problem in one file. In this directory:
+"""A custom benchmark in one file. Run in this directory:
 
 samo train bring_your_own:Waves --method fairgrad --sharpness samo --out runs/waves
 samo compare bring_your_own:Waves --methods ls,fairgrad --sharpness erm,samo --out runs/compare

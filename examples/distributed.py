@@ -42,7 +42,7 @@ def main():
     parser.add_argument("--every", type=int, default=20, help="steps between checkpoints")
     parser.add_argument("--fsdp", action="store_true", help="shard the model over the ranks")
     args = parser.parse_args()
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))  # fails if a rank is silent
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))  # fails if a rank hangs
     rank, size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)  # the same model on all ranks
     model = Net().double()

@@ -1,4 +1,4 @@
-"""PyTorch Geometric: which shape does a graph have, and how many nodes?
+"""PyTorch Geometric: predicts the shape of a graph and its number of nodes.
 
 python graph_network.py --epochs 15
 """
@@ -69,7 +69,7 @@ def main(epochs=15):
     out = model(batch, TASKS)
     right = (out["shape"].argmax(1) == batch["shape"]).float().mean().item()
     off = ((out["size"].squeeze(-1) - batch["size"]).exp() - 1).abs().median().item()
-    print(f"shape {right:.1%} right (guessing: 25 %), size off by {off:.1%} in the median")
+    print(f"shape {right:.1%} correct (chance: 25 %), median relative error of size {off:.1%}")
     return {"shape": right, "size": off}
 
 

@@ -32,7 +32,7 @@ class Agreement(Weighting[PSDMatrix]):
     def forward(self, gramian):
         lengths = gramian.diagonal().sqrt().clamp(min=1e-30)
         cosines = gramian / lengths / lengths[:, None]
-        # Apart from the weights, all gradients count with the same length.
+        # Rescale all gradients to the same norm before weighting.
         return (cosines.mean(1) / self.temperature).softmax(0) * lengths.mean() / lengths
 
 

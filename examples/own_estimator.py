@@ -40,8 +40,8 @@ def main(epochs=15):
         loader = DataLoader(train, batch_size=64, shuffle=True)
         model = Net()
         optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-        # To isolate the effect of the estimate, perturb the trunk only (heads are perturbed along
-        # their exact gradients), and with alpha=0 along the estimate only.
+        # To isolate the effect of the estimate, perturb only the trunk (heads are perturbed along
+        # their exact gradients), and only along the estimate (alpha=0).
         options = {"alpha": 0.0, "where": lambda name, _: name.startswith("trunk.")}
         engine = samo.SAMO(model, TASKS, aggregator="ls", rho=0.05, local=local, **options)
         rises = []

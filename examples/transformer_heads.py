@@ -23,7 +23,7 @@ TASKS = list(CLASSES)
 
 
 def sentences(n):
-    """Makes word numbers and labels of sentences such as "the cook saw the not kind pilot"."""
+    """Returns token ids and labels of sentences such as "the cook saw the not kind pilot"."""
     words, labels = [], []
     for _ in range(n):
         who, other = random.sample(range(len(WHO)), 2)
@@ -67,7 +67,7 @@ def main(epochs=4, checkpointing=False):
     found = {}
     for task, out in logits(test_x, TASKS).items():
         found[task] = 100 * (out.argmax(1) == test_y[task]).float().mean().item()
-        print(f"{task}: {found[task]:.1f} % right (guessing: {100 / CLASSES[task]:.0f})")
+        print(f"{task}: {found[task]:.1f} % correct (chance: {100 / CLASSES[task]:.0f})")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The problem of most examples: which digit is it, and by how many quarter turns is it rotated?
+"""Problem of most examples: classify a digit, and the number of quarter turns it is rotated by.
 
 The images are scikit-learn's 1,797 handwritten digits of 8 × 8 pixels.
 """
@@ -13,7 +13,7 @@ TASKS = list(CLASSES)
 
 
 def data():
-    """Returns training and test set: lists of samples with an image and a label for each task."""
+    """Returns training and test sets: lists of samples with an image and a label per task."""
     images, digits = load_digits(return_X_y=True)
     samples = []
     for i, (pixels, digit) in enumerate(zip(images, digits, strict=True)):
@@ -53,6 +53,6 @@ def accuracy(model, test):
 
 
 def report(title, found):
-    """Prints accuracies and those of guessing."""
-    parts = [f"{task} {found[task]:.1f} % (guessing: {100 / CLASSES[task]:.0f})" for task in TASKS]
+    """Prints accuracies next to chance level."""
+    parts = [f"{task} {found[task]:.1f} % (chance: {100 / CLASSES[task]:.0f})" for task in TASKS]
     print(f"{title}: {', '.join(parts)}")

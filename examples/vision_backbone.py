@@ -31,7 +31,7 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Stands for timm.create_model(name, in_chans=1, num_classes=0)."""
+    """Stands in for timm.create_model(name, in_chans=1, num_classes=0)."""
 
     def __init__(self, width=48, depth=3, again=False):
         super().__init__()

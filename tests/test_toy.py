@@ -268,7 +268,7 @@ def test_trajectories_are_saved_and_loaded(tmp_path: Path) -> None:
     read = toy.load(path, setting)
     np.testing.assert_array_equal(read.points, trajectory.points)
     np.testing.assert_array_equal(read.losses, trajectory.losses)
-    with pytest.raises(RunError, match=r"rho \(0.1 there, 0.2 here\)"):
+    with pytest.raises(RunError, match=r"rho \(0.1 saved, 0.2 requested\)"):
         toy.load(path, toy.setting("front", sharpness="gsam", steps=4, rho=0.2))
     damaged = {"nothing": b"", "half": path.read_bytes()[:200], "text": b"points, losses"}
     for name, content in damaged.items():

@@ -194,7 +194,7 @@ def test_a_monitor_continues_from_a_checkpoint(tmp_path: Path) -> None:
         ('{"step": 1}\nno json\n{"step": 3}\n', "line 2"),
         ('{"step": 1}\n{"epoch": 2}\n', "line 2"),
         ('{"step": 1}\n[]\n', "line 2"),
-        ('{"step": 2}\n{"step": 2}\n', "should be a whole number above 2"),
+        ('{"step": 2}\n{"step": 2}\n', "should be an integer greater than 2"),
         ('{"step": "1"}\n', "found|has step '1'"),
     ],
 )

@@ -149,7 +149,7 @@ def test_a_directory_of_another_run(tmp_path: Path) -> None:
     assert run(*common)[0] == 0
     code, _, err = run(*common, "--seed", "1")
     assert code == 2
-    assert "seed (0 there, 1 here)" in err
+    assert "seed (0 saved, 1 requested)" in err
 
 
 def test_divergence_is_told_without_a_traceback(tmp_path: Path) -> None:

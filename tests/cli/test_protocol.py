@@ -56,7 +56,7 @@ def test_compare_reports_the_mean_over_the_last_epochs(tmp_path: Path) -> None:
         ([FILE, "--data", "a", "--benchmark-option", "data=b"], "say the same"),
         (["digits", "--schedule", "cosin"], "did you mean 'cosine'?"),
         (["digits", "--schedule-option", "every=2"], "option of schedule 'constant', 'every'"),
-        (["digits", "--epochs", "3", "--average-last", "4"], "more than the 3 epochs"),
+        (["digits", "--epochs", "3", "--average-last", "4"], "exceeds the number of epochs, 3"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(

@@ -106,10 +106,10 @@ def test_where_every_trial_fails_the_status_says_so(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["digit", "--lr", "1..2"], "did you mean 'digits'?"),
-        (["digits"], "there is nothing to choose: give a range, such as --rho 1e-3..1e-1"),
+        (["digits"], "there is nothing to search: give a range, such as --rho 1e-3..1e-1"),
         (["digits", "--lr", "1..x"], "lr must be a range of numbers a..b; found '1..x'"),
         (["digits", "--set", "mu"], "--set must be NAME=RANGE"),
-        (["digits", "--set", "mu=0..1"], "unknown setting to choose 'mu'"),
+        (["digits", "--set", "mu=0..1"], "unknown setting to search 'mu'"),
         (["digits", "--lr", "0.1..1", "--set", "lr=1..2"], "lr is to be chosen from two ranges"),
         (["digits", "--lr", "0.1..1", "--trials", "0"], "trials must be at least 1"),
         (["digits", "--lr", "0.1..1", "--seeds", "0"], "seeds must be at least 1"),

@@ -38,7 +38,7 @@ def test_toy_runs_once(tmp_path: Path) -> None:
     assert "ls-gsam-1: done" in again
     code, _, err = run(*command[:2], "5", *command[3:])
     assert code == 2
-    assert "steps (4 there, 5 here)" in err
+    assert "steps (4 saved, 5 requested)" in err
 
 
 def test_toy_front_with_methods_and_presets(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_results_of_another_run_are_not_taken(tmp_path: Path) -> None:
     pages.write(tmp_path / "compare.json", [{"path": "x", "baseline": False, "config": its}])
     (run,) = scan(tmp_path).runs
     assert (run.state, run.results) == ("unreadable", None)
-    assert "method is 'ls' there, 'mgda' in the plan" in run.error
+    assert "method is 'ls', planned 'mgda'" in run.error
 
 
 def test_a_failure_that_is_older_than_the_log_is_made_up_for(tmp_path: Path) -> None:

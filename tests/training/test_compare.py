@@ -138,7 +138,7 @@ def test_a_directory_with_other_runs_is_refused_before_anything_starts(
     shutil.copytree(out / "ls", copy / "ls")
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("something started"))
     others = plan(TOY, ["mgda", "ls"], ["erm"], [], seeds=1, epochs=3)
-    with pytest.raises(RunError, match=r"epochs \(2 there, 3 here\)"):
+    with pytest.raises(RunError, match=r"epochs \(2 saved, 3 requested\)"):
         compare(others, copy)
     assert [path.name for path in copy.iterdir()] == ["ls"]
 

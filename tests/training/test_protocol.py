@@ -127,7 +127,7 @@ def test_a_run_goes_on_bit_for_bit(tmp_path: Path, schedule: str) -> None:
         ({"schedule": "step", "schedule_options": {"factor": 1.5}}, "between 0 and 1; found 1.5"),
         ({"schedule": "plateau", "schedule_options": {"patience": -1}}, "at least 0; found -1"),
         ({"average_last": -1}, "average_last = -1"),
-        ({"average_last": 5, "epochs": 4}, "average_last = 5 is more than the 4 epochs"),
+        ({"average_last": 5, "epochs": 4}, "average_last = 5 exceeds the number of epochs, 4"),
     ],
 )
 def test_bad_values_are_told(values: dict[str, Any], message: str) -> None:
@@ -180,7 +180,7 @@ def test_data_may_be_moved_but_not_exchanged(tmp_path: Path) -> None:
     again = train(config("there/n.txt"), tmp_path / "run")
     assert again["selected"] == json.loads(json.dumps(first["selected"]))
     (tmp_path / "m.txt").write_text("24")
-    with pytest.raises(RunError, match=r"'n\.txt'} there, .*'m\.txt'} here"):
+    with pytest.raises(RunError, match=r"'n\.txt'} saved, .*'m\.txt'} requested"):
         train(config("m.txt"), tmp_path / "run")
 
 

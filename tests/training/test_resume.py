@@ -196,15 +196,15 @@ def test_the_directory_of_another_configuration(tmp_path: Path) -> None:
     interrupted(tmp_path)
     message = refusal(tmp_path, rho=0.25, seed=3)
     assert "holds a run of another configuration" in message
-    assert "rho (0.05 there, 0.25 here)" in message
-    assert "seed (0 there, 3 here)" in message
+    assert "rho (0.05 saved, 0.25 requested)" in message
+    assert "seed (0 saved, 3 requested)" in message
     assert "lr" not in message
 
 
 def test_the_directory_of_a_finished_run_of_another_configuration(
     tmp_path: Path, unbroken: Path
 ) -> None:
-    assert "epochs (4 there, 5 here)" in refusal(unbroken, epochs=5)
+    assert "epochs (4 saved, 5 requested)" in refusal(unbroken, epochs=5)
 
 
 def test_the_checkpoint_of_another_configuration(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_the_checkpoint_of_another_configuration(tmp_path: Path) -> None:
     interrupted(tmp_path / "b", lr=0.5)
     (tmp_path / "b" / "checkpoint.pt").replace(tmp_path / "a" / "checkpoint.pt")
     message = refusal(tmp_path / "a")
-    assert "checkpoint.pt is of another configuration: lr (0.5 there, 0.01 here)" in message
+    assert "checkpoint.pt belongs to another configuration: lr (0.5 saved, 0.01 requested)" in message
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "other"])
@@ -226,7 +226,7 @@ def test_a_checkpoint_that_cannot_be_read(tmp_path: Path, damage: str) -> None:
         path.write_bytes({"cut": content[:2000], "empty": b"", "text": b"not a checkpoint"}[damage])
     message = refusal(tmp_path)
     assert "checkpoint.pt cannot be read" in message
-    assert "Delete it to start the run again" in message
+    assert "Delete it to restart the run" in message
     path.unlink()
     train(config(), tmp_path)
 

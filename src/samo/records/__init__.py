@@ -1,6 +1,6 @@
-"""What a run leaves on disk, written and read in one place.
+"""Reading and writing of the files of runs.
 
-This module exports what needs no extra: logs, JSON files that are written as a whole, and errors.
+This module needs no extra; it exports logs, JSON files that are written atomically, and errors.
 The modules `samo.records.schema` (content of the files), `samo.records.directory` (files of a run
 and of a comparison) and `samo.records.scan` (all runs in a directory) need the extra ``train``.
 """

@@ -1,4 +1,4 @@
-"""Files that are written as a whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._errors import RunError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` with a path beside `path`, then renames the file."""
+    """Calls `write` with a temporary path, then renames the file to `path`."""
     beside = path.with_name(f"{path.name}.new")
     write(beside)
     beside.replace(path)

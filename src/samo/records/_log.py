@@ -10,11 +10,11 @@ from typing import Any, Self
 
 
 class Log:
-    """Numbered records, written as JSON lines; their numbers go to TensorBoard too.
+    """Writes numbered records as JSON lines, and their scalars to TensorBoard.
 
     Each line is flushed when it is written (TensorBoard's events within two minutes, or on
-    `close`). An existing log is continued: a last line torn by a crash is cut off, and so are the
-    records after `last`.
+    `close`). An existing log is continued: an incomplete last line and the records after `last` are
+    removed.
 
     Args:
         file: The file of JSON lines.
@@ -23,13 +23,13 @@ class Log:
         last: The number of the last record to keep; None for all.
 
     Raises:
-        ValueError: If the file holds anything but such records in increasing order.
+        ValueError: If the file holds anything but records in increasing order.
         ImportError: If TensorBoard is missing.
     """
 
     def __init__(self, file: Path, events: Path, key: str, last: int | None = None) -> None:
         try:
-            # Loading it takes a second or more.
+            # Imported here, because it takes a second or more.
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ImportError(
@@ -49,7 +49,7 @@ class Log:
         self.close()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Appends a record: numbers, or mappings of numbers, by name, with its own number."""
+        """Appends a record: numbers or mappings of numbers by name, and its number by the key."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._file.write(json.dumps({**record, "time": now}).encode() + b"\n")
         self._file.flush()
@@ -68,35 +68,35 @@ def read_lines(file: Path, key: str) -> Iterator[tuple[dict[str, Any], int]]:
     """Reads the file of a `Log`, which another process may be writing.
 
     Yields:
-        The complete records, each with the number of bytes up to its end.
+        The complete records, each with the offset of its end in bytes.
 
     Raises:
-        ValueError: If a line is not such a record, or the numbers do not increase.
+        ValueError: If a line is not a record, or the numbers do not increase.
     """
     size, last = 0, 0
     with file.open("rb") as lines:
         for i, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
-                return  # torn by a crash, or not yet complete
+                return  # cut off by a crash, or not yet complete
             try:
                 record = json.loads(line)
                 number = record[key]
             except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(
-                    f"line {i} of {file} is no record of a log (a JSON object with {key!r}): "
+                    f"line {i} of {file} is not a log record (a JSON object with {key!r}): "
                     f"{type(error).__name__}: {error}. Repair or move the file."
                 ) from error
             if not isinstance(number, int) or number <= last:
                 raise ValueError(
-                    f"line {i} of {file} has {key} {number!r}; it should be a whole number above "
-                    f"{last}, the {key} of the line before. Repair or move the file."
+                    f"line {i} of {file} has {key} {number!r}; it should be an integer greater "
+                    f"than {last}, the {key} of the previous line. Repair or move the file."
                 )
             size, last = size + len(line), number
             yield record, size
 
 
 def _end(file: Path, key: str, last: int | None) -> tuple[int, int]:
-    """Returns the size in bytes of what is kept, and the number of the last record kept."""
+    """Returns the size in bytes of the records to keep, and the number of the last one."""
     size, number = 0, 0
     for record, end in read_lines(file, key):
         if last is not None and record[key] > last:

@@ -1,4 +1,4 @@
-"""Files of a run and of a comparison: their places, and how they are written and read."""
+"""Files of a run and of a comparison: their paths, and functions to write and read them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class RunDirectory:
 
     @property
     def begun(self) -> bool:
-        """Whether a run has left a file here, other than the reason of a failure."""
+        """Whether the directory has a file of a run other than ``error.txt``."""
         files = (self.config_file, self.results_file, self.log_file, self.checkpoint_file)
         return any(file.exists() for file in files)
 
@@ -51,7 +51,7 @@ class RunDirectory:
         """Raises RunError if the directory holds a run of another configuration."""
         if self.config_file.exists() and (differing := differences(self.config(), config)):
             raise RunError(
-                f"{self.path} holds a run of another configuration: {differing}. Name another "
+                f"{self.path} holds a run of another configuration: {differing}. Choose another "
                 f"directory, or delete this one."
             )
 
@@ -106,7 +106,7 @@ class RunDirectory:
         self.error_file.write_text(reason, encoding="utf-8")
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Replaces the checkpoint with tensors and plain values."""
+        """Replaces the checkpoint; `state` holds tensors and plain values only."""
         import torch
 
         write_atomically(self.checkpoint_file, lambda beside: torch.save(state, beside))
@@ -118,7 +118,7 @@ class RunDirectory:
             The saved state; None if there is no checkpoint.
 
         Raises:
-            RunError: If it cannot be read, or is of another configuration.
+            RunError: If it cannot be read, or belongs to another configuration.
         """
         import torch
 
@@ -140,11 +140,10 @@ class RunDirectory:
         ) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise RunError(
-                f"{self.checkpoint_file} cannot be read ({reason}). Delete it to start the run "
-                f"again."
+                f"{self.checkpoint_file} cannot be read ({reason}). Delete it to restart the run."
             ) from error
         if differing:
-            raise RunError(f"{self.checkpoint_file} is of another configuration: {differing}.")
+            raise RunError(f"{self.checkpoint_file} belongs to another configuration: {differing}.")
         return state
 
 

@@ -1,7 +1,7 @@
-"""Files of other people: read as data, limited in size and depth, and made printable.
+"""Untrusted files: read as data, limited in size and depth, and made printable.
 
-Nothing here imports a module, looks up a name or unpickles: the benchmark of a run may be the
-address ``"module:Class"`` of code that must not run.
+Nothing here imports a module, looks up a name or unpickles: the benchmark of a run may be a
+``"module:Class"`` whose code must not run.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def plain(text: str, longest: int = _LONGEST) -> str:
 
 def name(text: str) -> str:
     """Makes the name of a task, metric or method printable and short, for tables and figures."""
-    # Between dollar signs matplotlib would read mathematics; it does not between full-width ones.
+    # matplotlib parses text between dollar signs as mathematics, but not between full-width ones.
     return plain(text, _LONGEST_NAME).replace("$", "\uff04")
 
 
 def read_text(path: Path, root: Path) -> str:
-    """Reads a text file inside a directory (resolved), and none outside of it.
+    """Reads a text file that must be inside `root`, a resolved directory.
 
     Returns:
         Its text; bytes that are not UTF-8 are replaced.
@@ -57,9 +57,9 @@ def read_text(path: Path, root: Path) -> str:
     try:
         real = path.resolve(strict=True)
         if not real.is_relative_to(root):
-            raise UnusableError("it leads out of the directory")
+            raise UnusableError("it is outside the directory")
         if not real.is_file():  # opening a pipe, for instance, would block
-            raise UnusableError("it is not a plain file")
+            raise UnusableError("it is not a regular file")
         if (size := real.stat().st_size) > _LARGEST:
             raise UnusableError(f"it has {size / 2**20:.0f} MB, more than {_LARGEST >> 20} MB")
         return real.read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""All runs in a directory that other people may have written, and the state of each."""
+"""Search for all runs in an untrusted directory, and for the state of each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Problem:
     """A file or directory that was left out.
 
     Attributes:
-        path: Its path below the scanned directory.
+        path: Its path, relative to the scanned directory.
         reason: Why it was left out.
     """
 
@@ -38,7 +38,7 @@ class FoundRun:
 
     Attributes:
         path: Its directory, relative to the scanned one and made printable.
-        directory: Its directory, to read from.
+        directory: Its directory, for reading.
         config: Its configuration.
         baseline: Whether it is a single-task baseline.
         state: Its state.
@@ -63,10 +63,10 @@ class Findings:
 
     Attributes:
         root: The directory, resolved.
-        comparisons: The runs that each ``compare.json`` names, by its directory.
-        trials: The runs of a sweep that are not compared, by its directory.
+        comparisons: The runs that each ``compare.json`` lists, by its directory.
+        trials: The runs of each sweep that are in no comparison, by the sweep's directory.
         others: All other runs.
-        problems: What was left out.
+        problems: The files and directories that were left out.
     """
 
     root: Path
@@ -101,7 +101,7 @@ def scan(root: Path) -> Findings:
         root: A comparison, a sweep, a run, or a directory that holds any of these.
 
     Returns:
-        The runs, and what was left out.
+        The runs, and the files and directories that were left out.
     """
     found = Findings(root.resolve())
     directories = list(_directories(found))
@@ -145,7 +145,7 @@ def _may_hold_runs(directory: Path) -> bool:
 
 
 def _planned(directory: Path, found: Findings) -> Iterator[FoundRun]:
-    """Yields the runs that a comparison's plan names, each directory once."""
+    """Yields the runs that a comparison's plan lists, each directory once."""
     file = directory / "compare.json"
     try:
         plan = found.json(file)
@@ -176,17 +176,17 @@ def _below(directory: Path, path: str, root: Path) -> Path:
     parts = PurePosixPath(path)
     there = directory / path
     if not path or parts.is_absolute() or ".." in parts.parts or "\\" in path or "\0" in path:
-        raise UnusableError(f"its path {plain(path, 80)!r} leads out of the directory")
+        raise UnusableError(f"its path {plain(path, 80)!r} is outside the directory")
     try:
         if not there.resolve().is_relative_to(root):
-            raise UnusableError(f"its path {plain(path, 80)!r} is a link out of the directory")
+            raise UnusableError(f"its path {plain(path, 80)!r} is a link to outside the directory")
     except (OSError, RuntimeError) as error:
         raise UnusableError(plain(str(error))) from error
     return there
 
 
 def _alone(directory: Path, found: Findings) -> FoundRun | None:
-    """Reads a run that no comparison names; None if its configuration cannot be read."""
+    """Reads a run that is in no comparison; None if its configuration cannot be read."""
     reasons = []
     for file, key in (("config.json", None), ("results.json", "config")):
         try:
@@ -228,12 +228,12 @@ def _results(file: Path, config: dict[str, Any], found: Findings) -> dict[str, A
     for key in _IDENTITY:
         if results["config"][key] != config[key]:
             there, here = (plain(repr(c[key]), 60) for c in (results["config"], config))
-            raise UnusableError(f"it is of another run: {key} is {there} there, {here} in the plan")
+            raise UnusableError(f"it belongs to another run: {key} is {there}, planned {here}")
     return results
 
 
 def _log(file: Path, found: Findings) -> Iterator[dict[str, Any]]:
-    """Yields the complete epochs; a torn last line is no problem, the run may be going on."""
+    """Yields the complete epochs; ignores an incomplete last line, as the run may still go on."""
     if not file.exists():
         return
     try:
@@ -264,4 +264,4 @@ def _error(directory: RunDirectory, found: Findings) -> str:
     except (UnusableError, OSError) as error:
         found.left_out(file, error)
         return f"error.txt: {plain(str(error))}"
-    return plain(lines[-1].strip()) if lines else "it left an empty error.txt"
+    return plain(lines[-1].strip()) if lines else "error.txt is empty"

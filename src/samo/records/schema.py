@@ -1,8 +1,8 @@
-"""Content of the files of runs and comparisons: the models that write them and check them.
+"""Schema of the files of runs and comparisons, for writing and validation.
 
 =================  =============================================================================
 ``config.json``    `Config`; all fields are those of `samo.training.RunConfig`
-``log.jsonl``      an `Epoch` a line, with its timing and the time of writing
+``log.jsonl``      an `Epoch` per line, with its timing and the time of writing
 ``results.json``   `Results`
 ``compare.json``   a list of `Planned`
 =================  =============================================================================
@@ -32,12 +32,12 @@ M = TypeVar("M", bound="Model")
 _FOREIGN = "foreign"
 
 
-# Keys of foreign files are shortened when they are parsed.
+# Keys of untrusted files are shortened when they are parsed.
 def _shortened(text: str, info: ValidationInfo) -> str:
     return name(text) if info.context == _FOREIGN else text
 
 
-# Beyond 1e100, squares and sums need not be finite; no measurement is that large.
+# Beyond 1e100, squares and sums may overflow; no measurement is that large.
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e100, le=1e100)]
 Count = Annotated[int, Field(strict=True, ge=0, le=2**64)]
 Name = Annotated[StrictStr, AfterValidator(_shortened)]
@@ -48,12 +48,12 @@ class Model(BaseModel):
     """Part of a file."""
 
     def plain(self) -> dict[str, Any]:
-        """Returns the fields that were set, as JSON holds them."""
+        """Returns the fields that were set, as JSON values."""
         return self.model_dump(exclude_unset=True)
 
 
 class Config(Model):
-    """Configuration of a run: the fields that reports depend on; others are kept unchecked."""
+    """Configuration of a run: the fields that reports depend on; others are not validated."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -68,7 +68,7 @@ class Config(Model):
 
 
 class Planned(Model):
-    """A run of a comparison: its directory below that of the comparison, and what it trains."""
+    """A run of a comparison: its directory, relative to the comparison's, and configuration."""
 
     path: StrictStr
     baseline: StrictBool
@@ -78,7 +78,7 @@ class Planned(Model):
 class Epoch(Model):
     """Measurements of an epoch; `timing` and `time` are in the log only.
 
-    `test` is there in the last epochs of a run that reports their mean.
+    `test` is present in the last epochs of a run that reports their mean.
     """
 
     epoch: Count
@@ -110,7 +110,7 @@ class Reported(Model):
 
 
 class Timing(Model):
-    """Time and peak memory of a run; the memory is None where the system does not report it."""
+    """Time and peak memory of a run; the memory is None if the system does not report it."""
 
     step_ms: Number
     epoch_s: Number | None = None
@@ -137,7 +137,7 @@ class Results(Model):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        """Checks that every task has metrics, and that all scores have these."""
+        """Checks that every task has metrics, and that all scores include them."""
         for task in self.tasks:
             if not self.metrics.get(task):
                 raise ValueError(f"task {task!r} has no metrics")
@@ -166,7 +166,7 @@ def validated(kind: type[M], value: Any, *, foreign: bool = False) -> M:
         An instance of the model.
 
     Raises:
-        UnusableError: If it does not fit; the message is the first fault.
+        UnusableError: If it does not fit; the message is the first error.
     """
     try:
         return kind.model_validate(value, context=_FOREIGN if foreign else None)

@@ -1,4 +1,4 @@
-"""Comparison of many runs, trained in several processes, through any number of interruptions."""
+"""Comparison of runs, trained in several processes and resumable after an interruption."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def compare(
 ) -> dict[str, str]:
     """Trains the runs of a comparison that are not finished yet.
 
-    A run that fails does not stop the others. After an interrupt, a second call continues.
+    A failed run does not stop the others. After an interruption, call it again to continue.
 
     Args:
         cells: The runs, from `plan`.
-        out: The comparison's directory; each run has its own below it.
+        out: The comparison's directory; each run has its own subdirectory.
         jobs: The number of processes. The results do not depend on it.
-        watch: Called when a run progresses or ends; first for the finished ones.
+        watch: Called when a run progresses or ends; first for runs that have already finished.
 
     Returns:
-        Why runs failed, by their path.
+        The reason for each failed run, by its path.
 
     Raises:
-        RunError: If a run's directory holds another configuration; nothing is trained then.
+        RunError: If a run's directory holds another configuration (raised before any training).
     """
     out = Path(out)
     directories = {cell.path: RunDirectory(out / cell.path) for cell in cells}
@@ -48,13 +48,13 @@ def compare(
             todo.append(cell)
         elif watch:
             watch(Event(cell, ended=True))
-    # Closing the generator at once on an interrupt ends the processes.
+    # On an interrupt, closing the generator ends the processes immediately.
     with closing(Workers(out).run(in_order(todo, min(jobs, len(todo))))) as events:
         for event in events:
             if event.failure is not None:
                 directory = directories[event.cell.path]
                 failures[event.cell.path] = event.failure
-                if not directory.error_file.exists():  # otherwise the run has said more itself
+                if not directory.error_file.exists():  # the run may have saved a traceback
                     directory.record_failure(event.failure + "\n")
             if watch:
                 watch(event)

@@ -28,18 +28,18 @@ _FROM_BENCHMARK = ("epochs", "batch_size", "lr", "weight_decay", "optimizer", "s
 
 
 class RunConfig(BaseModel):
-    """Everything that a run's numbers depend on. Omitted fields take the benchmark's defaults.
+    """All settings that a run's results depend on. Omitted fields take the benchmark's defaults.
 
     Attributes:
-        benchmark: A benchmark's name, or the address ``"module:Class"`` of your own.
-        benchmark_options: Its options. ``data``, the path of its files, may differ when the run is
-            resumed, as long as its last part is the same.
+        benchmark: A benchmark's name, or ``"module:Class"`` for your own.
+        benchmark_options: Its options. When a run is resumed, ``data``, the path of the files, may
+            differ in all but its last component.
         tasks: The tasks to train; all if omitted. One task alone is a single-task baseline.
         method: The aggregation method's name.
         method_options: Its options.
         sharpness: The sharpness preset's name.
         rho: The radius ρ of the perturbation; None for plain training.
-        sharpness_options: The preset's other options: alpha, mu, adaptive ..
+        sharpness_options: The preset's other options, such as alpha, mu and adaptive.
         epochs: The number of passes through the training data.
         batch_size: The number of examples in a step.
         lr: The learning rate.
@@ -47,13 +47,12 @@ class RunConfig(BaseModel):
         optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (with momentum 0.9).
         schedule: The learning-rate schedule: ``"constant"``, ``"step"``, ``"plateau"`` or
             ``"cosine"``.
-        schedule_options: Its options: every, factor ..
-        average_last: Report the mean over this many last epochs, on test data too; 0 to report the
-            epoch that is best on validation data.
-        clip: The norm that the gradient of all parameters together is clipped to; None for no
-            clipping.
+        schedule_options: Its options, such as every and factor.
+        average_last: The number of last epochs whose mean scores are reported, on test data too; 0
+            to report the epoch with the best validation score.
+        clip: The maximum norm of the gradient of all parameters; None for no clipping.
         seed: The seed of all random numbers except the data's.
-        threads: The number of threads. The last bits of sums depend on it, so it is fixed.
+        threads: The number of threads; fixed, because it changes the rounding of sums.
         device: The device to train on.
 
     Example:
@@ -91,7 +90,7 @@ class RunConfig(BaseModel):
         return benchmarks.get(self.benchmark).defaults
 
     def plain(self) -> dict[str, Any]:
-        """Returns the fields as JSON holds them."""
+        """Returns the fields as JSON values."""
         return self.model_dump(mode="json")
 
     @model_validator(mode="before")
@@ -121,8 +120,7 @@ class RunConfig(BaseModel):
             raise ValueError(f"sharpness_options: {error}") from error
         if self.average_last > self.epochs:
             raise ValueError(
-                f"average_last = {self.average_last} is more than the {self.epochs} epochs there "
-                f"are."
+                f"average_last = {self.average_last} exceeds the number of epochs, {self.epochs}."
             )
         return self
 
@@ -142,7 +140,7 @@ def _with_protocol(values: dict[str, Any], defaults: benchmarks.Defaults) -> dic
 
 
 def configured(**values: Any) -> RunConfig:
-    """Makes a configuration, with an error of one line if a value is not valid.
+    """Makes a configuration; reports all invalid values in one line.
 
     Args:
         **values: The fields of `RunConfig`; None means the default.
@@ -151,7 +149,7 @@ def configured(**values: Any) -> RunConfig:
         The configuration.
 
     Raises:
-        RunError: If a value is not valid.
+        RunError: If a value is invalid.
     """
     try:
         return RunConfig(**values)

@@ -15,11 +15,11 @@ from ..records import RunError
 from ._errors import DivergedError
 
 Scores = dict[str, dict[str, float]]
-"""By task, its metrics by name, and its loss as ``"loss"``."""
+"""Metrics of each task by name, with its loss as ``"loss"``."""
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Moves a batch: what has a method ``to``, or tuples, lists and mappings of it."""
+    """Moves objects with a method ``to``, and tuples, lists and mappings of them, to a device."""
     if hasattr(batch, "to"):
         return batch.to(device)
     if isinstance(batch, Mapping):
@@ -40,10 +40,10 @@ def evaluate(
     """Evaluates a model in eval mode, on at most `limit` batches, then restores its mode.
 
     Returns:
-        The scores, and the number of batches that they are from.
+        The scores, and the number of batches evaluated.
 
     Raises:
-        RunError: If there is no example of a task.
+        RunError: If a task has no examples.
         DivergedError: If a metric or loss is not finite.
     """
     meters = {
@@ -70,7 +70,7 @@ def _scores(
     benchmark: Benchmark, task: str, meters: Mapping[str, Any], losses: list[tuple[float, int]]
 ) -> dict[str, float]:
     if not losses:
-        raise RunError(f"there is nothing to evaluate task {task!r} on.")
+        raise RunError(f"task {task!r} has no examples to evaluate.")
     # torchmetrics computes in float32: digits beyond the seventh are noise.
     scores = {
         name: float(f"{metric.scale * float(meters[name].compute()):.7g}")

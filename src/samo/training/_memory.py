@@ -12,11 +12,11 @@ _PROCESS = Path("/proc/self")
 
 
 class PeakMemory:
-    """Peak memory since this object was made: of the GPU, or of the process on a CPU.
+    """Peak memory since the construction of this object: of the GPU, or of the process on a CPU.
 
     On a CPU it is the resident memory of the whole process, with Python and its libraries. Only
-    Linux can reset the peak; elsewhere it is since the process began, so runs of a comparison that
-    share a process include the peaks of earlier ones.
+    Linux can reset the peak; on other systems it counts from the start of the process, so runs that
+    share a process include the peaks of earlier runs.
 
     Args:
         device: The device of the run.
@@ -31,7 +31,7 @@ class PeakMemory:
             (_PROCESS / "clear_refs").write_text("5", encoding="ascii")
 
     def megabytes(self) -> float | None:
-        """Reads the peak in units of 2^20 bytes; None where the system does not report it."""
+        """Returns the peak in units of 2^20 bytes; None if the system does not report it."""
         if self._device.type == "cuda":
             return float(torch.cuda.max_memory_allocated(self._device)) / 2**20
         with suppress(OSError, ValueError, IndexError):

@@ -1,4 +1,4 @@
-"""Options of what is chosen by name: presets and schedules."""
+"""Options of presets and schedules."""
 
 from __future__ import annotations
 

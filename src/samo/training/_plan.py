@@ -20,7 +20,7 @@ class Cell:
     """One run of a comparison.
 
     Attributes:
-        path: Its directory, below that of the comparison.
+        path: Its directory, relative to the comparison's.
         config: Its configuration.
         baseline: Whether it is a single-task baseline.
     """
@@ -48,8 +48,8 @@ def plan(
         benchmark: The benchmark.
         methods: The aggregation methods.
         sharpness: The sharpness presets.
-        rhos: The values of ρ for each preset that has one; the benchmark's if empty.
-        seeds: The number of seeds, from 0.
+        rhos: The values of ρ for presets with a perturbation; the benchmark's if empty.
+        seeds: The number of seeds; they are 0, 1, ...
         stl: Whether to train the single-task baselines.
         **common: The other fields of `RunConfig`, the same for all runs.
 
@@ -102,7 +102,7 @@ def pairs(methods: Sequence[str], sharpness: Sequence[str]) -> list[tuple[str, s
         for name in sharpness:
             complete_preset(name, {})
     if not names or not sharpness:
-        raise RunError("name at least one method and one sharpness preset.")
+        raise RunError("give at least one method and one sharpness preset.")
     return [(method, preset) for method in names for preset in dict.fromkeys(sharpness)]
 
 
@@ -119,5 +119,5 @@ def baselines(common: Mapping[str, Any], tasks: Sequence[str], seed: int) -> lis
 
 
 def _file_name(task: str) -> str:
-    """Quotes what is not allowed in a path, as in a URL: different tasks have different names."""
+    """Percent-encodes characters not allowed in a path, so that names of tasks stay distinct."""
     return re.sub(r"[^\w.+-]", lambda found: quote(found[0], safe=""), task)

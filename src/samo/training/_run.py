@@ -1,4 +1,4 @@
-"""A run in memory: model, engine, optimizer, and everything else that a checkpoint holds."""
+"""State of a run: model, engine, optimizer, and everything else saved in a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from ._schedule import SCHEDULES, advance
 from ._seeding import random_state, set_random_state
 from ._sharpness import perturbation
 
-# Evaluation keeps no graph, so larger batches fit.
+# Evaluation builds no graph, so larger batches fit.
 _EVALUATION_BATCH = 4
 
 Record = dict[str, Any]
-"""Measurements of an epoch (see `samo.records.schema.Epoch`): the same in a repeated run."""
+"""Reproducible measurements of an epoch (see `samo.records.schema.Epoch`)."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a run: in ``epoch`` of ``epochs``, ``step`` of ``steps`` (None: not known).
+    """Progress of a run: `step` of `steps` (None if unknown) in `epoch` of `epochs`.
 
-    At the end of an epoch, `record` has its measurements.
+    `record` has the measurements of the epoch once it has ended.
     """
 
     epoch: int
@@ -51,9 +51,9 @@ Watch = Callable[[Progress], None]
 
 
 class Run:
-    """A run, from its beginning or from a checkpoint.
+    """A run, new or restored from a checkpoint.
 
-    The global generators must be seeded before it is made.
+    Seed the global generators before you construct it.
 
     Args:
         config: Its configuration.
@@ -108,7 +108,7 @@ class Run:
         self.timing.append(timing)
 
     def evaluate(self, split: benchmarks.Split, limit: int | None = None) -> tuple[Scores, int]:
-        """Evaluates the model on a split, or its first batches (see `evaluate`)."""
+        """Evaluates the model on a split, or on its first `limit` batches."""
         size = _EVALUATION_BATCH * self.config.batch_size
         batches = self.benchmark.batches(split, self.tasks, size)
         return evaluate(self.benchmark, self.model, self.tasks, batches, self.device, limit)
@@ -129,7 +129,7 @@ class Run:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores a state that `state_dict` returned."""
         for name in ("model", "optimizer", "scheduler", "engine"):
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
@@ -155,9 +155,9 @@ class Run:
     def _complete(self, steps: Mapping[str, float]) -> None:
         """Evaluates at the end of an epoch, and keeps the weights if they are the best so far.
 
-        The training score is from as many batches as validation has: enough to see the gap, at the
-        same cost. Test data is used only in the last epochs of a run that reports their mean;
-        nothing is chosen by it.
+        The training score uses as many batches as validation: enough to show the gap, at the same
+        cost. Test data is evaluated only in the last epochs of a run that reports their mean, and
+        never used for selection.
         """
         validation, n_batches = self.evaluate("validation")
         fitted, _ = self.evaluate("train", limit=n_batches)
@@ -211,7 +211,7 @@ def _device(name: str) -> torch.device:
 
 
 def _model(benchmark: benchmarks.Benchmark) -> nn.Module:
-    with as_run_error(DataError):  # a file of weights, for instance
+    with as_run_error(DataError):  # e.g. a missing file of weights
         return benchmark.model()
 
 
@@ -232,7 +232,7 @@ def _engine(config: RunConfig, model: nn.Module, tasks: Sequence[str], own: str 
 
 
 def _optimizer(config: RunConfig, model: nn.Module, method: nn.Module) -> Optimizer:
-    """Makes the optimizer of the model and of the method's own parameters, which do not decay."""
+    """Makes the optimizer; the method's own parameters have no weight decay."""
     groups: list[dict[str, Any]] = [
         {"params": list(model.parameters()), "weight_decay": config.weight_decay}
     ]

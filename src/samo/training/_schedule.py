@@ -24,7 +24,7 @@ class Schedule:
 
     Attributes:
         title: Description in one line.
-        make: Makes torch's scheduler from an optimizer, the number of epochs, and the options.
+        make: Makes PyTorch's scheduler from an optimizer, the number of epochs, and the options.
         options: The names of its options, with their defaults.
     """
 
@@ -48,7 +48,7 @@ def _plateau(
     factor: float,
     min_lr: float,
 ) -> LRScheduler:
-    # With a relative threshold, a worse score would count as better where scores are negative.
+    # With a relative threshold, a worse score would count as better if scores are negative.
     return ReduceLROnPlateau(
         optimizer,
         mode="max",
@@ -65,19 +65,19 @@ def _cosine(optimizer: Optimizer, epochs: int) -> LRScheduler:
 
 
 SCHEDULES: dict[str, Schedule] = {
-    "constant": Schedule("the same learning rate throughout", _constant, {}),
+    "constant": Schedule("constant learning rate", _constant, {}),
     "step": Schedule(
-        "times `factor` after every `every` epochs; by default halved after half of the epochs",
+        "multiplied by `factor` every `every` epochs; by default halved halfway through training",
         _step,
         {"every": None, "factor": 0.5},
     ),
-    # The defaults are those of PyTorch Geometric's example for QM9.
+    # Defaults of PyTorch Geometric's example for QM9.
     "plateau": Schedule(
-        "times `factor` after more than `patience` epochs without a better validation score",
+        "multiplied by `factor` after over `patience` epochs without a better validation score",
         _plateau,
         {"patience": 5, "factor": 0.7, "min_lr": 1e-5},
     ),
-    "cosine": Schedule("down to zero along half a cosine", _cosine, {}),
+    "cosine": Schedule("cosine annealing to zero", _cosine, {}),
 }
 
 
@@ -114,7 +114,7 @@ def complete_schedule(name: str, options: Mapping[str, Any], epochs: int) -> dic
 
 
 def advance(made: LRScheduler, score: float) -> None:
-    """Ends an epoch with this score on validation data, the higher the better."""
+    """Steps the scheduler at the end of an epoch; a higher validation `score` is better."""
     if isinstance(made, ReduceLROnPlateau):
         made.step(score)
     else:

@@ -23,7 +23,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Restores what `random_state` returned."""
+    """Restores a state that `random_state` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -38,7 +38,7 @@ def seeded(seed: int, threads: int) -> Iterator[None]:
     before, state = torch.get_num_threads(), random_state()
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - for methods that draw from the old generator
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - for methods that use the legacy generator
     random.seed(seed)
     try:
         yield

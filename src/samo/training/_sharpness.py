@@ -30,8 +30,8 @@ class Preset:
         title: Description in one line.
         perturb: Makes the perturbation from ρ and the options; None for plain training.
         options: The names of its options, with their defaults.
-        decompose: Whether it always aggregates loss gradients and flat gradients apart; for other
-            presets that is an option.
+        decompose: Whether it always aggregates loss gradients and flat gradients separately (an
+            option of the other presets).
     """
 
     title: str
@@ -41,7 +41,7 @@ class Preset:
 
 
 def _estimating(title: str, estimator: Callable[..., LocalGradient]) -> Preset:
-    """Makes the preset of an estimator, whose arguments become options."""
+    """Makes the preset of an estimator; the estimator's arguments become options."""
 
     def perturb(rho: float, alpha: float, adaptive: bool, **options: Any) -> Perturbation:
         return Perturbation(rho, alpha=alpha, local=estimator(**options), adaptive=adaptive)
@@ -56,21 +56,23 @@ PRESETS: dict[str, Preset] = {
         "one perturbation for all tasks, along the mean gradient (α = 1)", along_the_mean, _COMMON
     ),
     "lsam": Preset(
-        "a perturbation a task, along its exact gradient (α = 0)", along_own_gradient, _COMMON
+        "one perturbation per task, along its exact gradient (α = 0)", along_own_gradient, _COMMON
     ),
     "fmtl": Preset(
-        "as lsam; loss gradients and flat gradients are aggregated apart",
+        "lsam, with loss gradients and flat gradients aggregated separately",
         along_own_gradient,
         {"adaptive": False},
         decompose=True,
     ),
-    "samo": _estimating("mean gradient and SPSA estimate of the task's own, joined", SPSA),
+    "samo": _estimating("mean gradient combined with an SPSA estimate of the task's own", SPSA),
     "random": _estimating(
-        "samo with random directions instead of estimates: the control", RandomDirection
+        "samo with random directions instead of estimates (the control)", RandomDirection
     ),
-    "previous": _estimating("samo with each task's gradient of the step before", PreviousGradient),
+    "previous": _estimating(
+        "samo with each task's gradient of the previous step", PreviousGradient
+    ),
     "groups": _estimating(
-        "samo with the exact gradients of groups of similar tasks, a perturbation a group",
+        "samo with the exact gradients of groups of similar tasks, one perturbation per group",
         TaskGroups,
     ),
     "last-layers": _estimating(

@@ -1,4 +1,4 @@
-"""Search spaces of a sweep: ranges and lists of values, and the arms that have them."""
+"""Search spaces of a sweep: ranges and lists of values, and arms that search them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Value = str | int | float | bool | None
 
 _FIELDS = ("rho", "lr", "weight_decay", "batch_size", "epochs", "optimizer", "clip", "schedule")
 _GROUPS = ("sharpness_options", "method_options", "schedule_options", "benchmark_options")
-_LOG_FROM = 10  # ratio of the ends from which a range is logarithmic by default
+_LOG_FROM = 10  # a range with at least this ratio of its ends is logarithmic by default
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Range:
 
     @property
     def ends(self) -> tuple[Value, ...]:
-        """The values at which to check that the others are valid."""
+        """The values to validate on behalf of the whole range."""
         return self.low, self.high
 
     def distribution(self) -> BaseDistribution:
-        """Returns the equivalent of Optuna."""
+        """Returns the equivalent Optuna distribution."""
         from optuna.distributions import FloatDistribution, IntDistribution
 
         if isinstance(self.low, int) and isinstance(self.high, int):
@@ -69,11 +69,11 @@ class Choices:
 
     @property
     def ends(self) -> tuple[Value, ...]:
-        """The values at which to check that the others are valid: all."""
+        """The values to validate: all."""
         return self.values
 
     def distribution(self) -> BaseDistribution:
-        """Returns the equivalent of Optuna."""
+        """Returns the equivalent Optuna distribution."""
         from optuna.distributions import CategoricalDistribution
 
         return CategoricalDistribution(self.values)
@@ -91,7 +91,7 @@ def parse(name: str, text: str) -> Range | Choices:
     """Parses a range ``a..b`` or a list ``a,b,c``.
 
     The scale of a range is logarithmic if the ratio of its ends is at least 10, otherwise linear;
-    ``a..b:log`` and ``a..b:linear`` set it. Values of a list are JSON, otherwise text.
+    ``a..b:log`` and ``a..b:linear`` set it. Values of a list that are not JSON are strings.
 
     Returns:
         The range or list.
@@ -114,9 +114,9 @@ def parse(name: str, text: str) -> Range | Choices:
     if scale not in {"", "log", "linear"}:
         raise RunError(f"the scale of {name} must be log or linear; found {text!r}.")
     if low >= high:
-        raise RunError(f"{name} must be a range from the lower to the higher; found {text!r}.")
+        raise RunError(f"{name} must be a range with the lower end first; found {text!r}.")
     if scale == "log" and low <= 0:
-        raise RunError(f"{name} must be above zero for the scale log; found {text!r}.")
+        raise RunError(f"{name} must be positive on a log scale; found {text!r}.")
     return Range(low, high, scale == "log" or (not scale and low > 0 and high / low >= _LOG_FROM))
 
 
@@ -140,16 +140,16 @@ def _number(name: str, whole: str, text: str) -> float:
 
 
 def full_name(name: str) -> str:
-    """Checks the name of a setting to choose, and returns it in full.
+    """Checks the name of a setting to search, and returns its full name.
 
     Args:
         name: A field of `RunConfig`, an option as ``sharpness_options.mu``, or ``alpha``.
 
     Returns:
-        The name in full.
+        The full name.
 
     Raises:
-        RunError: If a sweep cannot choose it.
+        RunError: If a sweep cannot search it.
 
     Example:
         >>> full_name("alpha")
@@ -161,7 +161,7 @@ def full_name(name: str) -> str:
     if name in _FIELDS or (group in _GROUPS and option):
         return name
     known = [*_FIELDS, "alpha", *(f"{group}.NAME" for group in _GROUPS)]
-    raise RunError(unknown("setting to choose", name if dot else group, known))
+    raise RunError(unknown("setting to search", name if dot else group, known))
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Arm:
     Attributes:
         method: The aggregation method.
         sharpness: The preset.
-        space: The values to choose from, by full names of settings that this arm has.
+        space: The ranges and lists of values, by the full name of the setting.
         common: The other fields of its configuration.
     """
 
@@ -187,11 +187,11 @@ class Arm:
 
     @property
     def free(self) -> bool:
-        """Whether there is anything to choose."""
+        """Whether any setting has more than one value."""
         return any(isinstance(r, Range) or len(r.values) > 1 for r in self.space.values())
 
     def config(self, params: Mapping[str, Any], seed: int) -> RunConfig:
-        """Makes the configuration of a run from chosen values, by full names."""
+        """Makes the configuration of a run from chosen values by full name."""
         values: dict[str, Any] = {**self.common, "method": self.method, "seed": seed}
         values["sharpness"] = self.sharpness
         for name, value in params.items():
@@ -200,7 +200,7 @@ class Arm:
         return configured(**values)
 
     def trial(self, slot: int) -> str:
-        """Returns the directory of a trial, below that of the sweep."""
+        """Returns the directory of a trial, relative to the sweep's."""
         return f"{self.name}/trial-{slot:03d}"
 
     def cell(self, slot: int, params: Mapping[str, Any], seed: int) -> Cell:
@@ -209,7 +209,7 @@ class Arm:
 
 
 def applies(name: str, method: str, sharpness: str) -> bool:
-    """Whether a method with a preset has the setting of this full name."""
+    """Whether a method with a preset has a setting, given its full name."""
     group, _, option = name.partition(".")
     if name == "rho":
         return PRESETS[sharpness].perturb is not None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, Trial
 
-# A process elsewhere counts as dead after this many seconds without a sign of life.
+# A process in another directory counts as dead after STALE seconds without a heartbeat.
 STALE = 900.0
 BEAT = 60.0
 
@@ -46,11 +46,11 @@ class Claim:
 
     @property
     def path(self) -> str:
-        """Its directory, below that of the sweep."""
+        """Its directory, relative to the sweep's."""
         return self.arm.trial(self.slot)
 
     def note(self, name: str, value: Any) -> None:
-        """Stores an attribute of the attempt, unless it has ended: another process may close it."""
+        """Stores an attribute of the attempt, unless another process has closed the attempt."""
         with suppress(RuntimeError):
             self.trial.set_user_attr(name, value)
 
@@ -64,7 +64,7 @@ class Studies:
     at the same slot with the same values is queued.
 
     Args:
-        plan: What to search; processes that share a storage must agree on it.
+        plan: The search; processes that share a storage must have the same.
         out: The sweep's directory.
         storage: A file or an RDB URL; None for a file in the directory.
         seed: The seed of the search.
@@ -95,7 +95,7 @@ class Studies:
         return {slot: t for slot, t in self._attempts(arm) if slot < self._plan.budget(arm)}
 
     def claim(self) -> Claim | None:
-        """Claims a trial of the arm that has had the smallest share; None if none is left."""
+        """Claims a trial of the arm that has used the smallest share of its budget, or None."""
         arms, budget = self._plan.arms, self._plan.budget
         with FileLock(self._out / ".claim.lock"):
             for arm in arms:
@@ -106,12 +106,12 @@ class Studies:
         return None
 
     def going_on(self) -> int:
-        """Counts the trials that have not ended: if none can be claimed, others run these."""
+        """Counts unfinished trials; once none can be claimed, other processes are running these."""
         latest = [trial for arm in self._plan.arms for trial in self.slots(arm).values()]
         return sum(not trial.state.is_finished() for trial in latest)
 
     def beat(self, claim: Claim) -> None:
-        """Tells processes elsewhere that a trial is still running; call it regularly."""
+        """Records a heartbeat of a running trial for other machines; call it regularly."""
         now = time.time()
         if now >= claim.trial.user_attrs.get("beat", 0.0) + BEAT:
             claim.note("beat", now)
@@ -121,8 +121,8 @@ class Studies:
     ) -> None:
         """Ends a trial, with its score or the reason of its failure.
 
-        A trial that diverged is over, and the search learns from it (state PRUNED). One that failed
-        for another reason is tried again by the next call of `sweep`.
+        A diverged trial is not repeated, and the search learns from it (state PRUNED). A trial that
+        failed for another reason is tried again by the next call of `sweep`.
         """
         from optuna.trial import TrialState
 
@@ -152,7 +152,7 @@ class Studies:
         trial = study.ask({name: r.distribution() for name, r in arm.space.items()})
         (slot,) = [s for s, t in self._attempts(arm) if t.number == trial.number]
         try:
-            if slot >= self._plan.budget(arm):  # a process elsewhere was faster
+            if slot >= self._plan.budget(arm):  # another process was faster
                 raise Timeout(arm.trial(slot))
             claim = Claim(arm, slot, trial, self._locked(arm, slot))
         except Timeout:
@@ -163,7 +163,7 @@ class Studies:
         return claim
 
     def _revive(self, arm: Arm) -> None:
-        """Queues slots again whose process died, or which failed in an earlier call."""
+        """Queues slots again if their process died or they failed in an earlier call."""
         from optuna.trial import TrialState
 
         study = self._studies[arm.name]
@@ -171,7 +171,7 @@ class Studies:
             if trial.state == TrialState.RUNNING and self._dead(arm, slot, trial):
                 try:
                     study.tell(trial.number, state=TrialState.FAIL)
-                except ValueError:  # it has ended after all, or another process closed it too
+                except ValueError:  # it has ended, or another process has closed it
                     continue
             elif trial.state != TrialState.FAIL or (arm.name, slot) in self._failed:
                 continue
@@ -184,7 +184,7 @@ class Studies:
             heard = trial.user_attrs.get("beat", begun.timestamp() if begun else 0.0)
             return time.time() > float(heard) + STALE
         directory = self._out / arm.trial(slot)
-        # The run's own lock too: a worker outlives its parent by a moment.
+        # Check the run's own lock too: a worker may briefly outlive its parent.
         return not any(_held(lock) for lock in [directory / ".lock", *directory.glob("*/.lock")])
 
     def _attempts(self, arm: Arm) -> list[tuple[int, FrozenTrial]]:
@@ -205,14 +205,14 @@ class Studies:
 
 
 def _agree(study: Study, definition: Mapping[str, Any]) -> None:
-    """Checks that a study is of this sweep, and not of another one of the same name."""
+    """Checks that a study belongs to this sweep, and not to another one of the same name."""
     saved = study.user_attrs.get("definition")
     if saved is None:
         study.set_user_attr("definition", dict(definition))
     elif differing := differences(saved, definition):
         raise RunError(
             f"the storage holds another sweep under the name {study.study_name!r}: {differing}. "
-            f"Name another directory, or delete this one."
+            f"Choose another directory, or delete this one."
         )
 
 
@@ -231,7 +231,7 @@ def _held(lock: Path) -> bool:
 
 
 def _identity(out: Path) -> str:
-    """Returns what processes that work in the same directory share, on any machine."""
+    """Returns an identifier of the directory, the same for all processes on all machines."""
     with FileLock(out / ".claim.lock"):
         file = out / ".id"
         if not file.exists():

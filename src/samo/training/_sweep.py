@@ -1,4 +1,4 @@
-"""A sweep: settings of each method and preset, chosen on validation data with equal budgets."""
+"""Hyperparameter search for each method and preset, on validation data, with equal budgets."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Best:
         slot: The number of the trial, from 0.
         score: Its score on validation data.
         params: The chosen values.
-        trials: The number of trials that the arm has had.
-        failed: How many of them diverged or failed.
+        trials: The number of trials of the arm so far.
+        failed: The number of trials that diverged or failed.
     """
 
     arm: Arm
@@ -49,7 +49,7 @@ class SweepResult:
     Attributes:
         best: The best trial of each arm that has one.
         going_on: The number of trials that other processes are still running.
-        failures: Why trials diverged or failed, by their path.
+        failures: The reason for each diverged or failed trial, by its path.
     """
 
     best: tuple[Best, ...]
@@ -68,23 +68,22 @@ def sweep(
 ) -> SweepResult:
     """Searches, or continues a search that was interrupted or that other processes share.
 
-    Trials are drawn by Optuna's TPE. Each is one run per seed, below `out`; its score is that of
-    the reported epoch on validation data. Test data is not used. Any number of processes may work
+    Trials are drawn by Optuna's TPE. Each is one run per seed, below `out`; its score is the mean
+    validation score of the reported epochs. Test data is not used. Any number of processes may work
     on the same sweep; if one dies, another one takes over its trial.
 
     Args:
-        plan: What to search, from `plan_sweep`.
+        plan: The search, from `plan_sweep`.
         out: The sweep's directory.
-        storage: Where the trials are kept: a file or an RDB URL, for instance
-            ``"postgresql://.."``; in the directory if omitted. The sweep is named after the
-            directory there.
+        storage: The storage of the trials: a file or an RDB URL such as ``"postgresql://.."``, in
+            which the sweep has the name of its directory; a file in the directory if omitted.
         jobs: The number of processes. With more than one, later draws depend on which trials
             finish first.
         seed: The seed of the search.
         watch: Called when a run progresses or ends; first for the finished ones.
 
     Returns:
-        The best trials, the number that others are running, and failures.
+        The best trials, the number of trials in other processes, and failures.
 
     Raises:
         RunError: If the storage cannot be used or holds another sweep.
@@ -125,7 +124,7 @@ class _Search:
                 claim.lock.release()
 
     def finished(self) -> Iterator[Event]:
-        """Yields the runs of the trials that are over."""
+        """Yields the runs of finished trials."""
         for arm in self._plan.arms:
             for slot, trial in self._studies.slots(arm).items():
                 if trial.state.name in {"COMPLETE", "PRUNED"}:
@@ -134,7 +133,7 @@ class _Search:
                         yield Event(cell, ended=True, failure=failure)
 
     def beat(self, cell: Cell) -> None:
-        """Shows that a run is alive."""
+        """Records a heartbeat of a run's trial."""
         claim = self._claims.get(Path(cell.path).parent.as_posix())
         if claim is not None:
             self._studies.beat(claim)
@@ -149,14 +148,14 @@ class _Search:
             event = yield cell
             results = RunDirectory(self._out / cell.path).results()
             if results is None:
-                failure = event.failure or "it left no results"
+                failure = event.failure or "no results were written"
                 self._studies.finish(claim, None, failure, event.diverged)
                 return
             scores.append(reported(results)["score"])
         self._studies.finish(claim, statistics.fmean(scores), None, diverged=False)
 
     def _repeat(self, claim: Claim, cell: Cell) -> None:
-        """Copies the results of an earlier trial with the same settings: they are the same."""
+        """Copies the results of an earlier trial with the same settings, if there is one."""
         there = self._out / cell.path
         for slot, trial in self._studies.slots(claim.arm).items():
             here = self._out / claim.arm.trial(slot) / there.name
@@ -215,11 +214,11 @@ def finals(plan: SweepPlan, best: Sequence[Best], seeds: int, *, stl: bool = Tru
     """Lists the runs that compare the chosen settings over several seeds.
 
     Args:
-        plan: What was searched.
+        plan: The search.
         best: The best trial of each arm.
-        seeds: The number of seeds, from 0. Those that the trial has had are not repeated.
-        stl: Whether to train single-task baselines, with the settings that all arms share and that
-            are not chosen.
+        seeds: The number of seeds, from 0. Runs of the trial itself are reused.
+        stl: Whether to train single-task baselines, with the settings that all arms share and the
+            sweep does not search.
 
     Returns:
         The runs, for `compare`.

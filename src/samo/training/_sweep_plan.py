@@ -1,4 +1,4 @@
-"""The search that a sweep makes."""
+"""Plan of a sweep."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _PARTICULAR = ("rho", "sharpness_options.", "method_options.")  # settings that 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """The search that a sweep makes.
+    """Plan of a sweep.
 
     Attributes:
         arms: The methods and presets, each with its search space.
-        trials: The budget of each: the number of settings to try.
-        trial_seeds: The number of seeds over which the score of a trial is a mean.
+        trials: The budget of each arm: the number of settings to try.
+        trial_seeds: The number of seeds over which the score of a trial is averaged.
         tasks: The benchmark's tasks.
     """
 
@@ -32,11 +32,11 @@ class SweepPlan:
     tasks: tuple[str, ...]
 
     def budget(self, arm: Arm) -> int:
-        """The number of trials of an arm: one is enough if there is nothing to choose."""
+        """The number of trials of an arm: one if it has nothing to search."""
         return self.trials if arm.free else 1
 
     def definition(self, arm: Arm) -> dict[str, Any]:
-        """Describes the search of an arm; processes that share it must agree on that."""
+        """Returns the definition of an arm's search; processes that share it must have the same."""
         space = {name: str(range_) for name, range_ in arm.space.items()}
         return {**arm.config({}, 0).plain(), "space": space, "trial_seeds": self.trial_seeds}
 
@@ -65,7 +65,7 @@ def plan_sweep(
         space: By name (``rho``, ``alpha``, ``lr``, ``sharpness_options.mu`` ..) a range ``a..b`` or
             a list ``a,b,c``. Settings that an arm does not have are left out of its search.
         trials: The budget of each arm.
-        trial_seeds: The number of seeds over which the score of a trial is a mean.
+        trial_seeds: The number of seeds over which the score of a trial is averaged.
         **common: The other fields of `RunConfig`, the same for all runs.
 
     Returns:
@@ -84,7 +84,7 @@ def plan_sweep(
         if value < 1:
             raise RunError(f"{name} must be at least 1; found {value}.")
     ranges = {full_name(name): parse(name, text) for name, text in space.items()}
-    # Settings of all arms come first, so that these draw the same first values (see `Studies`).
+    # Settings that all arms have come first, so that their first values are equal (see `Studies`).
     ranges = dict(sorted(ranges.items(), key=lambda item: item[0].startswith(_PARTICULAR)))
     shared = {"benchmark": benchmark, **common}
     arms = [
@@ -93,9 +93,9 @@ def plan_sweep(
     ]
     for name in ranges:
         if not any(name in arm.space for arm in arms):
-            raise RunError(f"{name} is a setting of none of {', '.join(arm.name for arm in arms)}.")
+            raise RunError(f"none of {', '.join(arm.name for arm in arms)} has the setting {name}.")
     if not any(arm.free for arm in arms):
-        raise RunError("there is nothing to choose: give a range, such as --rho 1e-3..1e-1.")
+        raise RunError("there is nothing to search: give a range, such as --rho 1e-3..1e-1.")
     return SweepPlan(tuple(arms), trials, trial_seeds, _try_ends(arms))
 
 

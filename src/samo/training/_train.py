@@ -1,4 +1,4 @@
-"""The training loop: from a configuration to results, through any number of interruptions."""
+"""Training loop of a run, resumable after an interruption."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def train(config: RunConfig, out: Path | str, *, watch: Watch | None = None) -> 
 
     After each epoch the model is evaluated on validation data and the whole state is saved. A run
     that was killed resumes after the last complete epoch and ends with the same numbers, bit for
-    bit, as an uninterrupted one. Of a finished run, the results are read.
+    bit, as an uninterrupted one. For a finished run, the saved results are returned.
 
     The epoch to report is the one with the best score on validation data (see
     `samo.benchmarks.Benchmark`). Test data is evaluated after training, with the weights of that
@@ -35,7 +35,7 @@ def train(config: RunConfig, out: Path | str, *, watch: Watch | None = None) -> 
     last n epochs is reported instead.
 
     Args:
-        config: What to train.
+        config: The configuration.
         out: The run's directory.
         watch: Called after each step and after each epoch.
 
@@ -53,7 +53,7 @@ def train(config: RunConfig, out: Path | str, *, watch: Watch | None = None) -> 
     directory, fields = RunDirectory(Path(out)), config.plain()
     directory.check(fields)
     with seeded(config.seed, config.threads):
-        # Before anything is written: a run that cannot be made leaves no directory.
+        # Before anything is written, so that a run with invalid settings leaves no directory.
         run = None if directory.results_file.exists() else Run(config)
         with directory.opened(fields):
             if (results := directory.results()) is not None or run is None:
@@ -81,12 +81,12 @@ def _resume(run: Run, directory: RunDirectory) -> None:
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise RunError(
                 f"{directory.checkpoint_file} does not fit this version of the benchmark or of "
-                f"samo ({str(error).splitlines()[0]}). Delete it to start the run again."
+                f"samo ({str(error).splitlines()[0]}). Delete it to restart the run."
             ) from error
 
 
 def _log(directory: RunDirectory, epoch: int) -> Log:
-    """Opens the log after the checkpoint's epoch."""
+    """Opens the log, cut off after the checkpoint's epoch."""
     with as_run_error(ValueError):
         return Log(directory.log_file, directory.tensorboard, "epoch", epoch)
 

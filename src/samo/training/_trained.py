@@ -16,7 +16,7 @@ from ._run import chosen_tasks, made_benchmark
 
 
 class Trained(NamedTuple):
-    """A model with what it was trained on.
+    """A trained model with its configuration and benchmark.
 
     Attributes:
         config: The run's configuration.
@@ -40,7 +40,7 @@ def trained(out: Path | str) -> Trained:
         out: The run's directory.
 
     Returns:
-        The model, and what it was trained on.
+        The model, with its configuration and benchmark.
 
     Raises:
         RunError: If there is no checkpoint, or it cannot be read.
@@ -54,7 +54,7 @@ def trained(out: Path | str) -> Trained:
     with torch.random.fork_rng(devices=[]):  # the initial weights are replaced
         model = benchmark.model()
     if state is None or not state["best"]:
-        raise RunError(f"{directory.checkpoint_file} is of no complete epoch.")
+        raise RunError(f"{directory.checkpoint_file} holds no complete epoch.")
     try:
         model.load_state_dict(state["best"]["model"])
     except RuntimeError as error:

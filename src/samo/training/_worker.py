@@ -28,14 +28,14 @@ _INTERVAL = 0.5  # seconds between two reports of the same epoch
 
 def main() -> None:
     """Trains until the input ends."""
-    # The directory where `module:Class` may be comes last: it hides no installed module.
+    # For `module:Class` in the working directory; last, so that it hides no installed module.
     sys.path.append(str(Path.cwd()))
-    # Messages have the output to themselves: what others print goes to the standard error.
+    # Reserve stdout for messages; anything else that is printed goes to stderr.
     output = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def say(**message: Any) -> None:
-        # Fails if the parent process is gone: this one ends then.
+        # Raises BrokenPipeError, which ends this process, if the parent process is gone.
         print(json.dumps(message), file=output, flush=True)
 
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""Several processes that train runs."""
+"""Worker processes that train runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from ._plan import Cell
 
-# The number of threads changes sums in the last bits, and more threads than cores are slower.
+# The number of threads changes the rounding of sums, and more threads than cores are slower.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -42,17 +42,17 @@ class Event:
 
 
 Source = Generator[Cell, Event, None]
-"""Yields the runs that one process should train, and is sent the end of each."""
+"""Yields the runs for one process; receives the last event of each."""
 
 
 class Workers:
-    """Processes that train runs, each one run at a time with one thread.
+    """Processes that each train one run at a time, with one thread.
 
-    They are started anew, not forked, so a run's numbers depend neither on what the parent did
-    before nor on the number of processes. If one dies, only its current run fails.
+    They are spawned, not forked, so a run's numbers depend neither on the state of the parent nor
+    on the number of processes. If one dies, only its current run fails.
 
     Args:
-        out: The directory that holds those of the runs.
+        out: The parent of the runs' directories.
     """
 
     def __init__(self, out: Path) -> None:
@@ -113,7 +113,7 @@ class Workers:
                     event = Event(cell, ended=True, failure=reason)
                 self._events.put(event)
                 cell = _next(source, event)
-        except BaseException as error:  # raised again where the events are read
+        except BaseException as error:  # re-raised in `_reports`
             self._events.put(error)
         finally:
             source.close()
@@ -174,7 +174,7 @@ def _event(cell: Cell, message: dict[str, Any]) -> Event:
 
 
 def in_order(cells: Iterable[Cell], n: int) -> list[Source]:
-    """Divides a list of runs among `n` processes: each takes the next run when it is free."""
+    """Divides runs among `n` processes; each takes the next run when it is free."""
     todo = queue.SimpleQueue[Cell]()
     for cell in cells:
         todo.put(cell)
