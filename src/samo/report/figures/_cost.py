@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ...cost import Row, rows
+from ...cost import StepCost, step_costs
 from ..summary import Summary
 from .style import MUTED, grid, house_style, legend, look, panels, remark
 
@@ -58,7 +58,7 @@ def time_figure(results: Sequence[Mapping[str, Any]]) -> Figure | None:
         The figure, a panel per case; None if nothing was timed beside ERM.
     """
 
-    def draw(axis: Axes, row: Row, place: int) -> None:
+    def draw(axis: Axes, row: StepCost, place: int) -> None:
         if row.to_erm is None or row.bare_to_erm is None or row.to_bare is None:
             return
         at, low, high = row.to_erm.median, row.to_erm.low, row.to_erm.high
@@ -68,7 +68,7 @@ def time_figure(results: Sequence[Mapping[str, Any]]) -> Figure | None:
         axis.plot([bare, bare], [place - 0.42, place + 0.42], color=_BARE, linewidth=2)
         _label(axis, f"{row.to_bare.median:.2f} ×", max(at, high, bare), place)
 
-    timed = [found for found in results if any(row.to_erm for row in rows(found))]
+    timed = [found for found in results if any(row.to_erm for row in step_costs(found))]
     handles = [
         Line2D([], [], color=_BARE, linewidth=2, label="bare arithmetic of the step"),
         _explanation("numbers: times the bare arithmetic"),
@@ -86,16 +86,16 @@ def memory_figure(results: Sequence[Mapping[str, Any]]) -> Figure | None:
         The figure, a panel per case; None if memory was not measured.
     """
 
-    def draw(axis: Axes, row: Row, place: int) -> None:
+    def draw(axis: Axes, row: StepCost, place: int) -> None:
         assert row.peak_bytes is not None
         megabytes = row.peak_bytes / 1e6
         axis.barh(place, megabytes, height=0.72, color=_colour(row.name))
         _label(axis, f"{row.above_one_pass:.1f} m", megabytes, place)
 
-    def known(row: Row) -> bool:
+    def known(row: StepCost) -> bool:
         return row.above_one_pass is not None
 
-    measured = [found for found in results if any(known(row) for row in rows(found))]
+    measured = [found for found in results if any(known(row) for row in step_costs(found))]
     note = "numbers: above one forward and backward pass, in numbers a shared parameter"
     handles = [_explanation(note)]
     return _bars(measured, draw, known, "peak memory above the model's own (MB)", handles)
@@ -104,19 +104,19 @@ def memory_figure(results: Sequence[Mapping[str, Any]]) -> Figure | None:
 @house_style()
 def _bars(
     results: Sequence[Mapping[str, Any]],
-    draw: Callable[[Axes, Row, int], None],
-    known: Callable[[Row], bool],
+    draw: Callable[[Axes, StepCost, int], None],
+    known: Callable[[StepCost], bool],
     label: str,
     handles: Sequence[Line2D],
 ) -> Figure | None:
     """Draws a panel per case, with a bar per step from top to bottom."""
     if not results:
         return None
-    lines = max(len(rows(found)) for found in results)
+    lines = max(len(step_costs(found)) for found in results)
     figure, axes = grid(len(results), columns=2, height=0.19 * lines + 0.75)
     figure.set_figwidth(4.2 * min(len(results), 2))
     for axis, found in zip(axes, results, strict=True):
-        shown = [row for row in rows(found) if known(row)]
+        shown = [row for row in step_costs(found) if known(row)]
         for place, row in enumerate(shown):
             draw(axis, row, place)
         axis.set_yticks(range(len(shown)), [row.name for row in shown], fontsize=8)
