@@ -13,40 +13,32 @@ from matplotlib.patches import Patch
 
 from ...cost import StepCost, step_costs
 from ..summary import Summary
-from .style import MUTED, hide_rest, house_style, legend, look, panels, remark
+from .style import MUTED, grid, house_style, legend, look, panels, remark
 
-_COLUMNS = 2
 _BARE = "#000000"
 _HATCHES = ("", "////", "....", "\\\\\\\\", "xx", "--")
 
 
+@house_style()
 def run_costs(summary: Summary) -> Figure | None:
-    """Draws the time of a step, and the peak memory where it was recorded.
-
-    Args:
-        summary: The comparison.
-
-    Returns:
-        The figure; None if no run is finished.
-    """
+    """Draws the time of a step, and the peak memory if recorded; None without finished runs."""
     labels = {"step_ms": "time of a step (ms)", "peak_memory_mb": "peak memory (MB)"}
     names = [name for name in labels if any(row.timings(name) for row in summary.rows)]
     if not summary.methods or not names:
         return None
     styles = {name: _bar_style(name, i) for i, name in enumerate(summary.presets)}
     width = 0.84 / len(styles)
-    with house_style():
-        figure, axes = panels(1, len(names), height=2.4)
-        for axis, name in zip(axes[0], names, strict=True):
-            for i, method in enumerate(summary.methods):
-                for row in summary.arms(method):
-                    if values := row.timings(name):
-                        aside = list(styles).index(row.sharpness) - (len(styles) - 1) / 2
-                        axis.bar(i + width * aside, fmean(values), width, **styles[row.sharpness])
-            axis.set_xticks(range(len(summary.methods)), summary.methods)
-            axis.grid(visible=False, axis="x")
-            axis.set_ylabel(labels[name])
-        legend(figure, [Patch(label=preset, **style) for preset, style in styles.items()])
+    figure, axes = panels(1, len(names), height=2.4)
+    for axis, name in zip(axes[0], names, strict=True):
+        for i, method in enumerate(summary.methods):
+            for row in summary.arms(method):
+                if values := row.timings(name):
+                    aside = list(styles).index(row.sharpness) - (len(styles) - 1) / 2
+                    axis.bar(i + width * aside, fmean(values), width, **styles[row.sharpness])
+        axis.set_xticks(range(len(summary.methods)), summary.methods)
+        axis.grid(visible=False, axis="x")
+        axis.set_ylabel(labels[name])
+    legend(figure, [Patch(label=preset, **style) for preset, style in styles.items()])
     return figure
 
 
@@ -109,6 +101,7 @@ def memory_figure(results: Sequence[Mapping[str, Any]]) -> Figure | None:
     return _bars(measured, draw, known, "peak memory above the model's own (MB)", handles)
 
 
+@house_style()
 def _bars(
     results: Sequence[Mapping[str, Any]],
     draw: Callable[[Axes, StepCost, int], None],
@@ -119,26 +112,22 @@ def _bars(
     """Draws a panel per case, with a bar per step from top to bottom."""
     if not results:
         return None
-    columns = min(_COLUMNS, len(results))
     lines = max(len(step_costs(found)) for found in results)
-    with house_style():
-        count = -(-len(results) // columns)
-        figure, axes = panels(count, columns, height=0.19 * lines + 0.75)
-        figure.set_figwidth(4.2 * columns)
-        for axis, found in zip(axes.flat, results, strict=False):
-            shown = [row for row in step_costs(found) if known(row)]
-            for place, row in enumerate(shown):
-                draw(axis, row, place)
-            axis.set_yticks(range(len(shown)), [row.name for row in shown], fontsize=8)
-            axis.invert_yaxis()
-            axis.margins(x=0.14)
-            axis.set_xlim(left=0)
-            axis.grid(visible=False, axis="y")
-            case, numbers = found["setting"]["case"], found["setting"]["numbers"]
-            axis.set_title(f"{case}: K = {numbers['tasks']}, batch {numbers['batch']}")
-            axis.set_xlabel(label)
-        hide_rest(axes, len(results))
-        legend(figure, handles)
+    figure, axes = grid(len(results), columns=2, height=0.19 * lines + 0.75)
+    figure.set_figwidth(4.2 * min(len(results), 2))
+    for axis, found in zip(axes, results, strict=True):
+        shown = [row for row in step_costs(found) if known(row)]
+        for place, row in enumerate(shown):
+            draw(axis, row, place)
+        axis.set_yticks(range(len(shown)), [row.name for row in shown], fontsize=8)
+        axis.invert_yaxis()
+        axis.margins(x=0.14)
+        axis.set_xlim(left=0)
+        axis.grid(visible=False, axis="y")
+        case, numbers = found["setting"]["case"], found["setting"]["numbers"]
+        axis.set_title(f"{case}: K = {numbers['tasks']}, batch {numbers['batch']}")
+        axis.set_xlabel(label)
+    legend(figure, handles)
     return figure
 
 

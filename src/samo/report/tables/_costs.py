@@ -58,14 +58,7 @@ def costs_table(results: Mapping[str, Any], *, spreads: bool = True) -> Table:
 
 
 def cost_table(results: Mapping[str, Any]) -> RichTable:
-    """Makes the table of a case for the terminal.
-
-    Args:
-        results: The results of `samo.cost.measure`.
-
-    Returns:
-        A table with a row per step.
-    """
+    """Makes the table of a result of `samo.cost.measure` for the terminal, with a row per step."""
     return rich(costs_table(results, spreads=False), close=True)
 
 
