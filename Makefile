@@ -49,7 +49,7 @@ docs: $(STAMP) ## the documentation, in docs/_build/html
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
 test: $(STAMP) ## the fast tests, the doctests and the README's examples
-	$(BIN)/python -m pytest -n auto -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu"
 
 test-slow: $(STAMP) ## the tests that take long
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,9 +15,9 @@ import torch
 
 pytest_plugins = ["pytester"]
 
-# The tests' tensors are small, so threads cost more than they give; and with one of them the order
-# of summation is the same on every machine.
-torch.set_num_threads(1)
+# The tests' tensors are small, so threads cost more than they give. Nothing may depend on their
+# number: OMP_NUM_THREADS varies it.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 # No random examples, and no failure because a machine is slow.
 hypothesis.settings.register_profile("samo", derandomize=True, deadline=None, database=None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,48 +25,49 @@ def draw(): print('drew', torch.rand(1).item(), numpy.random.rand(), random.rand
 def test_one(): draw()
 def test_two(): draw()
 """
+MODES = f"""
+import torch
+from torch.overrides import _get_current_function_mode_stack as modes
+def test_leak(): {LEAKS["default device"]}
+def test_next(): assert not modes()
+"""
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
-    """Writes the test files, and runs pytest on one or all of them, in a process of its own.
-
-    An inner run in this process would throw out the parts of torch that it was the first to
-    import, which cannot be imported twice. A process takes seconds to start, so the tests share
-    them.
-    """
+def inner(pytester: pytest.Pytester) -> pytest.Pytester:
     # The plugin is loaded already, and an inner conftest may not name it.
     source = CONFTEST.read_text().replace('pytest_plugins = ["pytester"]', "")
     pytester.makeconftest(source)
-    leaks = (
+    return pytester
+
+
+# In the order of the files, as what sees a leak comes after it.
+OPTIONS = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:randomly"]
+
+
+def test_leaks_fail_their_own_tests_and_no_other(inner: pytest.Pytester) -> None:
+    """And no mode is left behind where a default device was put back.
+
+    In a process of its own: an inner run in this one would throw out the parts of torch that it
+    was the first to import, which cannot be imported twice.
+    """
+    leaks = "".join(
         f"def test_leak_{i}(): {leak}\ndef test_next_{i}(): pass\n"
         for i, leak in enumerate(LEAKS.values())
     )
-    pytester.makepyfile(
-        test_draws=DRAWS,
-        test_leaks="import torch\n" + "".join(leaks),
-        test_modes="import torch\n"
-        "from torch.overrides import _get_current_function_mode_stack as modes\n"
-        f"def test_leak(): {LEAKS['default device']}\n"
-        "def test_next(): assert not modes()\n",
-    )
-    # In the order of the files, as the tests beside a leak are to come after it.
-    options = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:randomly"]
-    return partial(pytester.runpytest_subprocess, *options)
+    inner.makepyfile(test_leaks=f"import torch\n{leaks}", test_modes=MODES)
+    result = inner.runpytest_subprocess(*OPTIONS)
+    result.assert_outcomes(passed=2 * len(LEAKS) + 2, errors=len(LEAKS) + 1)
+    result.stdout.fnmatch_lines([f"*the test left changed: {name} (was *" for name in LEAKS])
+
+
+def test_a_test_draws_the_same_numbers_alone_and_in_company(inner: pytest.Pytester) -> None:
+    inner.makepyfile(DRAWS)
+    both = drawn(inner.runpytest_inprocess(*OPTIONS))
+    alone = drawn(inner.runpytest_inprocess(*OPTIONS, "-k", "two"))
+    assert len(set(both)) == 2
+    assert alone == both[1:]
 
 
 def drawn(result: pytest.RunResult) -> list[str]:
     return [line[line.index("drew") :] for line in result.outlines if "drew" in line]
-
-
-def test_leaks_fail_their_own_tests_alone_and_draws_depend_on_the_test_alone(
-    run: Callable[..., pytest.RunResult],
-) -> None:
-    """No next test sees a leak, or a mode that putting it back left; draws are each test's own."""
-    everything = run()
-    everything.assert_outcomes(passed=2 + 2 * len(LEAKS) + 2, errors=len(LEAKS) + 1)
-    everything.stdout.fnmatch_lines([f"*the test left changed: {name} (was *" for name in LEAKS])
-    alone = run("test_draws.py", "-k", "two")
-    alone.assert_outcomes(passed=1, deselected=1)
-    assert len(set(drawn(everything))) == 2
-    assert drawn(alone) == drawn(everything)[1:]

@@ -81,7 +81,7 @@ def test_graph_network(run: Any) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_transformer_heads(run: Any) -> None:
     pytest.importorskip("transformers")
-    found = run("transformer_heads", epochs=2, checkpointing=True)
+    found = run("transformer_heads", epochs=1, checkpointing=True)
     assert found["who"] > 40
     assert found["when"] > 70
 

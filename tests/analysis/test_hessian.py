@@ -1,4 +1,4 @@
-"""Spectra, against known eigenvalues and against dense Hessians."""
+"""Spectra agree with known eigenvalues and with dense Hessians."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Losses = Callable[[Any, Sequence[str]], Mapping[str, Tensor]]
 
 
 class Point(nn.Module):
-    """Nothing but a vector of parameters."""
+    """A vector of parameters."""
 
     def __init__(self, n: int, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Point(nn.Module):
 
 
 def rotated(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
-    """Examples x_j and signs s_j such that the mean of s_j x_j x_jᵀ has these eigenvalues."""
+    """Makes examples x_j and signs s_j such that the mean of s_j x_j x_jᵀ has these eigenvalues."""
     n = len(eigenvalues)
     generator = torch.Generator().manual_seed(n)
     basis = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator))[0]
@@ -58,8 +58,10 @@ def quadratic(point: Point) -> Losses:
     st.integers(1, 5),
     st.lists(st.integers(1, 9), min_size=1, max_size=4),
 )
-def test_known_eigenvalues(values: list[float], k: int, cuts: list[int]) -> None:
-    """However many examples the batches have: each counts for as many."""
+def test_known_eigenvalues_whatever_the_batches(
+    values: list[float], k: int, cuts: list[int]
+) -> None:
+    """A batch is weighted by the number of its examples."""
     eigenvalues = torch.tensor(values, dtype=torch.float64)
     x, sign = rotated(eigenvalues)
     sizes = [*cuts, len(x)]
@@ -92,7 +94,7 @@ def test_the_trace_of_a_diagonal_is_exact_and_its_error_is_known() -> None:
     assert abs(found.trace - eigenvalues.sum().item()) < 4 * found.trace_error
 
 
-def test_the_mean_of_tasks_or_one() -> None:
+def test_the_hessian_of_the_mean_loss_or_of_one_task() -> None:
     batch = rotated(torch.linspace(1, 30, 30, dtype=torch.float64))
     point = Point(30)
     mean = hessian_spectrum(point, quadratic(point), [batch], ["a", "b"])
@@ -106,7 +108,7 @@ def test_the_mean_of_tasks_or_one() -> None:
 def dense(
     model: nn.Module, names: Sequence[str], tasks: Sequence[str], of: Losses, batch: Any
 ) -> Tensor:
-    """The Hessian of the mean loss, made whole by torch.autograd.functional."""
+    """Computes the Hessian of the mean loss by torch.autograd.functional."""
     model.eval()
     parameters = dict(model.named_parameters())
     shapes = [parameters[n].shape for n in names]
@@ -130,7 +132,7 @@ def dense(
 
 
 @pytest.mark.parametrize("name", [n for n in MODELS if n not in ("tied", "running")])
-def test_dense_hessian_of_a_network(name: str) -> None:
+def test_spectrum_agrees_with_the_dense_hessian(name: str) -> None:
     made = problem(name)
 
     def evaluate(_batch: Any, tasks: Sequence[str]) -> dict[str, Tensor]:
@@ -152,7 +154,7 @@ def test_dense_hessian_of_a_network(name: str) -> None:
         assert abs(found.trace - whole.trace().item()) <= 5 * found.trace_error + 1e-9
 
 
-def test_some_modules_alone() -> None:
+def test_the_hessian_with_respect_to_some_modules() -> None:
     made = problem("plain")
     head = made.model.get_submodule("heads.b")
 
@@ -189,7 +191,7 @@ class Normed(nn.Module):
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_evaluation_mode_whatever_the_cut(shuffle: bool) -> None:
+def test_the_spectrum_does_not_depend_on_the_batches(shuffle: bool) -> None:
     model = Normed().train()
     model.net(X)  # so that the running statistics are not those of a fresh layer
     whole = hessian_spectrum(model, model.losses, [(X, Y)], ["a"])
@@ -200,7 +202,7 @@ def test_evaluation_mode_whatever_the_cut(shuffle: bool) -> None:
 
 
 class Counted:
-    """Batches that are made as they are asked for, and how many of them are alive."""
+    """Generates batches, and counts those that are alive."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -226,7 +228,7 @@ class Counted:
 
 
 def test_memory_does_not_grow_with_the_number_of_batches() -> None:
-    """Inputs, activations and everything else that the graph keeps are gone with their batch."""
+    """Inputs, activations and other tensors of the graph are freed with their batch."""
     most = {}
     for n in (2, 5):
         model, batches = Normed(), Counted(n)

@@ -1,4 +1,4 @@
-"""The losses on planes, against closed forms and against models that stand there."""
+"""Losses on planes agree with closed forms and with models at these points."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.problems import losses as problem_losses
 from tests.snapshots import Expected
 
 
-def test_a_quadratic_has_its_closed_form() -> None:
+def test_losses_of_a_quadratic_have_their_closed_form() -> None:
     """l(θ) = ½ θᵀAθ + cᵀθ is a quadratic in a and b, with these coefficients."""
     torch.manual_seed(0)
     model = nn.Linear(6, 5, bias=False, dtype=torch.float64)
@@ -83,8 +83,8 @@ Y = X.sum(1)
 BATCHES = [(X[:8], Y[:8]), (X[8:16], Y[8:16]), (X[16:], Y[16:])]
 
 
-def test_the_checkpoints_losses_are_met_on_their_plane() -> None:
-    """With statistics of their own: each as if its model stood there in evaluation mode."""
+def test_losses_of_checkpoints_are_met_on_their_plane() -> None:
+    """Each with its own running statistics, in evaluation mode."""
     models = {name: trained(seed) for seed, name in enumerate("uvw")}
     other = trained(7)
     plane = plane_through(other, {name: model.state_dict() for name, model in models.items()})
@@ -110,8 +110,8 @@ def test_a_random_plane_passes_through_the_model() -> None:
     assert found.points == {"model": (0.0, 0.0)}
 
 
-def test_every_point_sees_the_same_data_however_it_is_drawn() -> None:
-    """A loader that shuffles and augments: the noise would show where nothing else varies."""
+def test_every_point_sees_the_same_data_whatever_the_loader_draws() -> None:
+    """A shuffling, augmenting loader: its noise would show, since nothing else varies."""
     model = nn.Linear(4, 1)
 
     def losses(batch: Sequence[Tensor], tasks: Sequence[str]) -> dict[str, Tensor]:
@@ -126,7 +126,7 @@ def test_every_point_sees_the_same_data_however_it_is_drawn() -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("mode", [True, False])
-def test_the_model_is_left_as_it_was(fails: bool, mode: bool) -> None:
+def test_the_model_is_unchanged(fails: bool, mode: bool) -> None:
     torch.manual_seed(0)
     model = Multi(nn.Sequential(nn.Linear(5, 4), RunningScale(4), nn.Dropout(0.3))).double()
     model.train(mode)
@@ -169,7 +169,7 @@ def test_progress_counts_every_evaluation() -> None:
     assert told == [(i, 12) for i in range(1, 13)]
 
 
-def test_what_is_not_finite_is_a_gap(tmp_path: Path) -> None:
+def test_losses_that_are_not_finite_are_none(tmp_path: Path) -> None:
     model = nn.Linear(3, 2)
 
     def losses(batch: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
@@ -186,7 +186,7 @@ def test_what_is_not_finite_is_a_gap(tmp_path: Path) -> None:
     assert Landscape.load(tmp_path / "landscape.json") == found
 
 
-def test_bad_arguments() -> None:
+def test_invalid_arguments_raise_errors() -> None:
     model = trained(0)
     call = (model, model.losses, BATCHES, ["a", "b"])
     with pytest.raises(AnalysisError, match="points must be at least 2; found 1"):

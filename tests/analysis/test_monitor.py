@@ -1,4 +1,4 @@
-"""The monitor: its numbers, what it costs, and that it survives a crash."""
+"""The monitor: its numbers, its cost, and crashes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def lines(directory: Path) -> list[dict[str, Any]]:
 
 
 def numbers(directory: Path) -> list[dict[str, Any]]:
-    """The lines without the time."""
+    """Returns the lines without the time."""
     found = lines(directory)
     for line in found:
         del line["time"]
@@ -36,7 +36,7 @@ def numbers(directory: Path) -> list[dict[str, Any]]:
 
 
 def result(step: int, device: str = "cpu") -> StepResult:
-    """Made-up numbers: loss a = step, b = 2 step, sharpness a = 0.5, b = 1."""
+    """Makes artificial numbers: loss a = step, b = 2 step, sharpness a = 0.5, b = 1."""
     losses = {"a": torch.tensor(1.0 * step, device=device), "b": torch.tensor(2.0 * step)}
     perturbed = {"a": losses["a"] + 0.5, "b": losses["b"] + 1.0}
     gramian = torch.tensor([[4.0, (-1.0) ** step], [(-1.0) ** step, 9.0]], dtype=torch.float64)
@@ -50,7 +50,7 @@ def log(directory: Path, steps: Sequence[int], **options: Any) -> None:
 
 
 @pytest.mark.parametrize("decompose", [False, True])
-def test_the_numbers_are_those_of_the_steps(tmp_path: Path, decompose: bool) -> None:
+def test_logged_numbers_are_those_of_the_steps(tmp_path: Path, decompose: bool) -> None:
     torch.manual_seed(0)
     model = Multi(nn.Linear(5, 4)).double()
     engine = samo.LSAM(model, TASKS, rho=0.1, aggregator="mgda", decompose=decompose)
@@ -113,7 +113,7 @@ def test_a_line_has_the_means_since_the_one_before(tmp_path: Path) -> None:
     assert (two["step"], two["loss/a"], two["conflicts"]) == (5, 4.5, 0.5)
 
 
-def test_absent_tasks_and_skipped_steps_count_for_nothing(tmp_path: Path) -> None:
+def test_means_omit_absent_tasks_and_skipped_steps(tmp_path: Path) -> None:
     nan = {"a": torch.tensor(float("nan")), "b": torch.tensor(1.0)}
     with Monitor(tmp_path, every=3) as monitor:
         monitor.log(StepResult({"a": torch.tensor(1.0)}))
@@ -136,8 +136,8 @@ class Touched(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_nothing_is_done_on_the_device_between_two_lines(tmp_path: Path) -> None:
-    """Numbers on the meta device cannot be read, so whoever waits for them fails."""
+def test_the_device_is_idle_between_two_lines(tmp_path: Path) -> None:
+    """Reading numbers on the meta device, and waiting for them, raises an error."""
     seen = [result(step, "meta") for step in range(1, 5)]
     with Monitor(tmp_path, every=5) as monitor:
         with Touched() as touched:
@@ -151,8 +151,8 @@ def test_nothing_is_done_on_the_device_between_two_lines(tmp_path: Path) -> None
         monitor._step = monitor._log.last  # what cannot be read is not to be written at the end
 
 
-def test_a_crash_loses_no_line_that_was_written(tmp_path: Path) -> None:
-    """All lines are with the system, and none in a buffer of the process, while it still runs."""
+def test_written_lines_survive_a_crash(tmp_path: Path) -> None:
+    """Lines are flushed to the system while the process still runs."""
     with Monitor(tmp_path, every=2) as monitor:
         for step in range(1, 6):
             monitor.log(result(step))
@@ -160,7 +160,7 @@ def test_a_crash_loses_no_line_that_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", [1, 20, -2, -1])
-def test_it_goes_on_after_a_torn_line(tmp_path: Path, torn: int) -> None:
+def test_a_monitor_continues_after_an_incomplete_line(tmp_path: Path, torn: int) -> None:
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     log(whole, range(1, 9))
     log(broken, range(1, 6))
@@ -178,7 +178,7 @@ def test_it_goes_on_after_a_torn_line(tmp_path: Path, torn: int) -> None:
     assert [e.step for e in events.Scalars("loss/a")] == list(range(1, 9))
 
 
-def test_it_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+def test_a_monitor_continues_from_a_checkpoint(tmp_path: Path) -> None:
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     log(whole, range(1, 9), every=2)
     log(broken, range(1, 6), every=2)
@@ -198,7 +198,9 @@ def test_it_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
         ('{"step": "1"}\n', "found|has step '1'"),
     ],
 )
-def test_what_is_no_log_is_left_alone(tmp_path: Path, content: str, message: str) -> None:
+def test_other_files_are_rejected_and_not_changed(
+    tmp_path: Path, content: str, message: str
+) -> None:
     file = tmp_path / "steps.jsonl"
     file.write_text(content)
     with pytest.raises(ValueError, match=message):
@@ -208,7 +210,7 @@ def test_what_is_no_log_is_left_alone(tmp_path: Path, content: str, message: str
     assert file.read_text() == content
 
 
-def test_bad_arguments_change_nothing(tmp_path: Path) -> None:
+def test_invalid_arguments_raise_errors_and_write_nothing(tmp_path: Path) -> None:
     for options in ({"every": 0}, {"step": -1}):
         with pytest.raises(ValueError, match="must be at least"):
             Monitor(tmp_path / "x", **options)
@@ -241,7 +243,7 @@ def test_the_history_of_a_run(tmp_path: Path) -> None:
     assert kinds == {"loss", "sharpness", "weight", "gradient_norm", "conflicts"}
 
 
-def test_a_run_does_not_go_on_over_a_damaged_log(tmp_path: Path) -> None:
+def test_a_run_does_not_continue_after_a_damaged_log(tmp_path: Path) -> None:
     config = configured(benchmark="tests.toy:Toy", epochs=2)
     train(config, tmp_path)
     (tmp_path / "results.json").unlink()

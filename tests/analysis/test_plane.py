@@ -1,4 +1,4 @@
-"""Planes, and trajectories on them, against numpy."""
+"""Planes, and trajectories on them, agree with numpy."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_filters_have_the_norms_of_the_models() -> None:
     assert abs(cosine) < 0.5  # two directions, not one
 
 
-def test_a_random_direction_is_gaussian_but_for_its_filters_norms() -> None:
+def test_a_random_direction_is_gaussian_up_to_the_norms_of_its_filters() -> None:
     model = nn.Linear(400, 3, bias=False)
     z = random_plane(model, seed=1).x["weight"]
     for row, own in zip(z, model.weight, strict=True):
@@ -118,7 +118,7 @@ def test_no_variance_is_negative_beyond_the_checkpoints() -> None:
 @pytest.mark.parametrize(
     ("third", "message"), [("a", "are on a line"), ("b", "are on a line"), (None, "three state")]
 )
-def test_what_is_no_plane(third: str | None, message: str) -> None:
+def test_checkpoints_that_span_no_plane_raise_errors(third: str | None, message: str) -> None:
     states = {"a": checkpoint(0), "b": checkpoint(1)}
     if third is not None:
         states["c"] = states[third]
@@ -126,7 +126,7 @@ def test_what_is_no_plane(third: str | None, message: str) -> None:
         plane_through(network(), states)
 
 
-def test_checkpoints_that_do_not_fit() -> None:
+def test_checkpoints_of_another_model_raise_errors() -> None:
     whole = checkpoint(0)
     lacking = {name: tensor for name, tensor in whole.items() if name != "4.bias"}
     with pytest.raises(AnalysisError, match=r"checkpoint c .* no '4.bias'"):
@@ -164,7 +164,7 @@ def test_a_trajectorys_plane_is_that_of_the_singular_vectors() -> None:
 
 
 def test_projection_is_orthogonal_on_any_plane() -> None:
-    """Against least squares, on directions that are not orthonormal."""
+    """It agrees with least squares for directions that are not orthonormal."""
     states = [checkpoint(seed) for seed in range(4)]
     model = network()
     plane = random_plane(model, seed=5)
@@ -179,7 +179,9 @@ def test_projection_is_orthogonal_on_any_plane() -> None:
     assert found.share == pytest.approx(share, rel=1e-5)
 
 
-def test_what_lies_on_the_plane_is_held_whole(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_checkpoints_on_the_plane_have_a_share_of_one(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     states = {name: checkpoint(seed) for seed, name in enumerate("abc")}
     plane = plane_through(network(), states)
     found = trajectory(network(), list(states.values()), plane)

@@ -1,4 +1,4 @@
-"""Results on disk: what is read is what was written, and every fault is named."""
+"""Results on disk: round trips, and errors for invalid files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ RESULTS: list[Result] = [
 
 
 @pytest.mark.parametrize("result", RESULTS, ids=lambda result: result.kind)
-def test_round_trip(result: Result, tmp_path: Path) -> None:
+def test_saved_results_are_loaded(result: Result, tmp_path: Path) -> None:
     file = tmp_path / "deep" / "result.json"
     result.save(file)
     assert type(result).load(file) == result
@@ -76,7 +76,7 @@ def test_every_field_is_checked(result: Result, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "NaN", "[" * 100_000, "\x00"])
-def test_what_is_no_json(text: str, tmp_path: Path) -> None:
+def test_invalid_json_raises_an_error(text: str, tmp_path: Path) -> None:
     file = tmp_path / "spectrum.json"
     file.write_text(text)
     with pytest.raises(AnalysisError, match=r"spectrum\.json"):

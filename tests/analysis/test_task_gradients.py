@@ -1,4 +1,4 @@
-"""Cosines, sharpness and estimators, against the naive step and closed forms."""
+"""Cosines, sharpness and estimators agree with the naive step and closed forms."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def near(one: Any, other: Any) -> None:
 
 @pytest.mark.parametrize("name", ["plain", "batchnorm", "tied", "branches", "one_output"])
 @pytest.mark.parametrize("alpha", [None, 0.0, 0.3, 1.0])
-def test_cosines_are_the_naive_ones(name: str, alpha: float | None) -> None:
+def test_cosines_agree_with_the_naive_step(name: str, alpha: float | None) -> None:
     made = problem(name)
     made.model.eval()
     perturbation = None
@@ -74,7 +74,7 @@ class Line(nn.Module):
         return {t: (batch[t] @ self.x).mean() for t in tasks if t in batch}
 
 
-def test_batches_count_for_their_examples_of_each_task() -> None:
+def test_batches_are_weighted_by_their_examples_of_each_task() -> None:
     """Task b is in the first batch with one example, in the second with three, c in neither's."""
     model = Line()
     e = torch.eye(2, dtype=torch.float64)
@@ -103,7 +103,7 @@ def test_one_task_has_no_conflicts() -> None:
         gradient_cosines(*data)
 
 
-def test_a_zero_gradient_has_no_direction() -> None:
+def test_a_zero_gradient_has_cosine_zero() -> None:
     model = Line()
     batch = {"a": torch.eye(2).double(), "b": torch.zeros(3, 2).double()}
     found = gradient_cosines(model, model.losses, [batch], ["a", "b"])
@@ -113,7 +113,7 @@ def test_a_zero_gradient_has_no_direction() -> None:
 
 @pytest.mark.parametrize("own", [True, False])
 def test_sharpness_of_quadratics(own: bool) -> None:
-    """½ (d + ρ g/‖g‖)ᵀ A (d + ρ g/‖g‖) − ½ dᵀ A d, and the same of the task's own."""
+    """½ (d + ρ g/‖g‖)ᵀ A (d + ρ g/‖g‖) − ½ dᵀ A d, and the same for task-specific parameters."""
     model = Quadratics(own=own)
     found = sharpness(model, lambda _, tasks: model.losses(tasks), ONE, TASKS, LOCAL)
     for i, task in enumerate(TASKS):
@@ -140,7 +140,7 @@ def test_sharpness_along_the_mean_gradient_is_less() -> None:
 
 
 def test_sharpness_is_a_mean_over_examples() -> None:
-    """l = xᵀθ rises by ρ ‖mean x‖ in each batch."""
+    """l = xᵀθ increases by ρ ‖mean x‖ in each batch."""
     model = Line()
     batches = [{"a": torch.tensor([[3.0, 4.0]] * 3)}, {"a": torch.tensor([[0.0, 1.0]])}]
     batches = [{t: x.double() for t, x in batch.items()} for batch in batches]
@@ -189,7 +189,7 @@ def test_estimators_of_quadratics() -> None:
     near(found.direction["previous"].mean, before)
 
 
-def test_last_layers_are_exact_and_the_mean_before_them() -> None:
+def test_last_layers_are_exact_with_the_mean_gradient_before_them() -> None:
     trunk = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh()).double()
     model = Heads(trunk).double()
     x = torch.linspace(-1, 1, 12).double().view(3, 4)
@@ -205,7 +205,7 @@ def test_last_layers_are_exact_and_the_mean_before_them() -> None:
     near(found.direction["last"].mean, list(map(cosine, estimates, exact)))
 
 
-def test_one_sample_keeps_the_sign_alone() -> None:
+def test_one_spsa_sample_has_the_expected_cosine() -> None:
     """Its cosine is about √(2/πd) on average; that of a random direction about 0."""
     model = Heads(nn.Sequential(nn.Linear(4, 6), nn.Tanh()))
     x = torch.linspace(-1, 1, 12).view(3, 4)
@@ -228,7 +228,7 @@ def test_one_sample_keeps_the_sign_alone() -> None:
         assert abs(mean) < 4 / math.sqrt(150 * d)
 
 
-def test_what_is_no_question() -> None:
+def test_invalid_estimators_raise_errors() -> None:
     model = Line()
     data = (model, model.losses, [{"a": torch.eye(2).double()}], ["a"])
     for wrong, given, options in [

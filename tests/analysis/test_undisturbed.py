@@ -1,4 +1,4 @@
-"""An analysis leaves no trace, whatever the model keeps and draws, and whatever goes wrong."""
+"""An analysis leaves no trace, whatever state and randomness the model has, even after errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ HOW = [(True, None), (True, 3), (False, None), (False, 3)]
 
 
 @pytest.mark.parametrize(("analysis", "name", "how"), in_pairs(ANALYSES, NAMES, HOW))
-def test_no_trace(analysis: str, name: str, how: tuple[bool, int | None]) -> None:
+def test_an_analysis_leaves_no_trace(
+    analysis: str, name: str, how: tuple[bool, int | None]
+) -> None:
     """Every analysis with every model and in every way, and every model in every way."""
     training, fails_at = how
     model = problem(name).model.train(training)

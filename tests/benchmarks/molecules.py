@@ -1,4 +1,4 @@
-"""A few small molecules in the layouts that QM9 has on disk, with values made up."""
+"""A few small molecules in the layouts that QM9 has on disk, with artificial values."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SHAPES: list[tuple[list[Atom], list[tuple[int, int, int]]]] = [
 
 @dataclass
 class Made:
-    """What was written: in the order of the files."""
+    """The written values, in the order of the files."""
 
     names: list[str]
     atoms: list[list[Atom]]
@@ -62,7 +62,7 @@ class Made:
 
 
 def make(n: int = 40, seed: int = 0) -> Made:
-    """The shapes in turn, turned and moved, with values that depend on the composition."""
+    """Makes rotated and shifted shapes, with values that depend on the composition."""
     random = np.random.default_rng(seed)
     made = Made([], [], [], random.normal(size=(n, len(COLUMNS))))
     for i in range(n):

@@ -29,7 +29,7 @@ def draw(path: Path, size: tuple[int, int], random: np.random.Generator) -> None
 
 
 def resized(path: Path, side: int) -> NDArray[np.uint8]:
-    """What a picture should be read as: ``[3, side, side]``."""
+    """Returns the expected pixels of a picture: ``[3, side, side]``."""
     with Image.open(path) as image:
         small = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
     return np.moveaxis(np.array(small), 2, 0)
@@ -38,7 +38,7 @@ def resized(path: Path, side: int) -> NDArray[np.uint8]:
 def celeba(
     root: Path, sizes: Sequence[int] = (9, 4, 5), attributes: Sequence[str] = ATTRIBUTES
 ) -> NDArray[np.int64]:
-    """Writes CelebA, the splits mixed, and gives its labels, 1 or -1."""
+    """Writes CelebA with mixed splits, and returns its labels, 1 or -1."""
     random = np.random.default_rng(0)
     splits = random.permutation(np.repeat([0, 1, 2], sizes))
     labels = random.choice([-1, 1], (len(splits), len(attributes)))

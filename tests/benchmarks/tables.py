@@ -1,4 +1,4 @@
-"""Tables for the tests of ``tabular``, and what a naive reading of them gives."""
+"""Tables for the tests of ``tabular``, and a naive reader of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_parquet(path: Path, rows: Sequence[Row], types: Mapping[str, Any] | No
 
 
 def whole(benchmark: Tabular, split: Split, tasks: Sequence[str] | None = None) -> list[Tensor]:
-    """All of a split, put together from small batches: numbers, categories, targets."""
+    """Concatenates the small batches of a split: numbers, categories, targets."""
     batches = list(benchmark.batches(split, tasks or benchmark.tasks, 7))
     return [torch.cat(tensors) for tensors in zip(*batches, strict=True)]
 

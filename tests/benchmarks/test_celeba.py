@@ -15,8 +15,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Generator, Tensor
 
-from samo.benchmarks import CelebA, Split, _images
-from samo.benchmarks._errors import DataError
+from samo.benchmarks import CelebA, DataError, Split, _images
 from samo.training import configured, train
 from tests.benchmarks import pictures
 
@@ -34,7 +33,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A small set of its own, to be spoilt."""
+    """Makes a small set to damage."""
     pictures.celeba(tmp_path / "D", (2, 1, 1), ["Bald", "Male", "Young"])
     return tmp_path / "D"
 
@@ -47,7 +46,7 @@ def whole(benchmark: CelebA, split: Split) -> tuple[Tensor, Tensor]:
     return next(iter(benchmark.batches(split, benchmark.tasks, batch_size=1000)))
 
 
-def test_what_is_read_is_what_was_written(published: Path) -> None:
+def test_images_and_labels_are_read_back(published: Path) -> None:
     benchmark = CelebA(data=published)
     lines = (published / ATTRIBUTES).read_text().splitlines()
     labels = {line.split()[0]: line.split()[1:] for line in lines[2:]}
@@ -64,7 +63,7 @@ def test_what_is_read_is_what_was_written(published: Path) -> None:
             assert [1 if label == "1" else 0 for label in labels[name]] == row.tolist()
 
 
-def test_the_network_sees_pixels_in_0_to_1_and_the_tasks_that_are_asked_for(
+def test_the_network_receives_pixels_in_0_to_1_and_the_requested_tasks(
     published: Path,
 ) -> None:
     benchmark = CelebA(data=published, width=1)
@@ -85,7 +84,7 @@ def test_the_network_sees_pixels_in_0_to_1_and_the_tasks_that_are_asked_for(
 
 
 @pytest.mark.parametrize("spread", [0.4, 5.0])  # in the first, some batches lie within [0, 1]
-def test_metrics_are_of_the_sign_of_the_logits(published: Path, spread: float) -> None:
+def test_metrics_depend_on_the_sign_of_the_logits(published: Path, spread: float) -> None:
     metrics = CelebA(data=published).metrics["Male"]
     generator = Generator().manual_seed(0)
     batches = [
@@ -153,7 +152,7 @@ def test_images_are_decoded_once(data: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert any(np.array_equal(x, pictures.resized(changed, 64)) for x in every.numpy())
 
 
-def test_the_cache_may_lie_elsewhere(data: Path, tmp_path: Path) -> None:
+def test_the_cache_can_be_in_another_directory(data: Path, tmp_path: Path) -> None:
     CelebA(data=data, cache=tmp_path / "fast" / "disk")
     assert not caches(data)
     assert len(list((tmp_path / "fast/disk").glob("celeba-64x64-*.npy"))) == 1
@@ -302,7 +301,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_fault_is_named_with_its_file(data: Path, fault: str) -> None:
+def test_errors_name_the_file_and_the_fault(data: Path, fault: str) -> None:
     spoil, message = FAULTS[fault]
     spoil(data)
     with pytest.raises(DataError, match=re.escape(message.format(root=data))):
@@ -310,7 +309,7 @@ def test_every_fault_is_named_with_its_file(data: Path, fault: str) -> None:
     assert not (data / "samo-cache").exists()
 
 
-def test_bad_options(data: Path) -> None:
+def test_invalid_options_raise_errors(data: Path) -> None:
     with pytest.raises(ValueError, match="width must be at least 1; found 0"):
         CelebA(data=data, width=0)
     with pytest.raises(

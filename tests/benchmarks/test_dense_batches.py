@@ -1,4 +1,4 @@
-"""Shuffling, augmentation and loading ahead."""
+"""Shuffling, augmentation and prefetching."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_mirrored_wall_is_the_wall_of_the_mirrored_image() -> None:
     torch.testing.assert_close(offsets, torch.full((64,), -2.0))
 
 
-def test_all_scales_places_and_both_sides_occur_equally_often() -> None:
+def test_augmentations_are_drawn_uniformly() -> None:
     changes = random_augmentations(6000, Generator().manual_seed(0))
     counts = [sum(change.scale == scale for change in changes) for scale in SCALES]
     assert all(abs(count - 2000) < 150 for count in counts)
@@ -119,7 +119,7 @@ def same(one: list[dict[str, Tensor]], other: list[dict[str, Tensor]]) -> bool:
     )
 
 
-def test_the_generator_decides_order_and_augmentation_and_nothing_else_does(root: Path) -> None:
+def test_order_and_augmentation_depend_on_the_generator_only(root: Path) -> None:
     def epochs(benchmark: NYUv2, seed: int) -> list[list[dict[str, Tensor]]]:
         generator = Generator().manual_seed(seed)
         batches = benchmark.batches("train", benchmark.tasks, 3, generator)
@@ -135,7 +135,7 @@ def test_the_generator_decides_order_and_augmentation_and_nothing_else_does(root
     assert not same(first[0], other[0])
 
 
-def test_the_second_epoch_goes_on_from_the_generator_s_state(root: Path) -> None:
+def test_the_second_epoch_continues_from_the_generator_s_state(root: Path) -> None:
     benchmark = NYUv2(data=root)
     generator = Generator().manual_seed(0)
     batches = benchmark.batches("train", benchmark.tasks, 3, generator)
@@ -147,7 +147,7 @@ def test_the_second_epoch_goes_on_from_the_generator_s_state(root: Path) -> None
     assert same(second, content(benchmark.batches("train", benchmark.tasks, 3, resumed)))
 
 
-def test_one_task_alone_sees_the_same_images(root: Path) -> None:
+def test_a_single_task_sees_the_same_images(root: Path) -> None:
     benchmark = NYUv2(data=root)
     batches = [
         content(benchmark.batches("train", tasks, 4, Generator().manual_seed(0)))
@@ -159,7 +159,7 @@ def test_one_task_alone_sees_the_same_images(root: Path) -> None:
         assert torch.equal(every["depth"], depth["depth"])
 
 
-def test_an_epoch_goes_once_through_the_images(tmp_path: Path) -> None:
+def test_an_epoch_has_every_image_once(tmp_path: Path) -> None:
     write_mtan(tmp_path, train=10)
     for i in range(10):  # of one brightness each, which augmentation does not change
         np.save(tmp_path / f"train/image/{i}.npy", np.full((32, 64, 3), i / 10))
@@ -189,7 +189,7 @@ def test_shapes_and_types(root: Path) -> None:
     }
 
 
-def test_a_task_that_no_pixel_has_a_target_for_is_left_out(tmp_path: Path) -> None:
+def test_a_task_without_targets_is_left_out(tmp_path: Path) -> None:
     write_mtan(tmp_path, train=3, val=2)
     for name, value in (("label", -1.0), ("depth", 0.0), ("normal", 0.0)):
         path = tmp_path / "val" / name / "0.npy"
@@ -206,7 +206,7 @@ def test_a_task_that_no_pixel_has_a_target_for_is_left_out(tmp_path: Path) -> No
     assert all(loss.isfinite() for loss in losses.values())
 
 
-def test_batches_come_in_order_however_long_each_takes() -> None:
+def test_batches_are_in_order_whatever_their_loading_times() -> None:
     release = [threading.Event() for _ in range(6)]
 
     def make(i: int) -> int:
@@ -219,7 +219,7 @@ def test_batches_come_in_order_however_long_each_takes() -> None:
     assert list(prefetched(make, range(6))) == list(range(6))
 
 
-def test_only_a_few_batches_are_madeprefetched() -> None:
+def test_only_a_few_batches_are_prefetched() -> None:
     made: list[int] = []
     iterator = prefetched(lambda i: made.append(i), range(100))
     next(iterator)
@@ -229,7 +229,7 @@ def test_only_a_few_batches_are_madeprefetched() -> None:
     assert len(made) <= 8
 
 
-def test_an_error_of_a_thread_reaches_the_one_who_waits() -> None:
+def test_an_error_in_a_thread_is_raised_in_the_loop() -> None:
     def make(i: int) -> int:
         if i == 3:
             raise ValueError("of the third")
@@ -241,7 +241,7 @@ def test_an_error_of_a_thread_reaches_the_one_who_waits() -> None:
         next(iterator)
 
 
-def test_no_thread_outlives_an_iteration_that_is_left(root: Path) -> None:
+def test_leaving_the_loop_ends_its_threads(root: Path) -> None:
     benchmark = NYUv2(data=root)
     before = threading.active_count()
     for _ in benchmark.batches("train", benchmark.tasks, 1):

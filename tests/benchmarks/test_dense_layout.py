@@ -1,4 +1,4 @@
-"""The reader of the MTAN layout: what it reads, and what it says about files that are wrong."""
+"""The reader of the MTAN layout, and its errors for invalid files."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(tmp_path: Path, whole: Path) -> Path:
-    """A copy to spoil."""
+    """Makes a copy to damage."""
     return Path(shutil.copytree(whole, tmp_path / "data"))
 
 
 @pytest.mark.parametrize("window", [(slice(None), slice(None)), (slice(3, 20), slice(10, 41))])
-def test_what_is_read_is_what_numpy_loads(whole: Path, window: Any) -> None:
+def test_reading_agrees_with_numpy(whole: Path, window: Any) -> None:
     examples = LayoutExamples(whole / "train", FIELDS, 13)
     assert len(examples) == 6
     assert examples.size == SIZE
@@ -45,7 +45,7 @@ def test_what_is_read_is_what_numpy_loads(whole: Path, window: Any) -> None:
             np.testing.assert_array_equal(found[field].numpy(), expected)
 
 
-def test_images_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_images_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     write_mtan(tmp_path, train=12)
     for folder in FOLDERS.values():  # 10 and 11 come after 9, and a gap does no harm
         (tmp_path / "train" / folder / "4.npy").unlink()
@@ -56,7 +56,7 @@ def test_images_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("label", "classes"), [("label", 7), ("label_7", 7), ("label_19", 19)])
-def test_the_labels_of_cityscapes_lie_in_either_folder(
+def test_labels_of_cityscapes_can_be_in_either_folder(
     tmp_path: Path, label: str, classes: int
 ) -> None:
     write_mtan(tmp_path, classes=classes, normals=False, label=label)
@@ -67,7 +67,7 @@ def test_the_labels_of_cityscapes_lie_in_either_folder(
     np.testing.assert_array_equal(batch["segmentation"].numpy(), expected)
 
 
-def test_the_files_stay_on_disk_until_they_are_needed(whole: Path) -> None:
+def test_files_are_memory_mapped(whole: Path) -> None:
     examples = LayoutExamples(whole / "train", FIELDS, 13)
     assert isinstance(examples._open("image", 0), np.memmap)
 
@@ -94,7 +94,9 @@ SPOILED: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("name", "how", "message"), SPOILED)
-def test_a_file_of_a_wrong_form(copied: Path, name: str, how: Any, message: str) -> None:
+def test_a_file_of_wrong_shape_or_type_raises_an_error(
+    copied: Path, name: str, how: Any, message: str
+) -> None:
     spoil(copied / "train" / name, **how)
     with pytest.raises(DataError, match=re.escape(message)) as error:
         NYUv2(data=copied)
@@ -111,7 +113,7 @@ def test_a_file_of_a_wrong_form(copied: Path, name: str, how: Any, message: str)
         (lambda whole: b"PK\x03\x04" + bytes(100), "is not a .npy file (a pickle, an archive?)"),
     ],
 )
-def test_a_file_that_is_no_whole_array(copied: Path, content: Any, message: str) -> None:
+def test_a_damaged_file_raises_an_error(copied: Path, content: Any, message: str) -> None:
     path = copied / "val" / "depth" / "1.npy"
     path.write_bytes(content(path.read_bytes()))
     with pytest.raises(DataError, match=re.escape(f"{path} {message}")):
@@ -119,7 +121,7 @@ def test_a_file_that_is_no_whole_array(copied: Path, content: Any, message: str)
 
 
 class Trap:
-    """Says so when a pickle of it is loaded."""
+    """Records that a pickle of it is loaded."""
 
     sprung = False
 
@@ -133,7 +135,7 @@ def _spring() -> int:
 
 
 @pytest.mark.parametrize("write", ["pickle", "objects"])
-def test_a_pickle_is_never_run(copied: Path, write: str) -> None:
+def test_a_pickle_is_never_loaded(copied: Path, write: str) -> None:
     path = copied / "train" / "image" / "2.npy"
     if write == "pickle":
         path.write_bytes(pickle.dumps(Trap()))
@@ -160,7 +162,9 @@ def test_a_pickle_is_never_run(copied: Path, write: str) -> None:
         ("normal/1.npy", np.nan, "a value is not finite"),
     ],
 )
-def test_a_value_that_cannot_be(copied: Path, name: str, value: float, message: str) -> None:
+def test_an_invalid_value_raises_an_error(
+    copied: Path, name: str, value: float, message: str
+) -> None:
     spoil(copied / "val" / name, value=value)
     benchmark = NYUv2(data=copied)  # headers are looked at here, values when they are read
     with pytest.raises(DataError, match=re.escape(message)) as error:
@@ -172,7 +176,7 @@ def test_a_value_that_cannot_be(copied: Path, name: str, value: float, message: 
 
 
 @pytest.mark.parametrize("folder", FOLDERS.values())
-def test_a_file_without_counterpart(copied: Path, folder: str) -> None:
+def test_a_file_without_counterpart_raises_an_error(copied: Path, folder: str) -> None:
     path = copied / "train" / folder / "3.npy"
     path.unlink()
     other = copied / "train" / ("depth" if folder == "image" else "image") / "3.npy"
@@ -182,7 +186,7 @@ def test_a_file_without_counterpart(copied: Path, folder: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["seven.npy", "03.npy", "-1.npy", "1 (copy).npy"])
-def test_a_name_that_is_no_number(copied: Path, name: str) -> None:
+def test_a_file_name_must_be_a_number(copied: Path, name: str) -> None:
     path = copied / "train" / "depth" / name
     shutil.copy(copied / "train" / "depth" / "1.npy", path)
     with pytest.raises(DataError, match=re.escape(f"{path}: the name must be a number")):
@@ -190,7 +194,7 @@ def test_a_name_that_is_no_number(copied: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("folder", ["train/image", "val/normal", "val"])
-def test_a_missing_directory_shows_the_layout(copied: Path, folder: str) -> None:
+def test_the_error_for_a_missing_directory_shows_the_layout(copied: Path, folder: str) -> None:
     shutil.rmtree(copied / folder)
     with pytest.raises(DataError, match="there is no directory") as error:
         NYUv2(data=copied)
@@ -199,7 +203,7 @@ def test_a_missing_directory_shows_the_layout(copied: Path, folder: str) -> None
     assert "DIR/train and DIR/val, each with <i>.npy in image (H, W, 3), label (H, W)" in message
 
 
-def test_a_directory_without_images(tmp_path: Path) -> None:
+def test_a_directory_without_images_raises_an_error(tmp_path: Path) -> None:
     write_mtan(tmp_path, train=0)
     with pytest.raises(
         DataError, match=re.escape(f"{tmp_path / 'train/image'} contains no <i>.npy")
@@ -207,7 +211,7 @@ def test_a_directory_without_images(tmp_path: Path) -> None:
         NYUv2(data=tmp_path)
 
 
-def test_parts_of_different_sizes(tmp_path: Path) -> None:
+def test_parts_must_have_one_image_size(tmp_path: Path) -> None:
     write_mtan(tmp_path / "a")
     write_mtan(tmp_path / "b", size=(64, 64))
     shutil.rmtree(tmp_path / "a" / "val")
@@ -216,7 +220,7 @@ def test_parts_of_different_sizes(tmp_path: Path) -> None:
         NYUv2(data=tmp_path / "a")
 
 
-def test_a_size_that_does_not_suit_the_network(tmp_path: Path) -> None:
+def test_the_network_requires_multiples_of_32(tmp_path: Path) -> None:
     write_mtan(tmp_path, size=(32, 50))
     with pytest.raises(ValueError, match="must be multiples of 32; found 32 and 50"):
         NYUv2(data=tmp_path)
@@ -233,7 +237,7 @@ def test_a_size_that_does_not_suit_the_network(tmp_path: Path) -> None:
         ({"classes": 8}, "classes must be 7 or 19; found 8"),
     ],
 )
-def test_bad_options(whole: Path, options: Any, message: str) -> None:
+def test_invalid_options_raise_errors(whole: Path, options: Any, message: str) -> None:
     kind: Any = Cityscapes if "classes" in options else NYUv2
     with pytest.raises(ValueError, match=re.escape(message)):
         kind(data=whole, **options)
@@ -269,7 +273,7 @@ def test_validation_images_are_held_out_of_train_by_the_seed(tmp_path: Path) -> 
     assert seen("test", 1) == test
 
 
-def test_dividing_leaves_the_global_generator_alone(whole: Path) -> None:
+def test_splitting_does_not_change_the_global_generator(whole: Path) -> None:
     before = torch.get_rng_state()
     NYUv2(data=whole)
     assert torch.equal(torch.get_rng_state(), before)

@@ -85,7 +85,7 @@ def test_pixels_without_target_have_no_gradient() -> None:
         assert moved[~gap].float().mean() > 0.99
 
 
-def test_a_normal_whose_components_add_up_to_nothing_counts() -> None:
+def test_a_normal_whose_components_add_up_to_zero_counts() -> None:
     truth = torch.tensor([1.0, -1.0, 0.0]).view(1, 3, 1, 1) / 2**0.5
     assert normals_loss(truth, truth).item() == pytest.approx(0, abs=1e-6)
     metric = MeanAngle()
@@ -95,7 +95,7 @@ def test_a_normal_whose_components_add_up_to_nothing_counts() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("sizes", [[6], [1, 4, 1]])
-def test_metrics_of_all_pixels_whatever_the_batches(seed: int, sizes: list[int]) -> None:
+def test_metrics_are_over_all_pixels_of_all_batches(seed: int, sizes: list[int]) -> None:
     found = data(seed)
     metrics = dense_metrics(CLASSES, "m")
     scores: dict[str, float] = {}
@@ -155,7 +155,7 @@ def test_small_angles_are_exact_in_float32() -> None:
 @pytest.mark.parametrize(
     "make", [DepthError, lambda: DepthError(relative=True), MeanAngle, MedianAngle]
 )
-def test_without_a_measurement_a_metric_is_no_number(make: Any) -> None:
+def test_a_metric_without_measurements_is_nan(make: Any) -> None:
     metric = make()
     channels = 1 if isinstance(metric, DepthError) else 3
     metric.update(torch.ones(1, channels, 2, 2), torch.zeros(1, channels, 2, 2))
@@ -163,7 +163,7 @@ def test_without_a_measurement_a_metric_is_no_number(make: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [DepthError, MeanAngle, MedianAngle, lambda: AnglesWithin(30.0)])
-def test_metrics_of_two_processes_add_up(make: Any) -> None:
+def test_metrics_of_two_processes_are_combined(make: Any) -> None:
     """What torchmetrics does across processes: states are summed."""
     found = data(0)["depth" if make is DepthError else "normals"]
     whole, parts = make(), [make(), make()]

@@ -1,4 +1,4 @@
-"""The digits benchmarks, held against scikit-learn's images."""
+"""The digits benchmarks, compared with scikit-learn's images."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_domains_are_the_transformed_digits_and_share_none(base) -> None:
     assert repeated == []
 
 
-def test_the_noise_is_as_large_as_asked_for() -> None:
+def test_the_noise_has_the_given_standard_deviation() -> None:
     quiet, loud = DigitsDomains(noise=0.0), DigitsDomains(noise=0.1)
     x, y = (next(iter(b.batches("train", ["noisy"], 10_000)))["noisy"][0] for b in (quiet, loud))
     inner = (x > 0.4) & (x < 0.6)  # not reached by the clamping to [0, 1]
@@ -111,7 +111,7 @@ def test_each_class_is_in_each_split_in_proportion(split: Split) -> None:
 
 
 @pytest.mark.parametrize("name", ["digits", "digits-domains"])
-def test_the_data_is_decided_by_its_seed_alone(name: str) -> None:
+def test_the_data_depends_on_its_seed_only(name: str) -> None:
     def tensors(seed: int) -> list[Tensor]:
         torch.rand(1)  # other draws make no difference
         benchmark = create(name, seed=seed)
@@ -130,13 +130,13 @@ def test_the_data_is_decided_by_its_seed_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["digits", "digits-domains"])
-def test_making_the_data_leaves_the_global_generator_alone(name: str) -> None:
+def test_making_the_data_does_not_change_the_global_generator(name: str) -> None:
     before = torch.get_rng_state()
     create(name)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_an_epoch_goes_once_through_the_data_in_an_order_from_the_generator() -> None:
+def test_an_epoch_has_every_example_once_in_the_generator_s_order() -> None:
     benchmark = Digits(pairs=50)
     generator = Generator().manual_seed(0)
     batches = benchmark.batches("train", ["left"], 8, generator)
@@ -150,7 +150,7 @@ def test_an_epoch_goes_once_through_the_data_in_an_order_from_the_generator() ->
 
 
 @pytest.mark.parametrize("name", ["digits", "digits-domains"])
-def test_only_the_heads_that_are_asked_for_are_evaluated(name: str) -> None:
+def test_only_requested_heads_are_evaluated(name: str) -> None:
     benchmark = create(name)
     model = benchmark.model()
     evaluated = []
@@ -163,7 +163,7 @@ def test_only_the_heads_that_are_asked_for_are_evaluated(name: str) -> None:
     assert evaluated == [wanted]
 
 
-def test_tasks_that_are_left_out_are_not_loaded() -> None:
+def test_data_of_other_tasks_is_not_loaded() -> None:
     batch = next(iter(DigitsDomains().batches("train", ["rotated"], 4)))
     assert list(batch) == ["rotated"]
 
@@ -179,6 +179,6 @@ def test_tasks_that_are_left_out_are_not_loaded() -> None:
         (DigitsDomains, {"noise": -0.1}, "noise must be at least 0; found -0.1"),
     ],
 )
-def test_bad_options(kind, options, message: str) -> None:
+def test_invalid_options_raise_errors(kind, options, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         kind(**options)

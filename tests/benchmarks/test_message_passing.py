@@ -1,4 +1,4 @@
-"""The network for QM9, held against the same one made of PyTorch Geometric's layers."""
+"""The network for QM9, compared with PyTorch Geometric's layers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TARGETS = [f"target {i}" for i in range(11)]
 
 
 def graphs(sizes: list[int], seed: int = 0) -> CompleteGraphs:
-    """Random graphs; what lies in the padding is noise too."""
+    """Makes random graphs, with noise in the padding."""
     generator = torch.Generator().manual_seed(seed)
     n, largest = len(sizes), max(sizes)
     nodes = torch.randn(n, largest, 11, generator=generator)
@@ -67,7 +67,7 @@ def listed(graphs: CompleteGraphs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("sizes", [[2], [3, 7, 2, 9, 9], [5, 5]])
-def test_it_is_pytorch_geometric_s_example(sizes: list[int]) -> None:
+def test_outputs_and_gradients_are_those_of_pytorch_geometric_s_example(sizes: list[int]) -> None:
     torch.manual_seed(0)
     network, published = MessagePassing(["a", "b"], width=6).double(), Published(6).double()
     state = network.state_dict()
@@ -121,7 +121,7 @@ def test_neither_padding_nor_the_order_of_nodes_nor_other_graphs_matter() -> Non
         torch.testing.assert_close(network(alone, ["a"])["a"], expected[g : g + 1])
 
 
-def test_only_the_heads_that_are_asked_for_are_evaluated() -> None:
+def test_only_requested_heads_are_evaluated() -> None:
     network = MessagePassing(TARGETS, width=4)
     called: list[str] = []
     for task, head in network.heads.items():
@@ -134,13 +134,15 @@ def test_only_the_heads_that_are_asked_for_are_evaluated() -> None:
     torch.testing.assert_close(alone["target 7"], everything["target 7"])
 
 
-def test_graphs_move() -> None:
+def test_graphs_move_to_a_device() -> None:
     moved: Any = graphs([2, 4]).to("meta")
     assert {moved.nodes.device.type, moved.edges.device.type, moved.real.device.type} == {"meta"}
     assert len(moved) == 2
 
 
-def test_without_pytorch_geometric(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_pytorch_geometric_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "torch_geometric", None)
     with pytest.raises(ImportError, match=r'pip install "torch-samo\[graph\]"'):
         MessagePassing(["a"])

@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samo.benchmarks import Benchmark, Split, create
-from samo.benchmarks._errors import DataError
+from samo.benchmarks import Benchmark, DataError, Split, create
 from samo.training import configured, train
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -126,12 +125,12 @@ def test_images_are_two_pictures_with_their_labels_and_splits_share_none(
         assert trained.isdisjoint(held_out)
 
 
-def test_pairs_are_not_of_equals(data: Path) -> None:
+def test_the_two_pictures_of_a_pair_are_drawn_independently(data: Path) -> None:
     left, right = found(whole(made("multimnist", data), "train")[0], "multimnist", "train")
     assert sum(a == b for a, b in zip(left, right, strict=True)) < 15
 
 
-def test_fewer_pairs_are_the_first_of_more_and_leave_the_test_set_alone(data: Path) -> None:
+def test_fewer_pairs_are_a_prefix_and_do_not_change_the_test_set(data: Path) -> None:
     more, fewer = made("multimnist", data), made("multimnist", data, pairs=7)
     for a, b in zip(whole(more, "train"), whole(fewer, "train"), strict=True):
         assert torch.equal(a[:7], b)
@@ -140,7 +139,7 @@ def test_fewer_pairs_are_the_first_of_more_and_leave_the_test_set_alone(data: Pa
             assert torch.equal(a, b)
 
 
-def test_the_data_is_decided_by_its_seed_alone(data: Path) -> None:
+def test_the_data_depends_on_its_seed_only(data: Path) -> None:
     before = torch.get_rng_state()
     first = made("multimnist", data)
     assert torch.equal(torch.get_rng_state(), before)
@@ -154,7 +153,7 @@ def test_the_data_is_decided_by_its_seed_alone(data: Path) -> None:
 
 @pytest.mark.parametrize("place", [".", "fashion_mnist", "FashionMNIST/raw"])
 @pytest.mark.parametrize("packed", [bytes, gzip.compress])
-def test_where_the_files_may_lie(
+def test_files_are_found_in_every_supported_directory(
     data: Path, tmp_path: Path, place: str, packed: Callable[[bytes], bytes]
 ) -> None:
     write(tmp_path / "D" / place, "fashion_mnist", packed)
@@ -162,7 +161,7 @@ def test_where_the_files_may_lie(
     assert torch.equal(whole(expected, "train")[0], whole(there, "train")[0])
 
 
-def test_pixels_reach_the_network_scaled_to_one(data: Path) -> None:
+def test_the_network_receives_pixels_in_0_to_1(data: Path) -> None:
     benchmark = made("multimnist", data, network="lenet")
     batch = next(iter(benchmark.batches("test", benchmark.tasks, 5)))
     seen = []
@@ -279,7 +278,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_fault_is_named_with_its_file(tmp_path: Path, fault: str) -> None:
+def test_errors_name_the_file_and_the_fault(tmp_path: Path, fault: str) -> None:
     write(tmp_path / "mnist", "mnist")
     write(tmp_path / "fashion_mnist", "fashion_mnist", packed=bytes)
     spoil, message = FAULTS[fault]
@@ -288,7 +287,7 @@ def test_every_fault_is_named_with_its_file(tmp_path: Path, fault: str) -> None:
         made("multifashion-mnist", tmp_path)
 
 
-def test_a_directory_that_is_not_there(tmp_path: Path, data: Path) -> None:
+def test_a_missing_directory_raises_an_error(tmp_path: Path, data: Path) -> None:
     with pytest.raises(
         DataError, match=r"there is no directory .*/gone. It should contain mnist/\{train,t10k"
     ):
@@ -308,7 +307,7 @@ def test_a_directory_that_is_not_there(tmp_path: Path, data: Path) -> None:
         ({"network": "lenet5"}, "unknown network 'lenet5', did you mean 'lenet'?"),
     ],
 )
-def test_bad_options(data: Path, options: dict[str, Any], message: str) -> None:
+def test_invalid_options_raise_errors(data: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         made("multimnist", data, **options)
 

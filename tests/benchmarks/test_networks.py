@@ -1,4 +1,4 @@
-"""The published networks: their sizes, their wiring, and what one task alone costs."""
+"""The published networks: their sizes, their computation, and the cost of one task."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, tuple
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_only_what_is_asked_for_is_evaluated(name: str) -> None:
+def test_only_modules_of_requested_tasks_are_evaluated(name: str) -> None:
     make, image, shapes = SMALL[name]
     torch.manual_seed(0)
     network = make().eval()
@@ -177,7 +177,7 @@ def flops(network: nn.Module, x: Tensor, tasks: list[str]) -> int:
 
 
 def test_the_cost_of_the_other_convolutional_networks() -> None:
-    """Tells where they pool, which the number of parameters does not."""
+    """The cost depends on the places of pooling, the number of parameters does not."""
     celeba = (
         64**2 * 9 * 3 * 64
         + 32**2 * 9 * (64 * 128 + 128 * 128)
@@ -193,7 +193,7 @@ def test_the_cost_of_the_other_convolutional_networks() -> None:
     assert flops(network, torch.rand(1, 1, 36, 36), ["left"]) == 2 * (lenet + 50 * 10)
 
 
-def test_mtan_is_wired_as_published() -> None:
+def test_mtan_computes_what_its_paper_describes() -> None:
     """Each step written out with the network's own layers, after MTAN's description."""
     torch.manual_seed(1)
     n = SegNetMTAN(CITYSCAPES, width=2).double().eval()
@@ -241,7 +241,7 @@ def test_initialisation_of_segnet() -> None:
                 assert not module.bias.any()
 
 
-def test_the_partition_of_mtan_found_and_declared() -> None:
+def test_the_partition_of_mtan_detected_and_declared() -> None:
     def shared(**declared: Any) -> int:
         torch.manual_seed(3)
         network = SegNetMTAN(CITYSCAPES, width=1)
@@ -256,7 +256,7 @@ def test_the_partition_of_mtan_found_and_declared() -> None:
     assert shared(heads=False) == size(network) - size(network.heads) - size(network.masks)
 
 
-def test_images_of_a_size_that_segnet_cannot_halve() -> None:
+def test_segnet_requires_multiples_of_32() -> None:
     with pytest.raises(ValueError, match="must be multiples of 32; found 32 × 48"):
         SegNet({"depth": 1}, width=1)(torch.rand(1, 3, 32, 48), ["depth"])
 
@@ -272,6 +272,6 @@ def test_images_of_a_size_that_segnet_cannot_halve() -> None:
         (lambda: SegNetMTAN({"depth": 0}), "depth must be at least 1; found 0"),
     ],
 )
-def test_bad_sizes(make: Callable[[], nn.Module], message: str) -> None:
+def test_invalid_sizes_raise_errors(make: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         make()

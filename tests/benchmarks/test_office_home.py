@@ -13,8 +13,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from samo.benchmarks import OfficeHome, Split
-from samo.benchmarks._errors import DataError
+from samo.benchmarks import DataError, OfficeHome, Split
 from samo.training import configured, train
 from tests.benchmarks import pictures
 
@@ -32,7 +31,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A small set of its own, to be spoilt."""
+    """Makes a small set to damage."""
     pictures.office_home(tmp_path / "D", each=4)
     return tmp_path / "D"
 
@@ -42,7 +41,7 @@ def whole(benchmark: OfficeHome, split: Split) -> Batch:
     return batch
 
 
-def test_what_is_read_is_what_was_written_and_splits_share_none(published: Path) -> None:
+def test_images_are_read_back_and_splits_are_disjoint(published: Path) -> None:
     benchmark = OfficeHome(data=published)
     assert benchmark.tasks == pictures.DOMAINS
     classes = ["Alarm_Clock", "Bed", "Mug"]
@@ -59,7 +58,7 @@ def test_what_is_read_is_what_was_written_and_splits_share_none(published: Path)
 
 
 @pytest.mark.parametrize("task", pictures.DOMAINS)
-def test_each_class_is_divided_60_20_20(published: Path, task: str) -> None:
+def test_each_class_is_split_60_20_20(published: Path, task: str) -> None:
     benchmark = OfficeHome(data=published)
     n = {
         split: torch.bincount(whole(benchmark, split)[task][1], minlength=3).tolist()
@@ -71,7 +70,7 @@ def test_each_class_is_divided_60_20_20(published: Path, task: str) -> None:
     assert n["test"] == [clocks - n["train"][0] - n["validation"][0], 1, 1]
 
 
-def test_the_division_is_decided_by_its_seed_alone(published: Path) -> None:
+def test_the_split_depends_on_its_seed_only(published: Path) -> None:
     before = torch.get_rng_state()
     first, again, other = (OfficeHome(data=published, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), before)
@@ -80,7 +79,7 @@ def test_the_division_is_decided_by_its_seed_alone(published: Path) -> None:
     assert not torch.equal(x, z)
 
 
-def test_in_training_smaller_domains_begin_again(published: Path) -> None:
+def test_loaders_of_smaller_domains_restart_in_training(published: Path) -> None:
     benchmark = OfficeHome(data=published)
     batches = benchmark.batches("train", benchmark.tasks, 4, Generator().manual_seed(0))
     n = len(whole(benchmark, "train")["Real World"][1])
@@ -96,7 +95,7 @@ def test_in_training_smaller_domains_begin_again(published: Path) -> None:
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_the_generator_decides_all(published: Path, augment: bool) -> None:
+def test_order_and_crops_depend_on_the_generator_only(published: Path, augment: bool) -> None:
     benchmark = OfficeHome(data=published, augment=augment)
     tasks = ["Clipart", "Art"]
     generator = Generator().manual_seed(5)
@@ -108,7 +107,7 @@ def test_the_generator_decides_all(published: Path, augment: bool) -> None:
     assert torch.equal(torch.cat([b[t][0] for b in batches for t in tasks]), epochs[0])
 
 
-def test_augmented_images_are_cut_out_of_larger_ones(published: Path) -> None:
+def test_augmented_images_are_crops_of_larger_ones(published: Path) -> None:
     plain = OfficeHome(data=published)
     benchmark = OfficeHome(data=published, augment=True)
     files = sorted((published / "Art").glob("*/*.jpg"))
@@ -142,7 +141,7 @@ def test_augmented_images_are_cut_out_of_larger_ones(published: Path) -> None:
     assert torch.equal(y, whole(plain, "test")["Art"][1])
 
 
-def test_the_network_sees_pixels_normalised_as_imagenet_s(published: Path) -> None:
+def test_the_network_receives_pixels_normalised_as_for_imagenet(published: Path) -> None:
     benchmark = OfficeHome(data=published)
     batch = whole(benchmark, "test")
     seen = []
@@ -234,7 +233,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "another class": (
         _renamed,
         "all domains must have the same classes, but compared with Art Product lacks Bed and "
-        "Product has besides Bett.",
+        "Product also has Bett.",
     ),
     "an empty class": (_emptied, "/Clipart/Bed has no images (jpg or png)."),
     "a corrupted image": (_corrupted, "Product/Bed/00002.jpg: cannot be decoded as an image ("),
@@ -243,7 +242,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_fault_is_named_with_its_file(data: Path, fault: str) -> None:
+def test_errors_name_the_file_and_the_fault(data: Path, fault: str) -> None:
     spoil, message = FAULTS[fault]
     spoil(data)
     with pytest.raises(DataError, match=re.escape(message)):
@@ -259,6 +258,6 @@ def test_every_fault_is_named_with_its_file(data: Path, fault: str) -> None:
         ({"data": "gone"}, "there is no directory gone. It should contain Art/<class>/*.jpg"),
     ],
 )
-def test_bad_options(data: Path, options: dict[str, Any], message: str) -> None:
+def test_invalid_options_raise_errors(data: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         OfficeHome(**{"data": data, **options})

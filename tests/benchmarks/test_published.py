@@ -1,4 +1,4 @@
-"""The papers' tables: held against each other, and against the arithmetic they claim."""
+"""The papers' tables agree with each other and with their own arithmetic."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WITH_DELTA_M = [
 
 
 def half(value: Decimal) -> Decimal:
-    """How far the true value may be from one with these digits."""
+    """Returns the rounding error of a value with these digits."""
     return Decimal(5).scaleb(int(value.as_tuple().exponent) - 1)
 
 
@@ -31,7 +31,7 @@ def narrowed(table: PublishedTable, benchmark: str) -> PublishedTable:
 
 
 def recomputed(table: PublishedTable, benchmark: str) -> dict[str, tuple[Decimal, Decimal]]:
-    """Δm by row, from the columns and the baseline, and how far rounding can take it."""
+    """Computes Δm by row from the columns and the baseline, with its rounding error."""
     table = narrowed(table, benchmark)
     where, row = table.baseline.split(":")
     base = narrowed(TABLES[where], benchmark)
@@ -75,7 +75,7 @@ def test_delta_m_follows_from_the_columns_or_that_is_noted(
     assert {note.row for note in notes if note.note != "the columns are rounded"} == beyond
 
 
-def test_what_rounding_does_not_explain() -> None:
+def test_notes_name_what_rounding_does_not_explain() -> None:
     notes = [
         (table.name, note.row, str(note.recomputed))
         for table in TABLES.values()
@@ -98,7 +98,7 @@ def test_averages_follow_from_the_columns(name: str) -> None:
             assert abs(average - printed) <= half(printed) + half(numbers[0]), (row, average)
 
 
-def test_what_is_printed_twice_is_the_same() -> None:
+def test_values_printed_twice_agree() -> None:
     # Table 9 names α where others do not: the reported one is 0.5, and 0.1 for QM9.
     seen: dict[tuple[str, ...], tuple[Decimal, str]] = {}
     twice = 0
@@ -119,7 +119,7 @@ def test_what_is_printed_twice_is_the_same() -> None:
     assert twice > 150
 
 
-def test_f_mtl_s_best_are_as_the_samo_paper_quotes_them() -> None:
+def test_the_samo_paper_quotes_the_best_of_f_mtl() -> None:
     for benchmark, table, row in (
         ("cityscapes", "samo-4", "F-MGDA"),
         ("nyuv2", "samo-5", "F-IMTL"),
@@ -150,13 +150,13 @@ def test_f_mtl_s_best_are_as_the_samo_paper_quotes_them() -> None:
         ("f-mtl-celeba", "F-CAGrad", "celeba", "", "mean error", "8.22"),
     ],
 )
-def test_digits_are_kept(
+def test_printed_digits_are_preserved(
     name: str, row: str, benchmark: str, task: str, metric: str, printed: str
 ) -> None:
     assert str(narrowed(TABLES[name], benchmark).value(row, task, metric)) == printed
 
 
-def test_every_table_is_there_whole() -> None:
+def test_every_table_is_complete() -> None:
     numbers = [t.number for t in TABLES.values() if t.paper == "SAMO"]
     # Table 3 is about passes, and has no numbers.
     assert numbers == [str(n) for n in (1, 2, *range(4, 15))]
@@ -179,7 +179,7 @@ def test_baselines(name: str) -> None:
     assert len(values) == counts[name]
 
 
-def test_what_has_none() -> None:
+def test_a_benchmark_without_baseline_has_none() -> None:
     assert published("digits") == ()
     # The pairs of F-MTL were not published: single-task numbers on others are no baseline.
     for name in ("digits", "multimnist", "celeba", "tests.toy:Toy"):

@@ -1,4 +1,4 @@
-"""QM9 in both layouts: read back, trained on, and every fault of the files named."""
+"""QM9 in both layouts: reading and training."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def check(found: Molecules, made: Made, kept: list[int]) -> None:
         np.testing.assert_allclose(found.targets[:, column], values(made, task)[kept], rtol=1e-12)
 
 
-def test_the_raw_layout_is_read_without_what_failed_the_check(raw: Path, made: Made) -> None:
+def test_the_raw_layout_is_read_without_the_excluded_molecules(raw: Path, made: Made) -> None:
     kept = [i for i in range(len(made.names)) if i + 1 not in (2, 9)]
     check(read_molecules(raw), made, kept)
     check(read_molecules(raw / "raw"), made, kept)
 
 
-def test_the_subset_is_read_and_its_bonds_are_found(subset: Path, made: Made) -> None:
+def test_the_subset_is_read_and_its_bonds_are_determined(subset: Path, made: Made) -> None:
     check(read_molecules(subset), made, list(range(len(made.names))))
     check(read_molecules(str(subset / "qm9_3d.npz")), made, list(range(len(made.names))))
 
@@ -151,7 +151,7 @@ def test_targets_are_standardised_over_the_training_part(
 
 
 @pytest.mark.parametrize(("n", "held_out"), [(130_831, 10_000), (14_170, 1_083), (40, 3), (4, 1)])
-def test_the_division(n: int, held_out: int) -> None:
+def test_the_split_is_disjoint_and_in_proportion(n: int, held_out: int) -> None:
     parts = split_molecules(n, n, seed=0)
     assert {split: len(part) for split, part in parts.items()} == {
         "train": n - 2 * held_out,
@@ -162,7 +162,7 @@ def test_the_division(n: int, held_out: int) -> None:
     assert not torch.equal(parts["train"], split_molecules(n, n, seed=1)["train"])
 
 
-def test_fewer_molecules(subset: Path) -> None:
+def test_a_number_of_molecules_is_drawn_by_the_seed(subset: Path) -> None:
     parts = split_molecules(40, 20, seed=0)
     drawn = torch.cat(list(parts.values())).tolist()
     assert len(drawn) == len(set(drawn)) == 20
@@ -175,7 +175,7 @@ def test_fewer_molecules(subset: Path) -> None:
             QM9(data=subset, molecules=wrong)
 
 
-def test_batches_shuffle_by_their_generator_alone(subset: Path) -> None:
+def test_the_order_of_batches_depends_on_the_generator_only(subset: Path) -> None:
     benchmark = QM9(data=subset)
 
     def epoch(generator: Generator | None) -> Tensor:
@@ -222,7 +222,7 @@ def test_errors_are_reported_in_the_papers_units(subset: Path, made: Made) -> No
 
 
 @pytest.mark.parametrize(("layout", "sharpness"), [("raw", "erm"), ("subset", "samo")])
-def test_it_trains(
+def test_training(
     layout: str, sharpness: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     data = request.getfixturevalue(layout)
@@ -242,7 +242,7 @@ def test_it_trains(
     assert all(scores["MAE"] > 0 for scores in results["last"]["test"].values())
 
 
-def test_an_untold_directory_and_bad_options(subset: Path) -> None:
+def test_a_missing_directory_and_invalid_options_raise_errors(subset: Path) -> None:
     with pytest.raises(ValueError, match="unknown option of benchmark 'qm9', 'dat'"):
         create("qm9", dat=str(subset))
     with pytest.raises(ValueError, match="width must be at least 1; found 0"):
@@ -251,7 +251,9 @@ def test_an_untold_directory_and_bad_options(subset: Path) -> None:
         QM9(data=subset, seed=-1)
 
 
-def test_without_pytorch_geometric(subset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_pytorch_geometric_names_the_extra(
+    subset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "torch_geometric", None)
     with pytest.raises(ImportError, match=r'pip install "torch-samo\[graph\]"'):
         QM9(data=subset)

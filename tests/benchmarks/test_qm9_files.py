@@ -1,4 +1,4 @@
-"""Files of QM9 that are missing, cut off or wrong: each error says which file and what."""
+"""Errors for missing, truncated and invalid files of QM9 name the file and the fault."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samo.benchmarks._errors import DataError
+from samo.benchmarks import DataError
 from samo.benchmarks.qm9 import QM9
 from tests.benchmarks.molecules import Made, make, write_raw, write_subset
 
@@ -133,7 +133,7 @@ def pickled(name: str) -> Callable[[Path], None]:
         (pickled("raw/uncharacterized.txt"), "uncharacterized.txt is not a text file"),
     ],
 )
-def test_bad_raw_files(
+def test_errors_in_raw_files(
     spoil: Callable[[Path], None], message: str, made: Made, tmp_path: Path
 ) -> None:
     write_raw(tmp_path, made)
@@ -172,7 +172,9 @@ def test_bad_raw_files(
         ),
     ],
 )
-def test_bad_subsets(spoil: Callable[..., Any], message: str, made: Made, tmp_path: Path) -> None:
+def test_errors_in_subsets(
+    spoil: Callable[..., Any], message: str, made: Made, tmp_path: Path
+) -> None:
     write_subset(tmp_path, made, spoil)
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         QM9(data=tmp_path)
@@ -202,7 +204,7 @@ def single_array(folder: Path) -> None:
         (single_array, "it contains a single array"),
     ],
 )
-def test_files_that_are_no_subset(
+def test_files_that_are_not_a_subset_raise_errors(
     spoil: Callable[[Path], Any], message: str, made: Made, tmp_path: Path
 ) -> None:
     write_subset(tmp_path, made)
@@ -212,7 +214,7 @@ def test_files_that_are_no_subset(
     assert str(tmp_path / "qm9_3d.npz") in str(caught.value)
 
 
-def test_what_is_missing_is_named_and_the_layout_shown(made: Made, tmp_path: Path) -> None:
+def test_the_error_names_missing_files_and_shows_the_layout(made: Made, tmp_path: Path) -> None:
     def message(path: Path) -> str:
         with pytest.raises(DataError) as caught:
             QM9(data=path)

@@ -1,4 +1,4 @@
-"""Benchmarks by name, and one's own by address."""
+"""Benchmarks by name, and custom ones by module and class."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_every_benchmark_is_documented_and_complete(name: str) -> None:
     assert all(made.metrics[task] for task in made.tasks)
 
 
-def test_one_s_own_benchmark_needs_no_registration() -> None:
+def test_a_custom_benchmark_needs_no_registration() -> None:
     made = benchmarks.create("tests.toy:Toy", n=16)
     assert type(made).__name__ == Toy.__name__
     assert len(list(made.batches("train", ["sign"], batch_size=4))) == 4
@@ -43,11 +43,11 @@ def test_one_s_own_benchmark_needs_no_registration() -> None:
         (":Toy", "cannot be imported"),
     ],
 )
-def test_a_name_that_is_no_benchmark(name: str, message: str) -> None:
+def test_an_unknown_benchmark_raises_an_error(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         benchmarks.get(name)
 
 
-def test_an_option_that_there_is_not() -> None:
+def test_an_unknown_option_raises_an_error() -> None:
     with pytest.raises(ValueError, match="of benchmark 'digits', 'pair', did you mean 'pairs'"):
         benchmarks.create("digits", pair=3)

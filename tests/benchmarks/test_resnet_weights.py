@@ -1,4 +1,4 @@
-"""ResNet-18 with weights from a file, held against a forward pass by torchvision's names."""
+"""ResNet-18 with weights from a file, compared with a forward pass by torchvision's names."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def cut_short(weights: Mapping[str, Tensor], file: Path) -> None:
         (cut_short, "cannot be read as weights"),
     ],
 )
-def test_bad_weight_files(
+def test_invalid_weight_files_raise_errors(
     weights: dict[str, Tensor], spoil: Callable[..., object], message: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "resnet18.pth"
@@ -135,6 +135,6 @@ def test_bad_weight_files(
     assert str(file) in str(caught.value)
 
 
-def test_a_weight_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_weight_file_raises_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nothing\.pth.*resnet18-f37072fd"):
         OfficeHomeResNet18(["Art"], weights=tmp_path / "nothing.pth")

@@ -1,4 +1,4 @@
-"""Rendered scenes as data: in memory, and as files that the readers of the real data read."""
+"""Rendered scenes as data: in memory, and as files for the readers of the real data."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def content(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
-def test_an_image_is_decided_by_its_seed_part_and_number() -> None:
+def test_an_image_depends_on_seed_part_and_number_only() -> None:
     image = rendered("nyuv2", 1, 0, 5, SIZE)
     np.random.default_rng(0).random(10)
     again = rendered("nyuv2", 1, 0, 5, SIZE)
@@ -61,7 +61,7 @@ def test_the_size_changes_the_sampling_and_not_the_scene() -> None:
     np.testing.assert_allclose(normal[same], small.normal[same], atol=1e-6)
 
 
-def test_the_benchmark_gives_the_rendered_images() -> None:
+def test_batches_have_the_rendered_images() -> None:
     benchmark = Scenes(images=3, size=SIZE, seed=4)
     for part, split in enumerate(("train", "validation", "test")):
         batch = next(iter(benchmark.batches(split, benchmark.tasks, 2)))  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ def test_the_benchmark_gives_the_rendered_images() -> None:
             np.testing.assert_array_equal(normals, image.normal)
 
 
-def test_making_it_renders_nothing_and_leaves_the_generators_alone() -> None:
+def test_the_constructor_renders_nothing_and_does_not_change_generators() -> None:
     state = torch.get_rng_state()
     assert len(Scenes(images=10**6).batches("train", ["depth"], 8)) == 125_000
     assert torch.equal(torch.get_rng_state(), state)
@@ -93,7 +93,7 @@ def test_making_it_renders_nothing_and_leaves_the_generators_alone() -> None:
         ({"network": "unet"}, "unknown network 'unet'"),
     ],
 )
-def test_bad_options(options: Any, message: str) -> None:
+def test_invalid_options_raise_errors(options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         create("scenes", **options)
 
@@ -165,7 +165,7 @@ def test_scenes_resume_bit_for_bit(tmp_path: Path) -> None:
     assert resumed["last"] == whole["last"]
 
 
-def test_a_model_of_a_run_is_found_again(tmp_path: Path) -> None:
+def test_the_model_of_a_run_is_restored(tmp_path: Path) -> None:
     options = {"images": 4, "held_out": 4, "size": list(SIZE), "width": 2}
     config = configured(benchmark="scenes", benchmark_options=options, epochs=1, batch_size=2)
     results = train(config, tmp_path / "run")
@@ -189,7 +189,7 @@ def test_a_model_of_a_run_is_found_again(tmp_path: Path) -> None:
         ("cityscapes", Cityscapes, ["image", "label", "depth"]),
     ],
 )
-def test_what_is_written_is_what_was_rendered(
+def test_files_have_the_rendered_images(
     tmp_path: Path, layout: str, kind: Any, folders: list[str]
 ) -> None:
     write_scenes(order(layout=layout), tmp_path)
@@ -212,9 +212,7 @@ def test_what_is_written_is_what_was_rendered(
     assert not depth[~seen].any()
 
 
-def test_writing_goes_on_where_it_was_interrupted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_writing_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_scenes(order(), tmp_path / "whole")
     original = _write._save
 
@@ -237,7 +235,7 @@ def test_writing_goes_on_where_it_was_interrupted(
     assert content(tmp_path / "broken") == content(tmp_path / "whole")
 
 
-def test_a_directory_with_anything_else_is_left_alone(tmp_path: Path) -> None:
+def test_other_directories_are_not_changed(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("important")
     with pytest.raises(DataError, match=re.escape(f"{tmp_path} is not an empty directory")):
         write_scenes(order(), tmp_path)
@@ -252,7 +250,7 @@ def test_a_directory_with_anything_else_is_left_alone(tmp_path: Path) -> None:
     assert content(other) == before
 
 
-def test_a_directory_that_cannot_be_written_to(tmp_path: Path) -> None:
+def test_an_error_in_writing_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"cannot be written to: .*Not a directory"):
         write_scenes(order(), tmp_path / "file" / "data")
@@ -269,12 +267,12 @@ def test_a_directory_that_cannot_be_written_to(tmp_path: Path) -> None:
         ({"width": 0}, "width must be a multiple of 32; found 0"),
     ],
 )
-def test_an_order_that_cannot_be(changes: Any, message: str) -> None:
+def test_an_invalid_scene_set_raises_an_error(changes: Any, message: str) -> None:
     with pytest.raises(DataError, match=re.escape(message)):
         order(**changes)
 
 
-def test_the_command_writes_what_was_asked_for(tmp_path: Path) -> None:
+def test_the_command_writes_the_requested_files(tmp_path: Path) -> None:
     out = tmp_path / "data"
     command = ["data", "scenes", "--layout", "cityscapes", "--out", str(out)]
     command += ["--train", "2", "--val", "1", "--seed", "3", "--size", "32x64"]
@@ -297,7 +295,7 @@ def test_the_command_writes_what_was_asked_for(tmp_path: Path) -> None:
         (["--train", "0"], "train must be at least 2; found 0"),
     ],
 )
-def test_what_the_command_cannot_do_is_said_in_a_line(
+def test_the_command_reports_errors_in_one_line(
     tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     out = tmp_path / "data"
@@ -307,7 +305,7 @@ def test_what_the_command_cannot_do_is_said_in_a_line(
     assert not out.exists()
 
 
-def test_what_was_trained_is_shown(tmp_path: Path) -> None:
+def test_predictions_of_a_run_are_shown(tmp_path: Path) -> None:
     options = {"images": 2, "held_out": 4, "size": list(SIZE), "width": 2}
     config = configured(benchmark="scenes", benchmark_options=options, epochs=1, batch_size=2)
     train(config, tmp_path / "run")
@@ -333,7 +331,7 @@ def test_only_dense_prediction_has_pictures(tmp_path: Path) -> None:
     assert "this is a run of 'tests.toy:Toy'" in result.output.replace("\n", " ")
 
 
-def test_a_fault_found_while_training_is_said_in_a_line(tmp_path: Path) -> None:
+def test_an_error_in_the_data_during_training_is_reported_in_one_line(tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_scenes(order(train=4), data)
     path = data / "train" / "depth" / "2.npy"
@@ -346,7 +344,7 @@ def test_a_fault_found_while_training_is_said_in_a_line(tmp_path: Path) -> None:
 
 
 def test_the_partition_is_the_published_one() -> None:
-    """All but the heads is shared, SegNet-MTAN's masks too, though one task alone reaches each."""
+    """All parameters but the heads are shared, including SegNet-MTAN's masks of one task each."""
     options: Any = {"images": 4, "held_out": 4, "size": [32, 64], "width": 2}
     run = Run(configured(benchmark="scenes", benchmark_options=options, batch_size=2))
     run.train_epoch()

@@ -1,4 +1,4 @@
-"""Ray casting, held against closed forms."""
+"""Ray casting agrees with closed forms."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def in_world(image: Rendered, camera: Camera) -> np.ndarray:
     return x * right + y * up - z * forward
 
 
-def test_a_plane() -> None:
+def test_depth_and_normals_of_a_plane() -> None:
     """Depth is n·(p − o) / n·d times the cosine between the ray and the optical axis."""
     n, p = np.array([0.0, 0.6, -0.8]), np.array([0.0, 0.5, 4.0])
     image = shot(InfinitePlane(tuple(p), tuple(n)))
@@ -91,7 +91,7 @@ def test_a_plane() -> None:
     np.testing.assert_allclose(in_world(image, CAMERA)[hit], np.tile(n, (hit.sum(), 1)), atol=1e-6)
 
 
-def test_a_sphere() -> None:
+def test_depth_and_normals_of_a_sphere() -> None:
     """By the distance of the centre from the ray: t = c·u − √(r² − |c − (c·u) u|²)."""
     centre, r = np.array([1.2, 0.9, 3.0]), 0.8
     image = shot(Sphere(tuple(centre), r))
@@ -111,7 +111,7 @@ def test_a_sphere() -> None:
 
 
 @pytest.mark.parametrize("yaw", [0.0, 0.4, -2.0])
-def test_a_box(yaw: float) -> None:
+def test_depth_and_normals_of_a_box(yaw: float) -> None:
     """Its points are on its faces, and no ray that misses it passes through it."""
     centre, half = np.array([1.1, 0.8, 3.2]), np.array([0.7, 0.4, 0.5])
     image = shot(Cuboid(tuple(centre), tuple(half), yaw))
@@ -131,7 +131,7 @@ def test_a_box(yaw: float) -> None:
         assert not within or hit[i, j]
 
 
-def test_the_nearest_surface_is_seen() -> None:
+def test_a_pixel_shows_the_closest_surface() -> None:
     """Two spheres and a wall: each pixel shows the one that is nearest along its ray."""
     solids = (
         Sphere((1.0, 1.0, 3.0), 0.6),
@@ -146,7 +146,7 @@ def test_the_nearest_surface_is_seen() -> None:
     np.testing.assert_array_equal(together.depth, depths.min(axis=0))
 
 
-def test_where_a_solid_can_be_seen_is_not_too_small() -> None:
+def test_the_window_of_a_solid_is_not_too_small() -> None:
     """Casting only the rays of a solid's window changes nothing, wherever it is."""
     random = np.random.default_rng(0)
     rays = CAMERA.rays(HEIGHT, WIDTH)
@@ -239,7 +239,7 @@ def test_every_pixel_has_a_class_and_only_the_sky_has_no_depth(scenes: Any) -> N
         np.testing.assert_array_equal(image.depth == 0, image.label == scene.sky)
 
 
-def test_the_camera_is_inside_of_nothing() -> None:
+def test_the_camera_is_outside_of_all_solids() -> None:
     for kind in LAYOUTS.values():
         for index in range(40):
             scene = kind.build(np.random.default_rng([3, 0, index]), kind.classes)

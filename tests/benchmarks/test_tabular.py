@@ -1,4 +1,4 @@
-"""From a file to batches, held against a naive reading of the same rows."""
+"""From a file to batches, compared with a naive reader of the same rows."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def valid(drawn: list[Row]) -> list[Row]:
 
 @few
 @given(st.lists(rows_of_values, max_size=30))
-def test_what_is_in_the_file_is_in_the_batches(tmp_path: Path, drawn: list[Row]) -> None:
+def test_batches_have_the_content_of_the_file(tmp_path: Path, drawn: list[Row]) -> None:
     rows = valid(drawn)
     made = Tabular(
         data=write_csv(tmp_path / "t.csv", rows),
@@ -99,7 +99,7 @@ def test_what_is_in_the_file_is_in_the_batches(tmp_path: Path, drawn: list[Row])
 
 @few
 @given(st.lists(rows_of_values, max_size=20), st.lists(rows_of_values, max_size=20))
-def test_nothing_of_validation_and_test_data_leaks_into_training(
+def test_training_data_does_not_depend_on_validation_and_test_rows(
     tmp_path: Path, drawn: list[Row], others: list[Row]
 ) -> None:
     train = [row for row in valid(drawn) if row["split"] == "train"]
@@ -121,7 +121,7 @@ def test_nothing_of_validation_and_test_data_leaks_into_training(
 
 @few
 @given(st.lists(rows_of_values, max_size=20), st.integers(0, 3))
-def test_csv_and_parquet_give_the_same(tmp_path: Path, drawn: list[Row], seed: int) -> None:
+def test_csv_and_parquet_agree(tmp_path: Path, drawn: list[Row], seed: int) -> None:
     rows = [
         {k: float(v) if k in {"x", "price"} and v is not None else v for k, v in row.items()}
         for row in valid(drawn)
@@ -148,7 +148,7 @@ def test_csv_and_parquet_give_the_same(tmp_path: Path, drawn: list[Row], seed: i
     seed=st.integers(0, 5),
 )
 @few
-def test_the_division_is_complete_disjoint_and_in_proportion(
+def test_the_split_is_complete_disjoint_and_in_proportion(
     tmp_path: Path, n: int, classes: int, missing: float, seed: int
 ) -> None:
     random = np.random.default_rng(n)
@@ -224,7 +224,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Tabular:
     )
 
 
-def test_batches_have_labels_of_the_tasks_that_are_asked_for(made: Tabular) -> None:
+def test_batches_have_labels_of_the_requested_tasks(made: Tabular) -> None:
     for task in TASKS:
         column = 2 + TASKS.index(task)
         target = whole(made, "train", [task])[column]
@@ -236,7 +236,7 @@ def test_batches_have_labels_of_the_tasks_that_are_asked_for(made: Tabular) -> N
         )
 
 
-def test_an_epoch_goes_once_through_the_data_in_an_order_from_the_generator(made: Tabular) -> None:
+def test_an_epoch_has_every_example_once_in_the_generator_s_order(made: Tabular) -> None:
     generator = Generator().manual_seed(0)
     batches = made.batches("train", TASKS, 8, generator)
     epochs = [torch.cat([x for x, *_ in batches]) for _ in range(2)]
@@ -275,7 +275,7 @@ def test_losses_are_means_over_the_labelled_rows(made: Tabular) -> None:
     assert list(made.losses(model, batch, [TASKS[0]])) in ([TASKS[0]], [])
 
 
-def test_metrics_are_those_of_scikit_learn_in_the_columns_own_units(tmp_path: Path) -> None:
+def test_metrics_agree_with_scikit_learn_in_the_units_of_the_columns(tmp_path: Path) -> None:
     rows = houses(200)
     made = Tabular(data=write_csv(tmp_path / "t.csv", rows), tasks=TASKS)
     torch.manual_seed(1)
@@ -305,7 +305,7 @@ def test_metrics_are_those_of_scikit_learn_in_the_columns_own_units(tmp_path: Pa
     )
 
 
-def test_logits_that_lie_between_0_and_1_are_not_taken_for_probabilities(made: Tabular) -> None:
+def test_logits_in_0_to_1_are_not_treated_as_probabilities(made: Tabular) -> None:
     meter = made.metrics["garden"]["accuracy"].make()
     meter.update(torch.tensor([0.1, 0.2, 0.9]), torch.tensor([1, 1, 0]))
     assert float(meter.compute()) == pytest.approx(2 / 3)

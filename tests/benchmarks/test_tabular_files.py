@@ -1,4 +1,4 @@
-"""What files may look like, and what is said of those that are faulty."""
+"""Supported files, and errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ N = 40
 
 
 def rows(**columns: Callable[[int], Any]) -> list[Row]:
-    """Rows with an input x, a task y, and what else is asked for."""
+    """Makes rows with an input x, a task y, and further columns."""
     made: dict[str, Callable[[int], Any]] = {"x": lambda i: i * i % 23, "y": lambda i: i % 9 / 4}
     return [{name: of(i) for name, of in (made | columns).items()} for i in range(N)]
 
@@ -121,7 +121,7 @@ def test_the_classes_of_numbers_are_in_the_order_of_the_numbers(tmp_path: Path) 
     assert "2 (35%), 10 (32%), 33 (32%)" in Tabular(data=path, tasks="size").summary
 
 
-def test_what_tells_nothing_is_left_out_and_said(
+def test_uninformative_columns_are_left_out_and_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     table = rows(
@@ -233,7 +233,7 @@ FAULTY_FILES = {
 
 
 @pytest.mark.parametrize("case", FAULTY_FILES)
-def test_faulty_files(tmp_path: Path, case: str) -> None:
+def test_invalid_files_raise_errors(tmp_path: Path, case: str) -> None:
     write, message = FAULTY_FILES[case]
     path = write(tmp_path / "table")
     with pytest.raises((ValueError, OSError), match=re.escape(message)) as caught:
@@ -241,7 +241,7 @@ def test_faulty_files(tmp_path: Path, case: str) -> None:
     assert str(path) in str(caught.value)
 
 
-def test_a_damaged_archive(tmp_path: Path) -> None:
+def test_a_damaged_archive_raises_an_error(tmp_path: Path) -> None:
     path = text("x,y\n1,2\n")(tmp_path / "t.csv.gz")
     with pytest.raises(OSError, match=r"t\.csv\.gz cannot be read: .*incorrect header"):
         Tabular(data=path, tasks="y")
@@ -385,7 +385,7 @@ FAULTY_COLUMNS: dict[str, tuple[Any, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", FAULTY_COLUMNS)
-def test_faulty_columns_and_options(tmp_path: Path, case: str) -> None:
+def test_invalid_columns_and_options_raise_errors(tmp_path: Path, case: str) -> None:
     write, options, message = FAULTY_COLUMNS[case]
     path = write(tmp_path / "table")
     # As they come from the command line and from configurations: through JSON.
@@ -401,7 +401,7 @@ cells = st.sampled_from(
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(cells, cells), max_size=30), st.binary(max_size=40), st.booleans())
-def test_whatever_is_in_a_file_it_is_read_or_refused(
+def test_any_file_is_read_or_rejected(
     tmp_path: Path, lines: list[tuple[str, str]], raw: bytes, binary: bool
 ) -> None:
     path = tmp_path / "table"

@@ -15,7 +15,7 @@ from tests.benchmarks.tables import TASKS, Row, houses, whole, write_csv
 
 
 @pytest.mark.parametrize("sharpness", ["erm", "samo"])
-def test_a_run_with_labels_missing(tmp_path: Path, sharpness: str) -> None:
+def test_a_run_with_missing_labels(tmp_path: Path, sharpness: str) -> None:
     config = configured(
         benchmark="tabular",
         benchmark_options={
@@ -39,7 +39,7 @@ def test_a_run_with_labels_missing(tmp_path: Path, sharpness: str) -> None:
     assert sum(last[f"loss/{t}"] for t in TASKS) < sum(first[f"loss/{t}"] for t in TASKS)
 
 
-def test_one_task_alone(tmp_path: Path) -> None:
+def test_a_run_of_one_task(tmp_path: Path) -> None:
     """As a single-task baseline: the parameters of the other heads stay as they are."""
     config = configured(
         benchmark="tabular",
@@ -54,7 +54,7 @@ def test_one_task_alone(tmp_path: Path) -> None:
     assert list(results["selected"]["test"]) == ["garden"]
 
 
-def test_a_faulty_file_ends_a_run_before_it_begins(tmp_path: Path) -> None:
+def test_an_invalid_file_ends_a_run_before_it_starts(tmp_path: Path) -> None:
     options = {"data": str(tmp_path / "no.csv"), "tasks": "y"}
     config = configured(benchmark="tabular", benchmark_options=options)
     with pytest.raises(RunError, match=r"benchmark 'tabular': .*no\.csv does not exist"):
@@ -62,8 +62,8 @@ def test_a_faulty_file_ends_a_run_before_it_begins(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_an_r_squared_below_zero_that_falls_is_a_loss() -> None:
-    """It is the one metric here that can be negative: Δm must not take a fall for a gain."""
+def test_a_decrease_of_a_negative_r_squared_counts_as_a_loss() -> None:
+    """R² is the only metric here that can be negative: Δm must not count its decrease as a gain."""
     assert delta_m([-3.0], [-1.0], [True]) == pytest.approx(200)
     assert delta_m([1.0], [-1.0], [True]) == pytest.approx(-200)
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import samo.cli
 from samo import aggregation, benchmarks
 from samo.cli._app import app
+from samo.cli._arguments import RunOptions
 from samo.training import PRESETS, SCHEDULES, plan, train
 
 TOY = "tests.toy:Toy"
@@ -196,3 +199,13 @@ def test_without_the_extra_it_says_what_to_install(
 
 def test_version() -> None:
     assert run("--version")[:2] == (0, f"samo {samo.__version__}\n")
+
+
+def test_train_compare_and_sweep_have_the_same_options_of_a_run() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    options = [
+        {p.name: (p.opts, p.help, p.default) for p in commands[name].params}
+        for name in ("train", "compare", "sweep")
+    ]
+    for one in fields(RunOptions):
+        assert options[0][one.name] == options[1][one.name] == options[2][one.name]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from samo.cost import CASES, Conditions, chosen, conditions, measure, read_results, rows
+from samo.cost import CASES, Conditions, chosen, conditions, measure, read_results, step_costs
 from samo.training import RunError
 from tests.cli.test_app import run
 
@@ -58,7 +58,7 @@ def test_the_schema_of_the_results(tmp_path: Path) -> None:
 
 def test_rows_summarise_times_memory_and_passes() -> None:
     results = crafted()
-    erm, samo = rows(results)
+    erm, samo = step_costs(results)
     assert (erm.forwards, erm.evaluations, erm.backwards) == (1, 0, 2)
     assert erm.to_erm is not None
     assert erm.to_erm.median == 1
@@ -174,7 +174,7 @@ def test_the_peak_of_every_case_includes_the_gradients_that_are_held(
 def test_methods_of_the_losses_have_one_backward_pass(tmp_path: Path) -> None:
     results = measured(tmp_path / "a.json", "torchjd,torchjd-batched,erm", method="ls", steps=1)
     assert list(results["steps"]) == ["torchjd", "erm"]  # there is no Jacobian to batch
-    assert {row.backwards for row in rows(results)} == {1}
+    assert {row.backwards for row in step_costs(results)} == {1}
 
 
 def test_random_state_and_threads_are_restored(tmp_path: Path) -> None:

@@ -477,7 +477,7 @@ MASKS: Table = {
 def test_a_wrong_mask_is_refused(preset, call, error, message):
     model = problem("plain").model
     made = PRESETS[preset](model, TASKS, aggregator="ls", where=call)
-    message = r"where\('trunk.0.weight', ..\) must give True, False or a boolean mask.*" + message
+    message = r"where\('trunk.0.weight', ..\) must return True, False or a boolean mask.*" + message
     refused(model, made, partial(losses, model), error, message)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from samo.records import RunError, write_json
@@ -93,6 +93,17 @@ def test_names_that_others_wrote_are_fit_for_figures_and_own_ones_are_kept() -> 
     assert validated(Results, content).plain() == content
     foreign = validated(Results, parse(json.dumps(content)), foreign=True)
     assert foreign.tasks == list(foreign.metrics) == ["\uff04x\uff04 y", "right"]
+
+
+@given(runs())
+def test_names_that_others_wrote_stay_the_same_everywhere(content: dict[str, Any]) -> None:
+    shown = [name(plain(task)) for task in content["tasks"]]
+    assume(len(set(shown)) == len(shown))
+    for metrics in content["metrics"].values():
+        assume(len({name(plain(metric)) for metric in metrics}) == len(metrics))
+    found = validated(Results, parse(json.dumps(content)), foreign=True)
+    assert found.tasks == list(found.metrics) == shown
+    assert all(list(epoch.train) == shown for epoch in found.history)
 
 
 def without(*path: Any) -> tuple[tuple[Any, ...], Any]:
@@ -180,7 +191,7 @@ def test_unknown_fields_are_kept_in_a_configuration_and_ignored_elsewhere() -> N
     ("content", "message"),
     [
         ("[", "compare.json cannot be read: "),
-        ({}, "compare.json cannot be read: it must hold a list; found a dict."),
+        ({}, "compare.json cannot be read: it is not a JSON array."),
         ([7], "Input should be a valid dictionary"),
         ([{"path": "x", "baseline": 1, "config": config()}], "baseline: Input should be a valid b"),
         ([{"baseline": True, "config": config()}], "path: Field required"),

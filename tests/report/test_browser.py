@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from samo.report.page import html_page
 from tests.report import pages
-from tests.report.test_html import evil
+from tests.report.test_page import evil
 
 pytestmark = pytest.mark.browser
 

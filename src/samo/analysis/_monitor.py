@@ -1,48 +1,48 @@
-"""Logs the steps of a training loop to JSON lines and TensorBoard."""
+"""What a training loop attaches to see its steps: JSON lines and TensorBoard events."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Self
 
-from samo.engine import StepResult
-from samo.records import Log
-
+from ..engine import StepResult
+from ..records import Log
 from ._step_means import StepMeans
 
 
 class Monitor:
-    """Logs the steps of a training loop, without additional passes.
+    """Writes down what the steps of a training loop see, without a further pass.
 
-    A line of ``steps.jsonl`` (and TensorBoard scalars of the same names, in ``tensorboard/``) has
-    the means over the last ``every`` steps:
+    A line of ``steps.jsonl`` (and TensorBoard's scalars of the same names, in ``tensorboard/``) has
+    the means over the ``every`` steps up to ``step``:
 
     =======================  ======================================================================
     ``loss/TASK``            the natural loss l_i(θ)
     ``sharpness/TASK``       perturbed minus natural loss, l_i(θ + ε_i, φ_i + η_i) − l_i(θ)
-    ``weight/TASK``          the task's weight in the aggregate; if the aggregation is decomposed,
-                             ``weight_flat/TASK`` is that of its flat gradient
-    ``gradient_norm/TASK``   ‖g_i‖ of the aggregated gradients: √G_ii of the Gramian G
+    ``weight/TASK``          the task's weight in the aggregate; ``weight_flat/TASK`` besides, that
+                             of its flat gradient, where the aggregation is decomposed
+    ``gradient_norm/TASK``   ‖g_i‖ of the gradients that were aggregated: √G_ii of the Gramian G
     ``conflicts``            the share of task pairs whose gradients have a negative inner product
-    ``overflowed``           the number of steps that a ``GradScaler`` skipped; the means omit them
+    ``overflowed``           how many steps a ``GradScaler`` skipped; they count for nothing else
     =======================  ======================================================================
 
-    Quantities that a method does not compute (no perturbation, no Gramian) are left out. Lines are
-    flushed immediately; read them by ``pandas.read_json("runs/x/steps.jsonl", lines=True)`` or by
-    `history`. Between two lines, the monitor only keeps references to the results of the steps: it
-    does not run anything on the device, and does not wait for it.
+    What a method does not have (no perturbation, no Gramian) is left out. The lines are in the file
+    as soon as they are written, for instance for
+    ``pandas.read_json("runs/x/steps.jsonl", lines=True)``; `history` reads them too. Between two
+    lines the monitor only keeps references to what the steps' results hold: it does nothing on
+    the device, and does not wait for it.
 
-    After a crash, a monitor of the same directory continues after the last complete line. Give it
-    the step of the checkpoint from which training continues, and later lines are removed. In
-    distributed training, one process should monitor.
+    After a crash, a monitor of the same directory goes on after the last whole line; give it the
+    step of the checkpoint that training goes on from, and what came after that is cut off. In
+    distributed training one process should monitor.
 
     Args:
-        directory: The directory of the log.
-        every: The number of steps per line.
-        step: The number of completed steps; None for that in the log.
+        directory: Where to write.
+        every: After how many steps to write a line.
+        step: How many steps are complete; None for as many as the log tells.
 
     Raises:
-        ValueError: If ``every`` or ``step`` is out of range, or the log is not that of a monitor.
+        ValueError: If ``every`` or ``step`` is out of range, or the log is not a monitor's.
         ImportError: If TensorBoard is missing (``pip install "torch-samo[train]"``).
 
     Example:
@@ -83,14 +83,14 @@ class Monitor:
 
     @property
     def step(self) -> int:
-        """The number of logged steps, including those of previous monitors of the directory."""
+        """How many steps were logged, those of former monitors of the directory included."""
         return self._step
 
     def log(self, result: StepResult) -> None:
-        """Records a step, and writes a line if one is due.
+        """Takes notice of a step, and writes a line if one is due.
 
         Args:
-            result: The result of `samo.Engine.backward`.
+            result: What `samo.Engine.backward` returned.
         """
         self._step += 1
         if result.overflowed:
@@ -101,7 +101,7 @@ class Monitor:
             self._write()
 
     def close(self) -> None:
-        """Writes the remaining steps, and closes the files."""
+        """Writes what is left, and closes the files."""
         if self._step > self._log.last:
             self._write()
         self._log.close()

@@ -246,15 +246,7 @@ def _spanned(
 
 
 def read_checkpoint(model: nn.Module, name: str, state: State) -> State:
-    """Selects the parameters and floating-point buffers of a checkpoint.
-
-    Args:
-        model: The model.
-        name: The name of the checkpoint in errors.
-        state: The checkpoint.
-
-    Returns:
-        The tensors by name, on their devices.
+    """Returns the parameters and floating-point buffers of a checkpoint, by name.
 
     Raises:
         AnalysisError: If it does not fit the model.

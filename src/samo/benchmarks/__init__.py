@@ -1,7 +1,7 @@
 """The benchmarks: data, models, losses and metrics of multi-task problems."""
 
 from ._batches import TaskBatches, TensorBatches
-from ._benchmark import Benchmark, Defaults, Metric, Split
+from ._benchmark import Benchmark, Defaults, Metric, OptimizerName, Split
 from ._errors import DataError
 from ._published import (
     PublishedColumn,
@@ -35,6 +35,7 @@ __all__ = [
     "MultiMNIST",
     "NYUv2",
     "OfficeHome",
+    "OptimizerName",
     "PublishedColumn",
     "PublishedNote",
     "PublishedTable",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,6 @@ class Domains(Benchmark):
     def loss(self, task: str, prediction: Tensor, target: Tensor) -> Tensor:  # noqa: ARG002
         return F.cross_entropy(prediction, target)
 
+    @abstractmethod
     def normalized(self, x: Tensor) -> Tensor:
-        """Returns the input of the network for the images of a batch; by default, the images."""
-        return x
+        """Returns the input of the network for the images of a batch."""

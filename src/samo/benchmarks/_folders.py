@@ -10,17 +10,10 @@ from ._errors import DataError
 
 
 def data_folder(path: str | Path, layout: Sequence[str]) -> Path:
-    """Returns an existing data directory.
-
-    Args:
-        path: The directory; ``~`` is the home directory.
-        layout: What it should contain, for the error message.
-
-    Returns:
-        The directory.
+    """Returns a data directory, with ``~`` expanded to the home directory.
 
     Raises:
-        DataError: If it does not exist.
+        DataError: If it does not exist. The message shows its layout.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -34,11 +27,7 @@ def cache_folder(folder: Path, cache: str | Path | None) -> Path:
 
 
 def raise_missing(path: Path, layout: Sequence[str]) -> NoReturn:
-    """Raises the error about a missing part of the data.
-
-    Args:
-        path: The missing file or directory.
-        layout: What the user's directory should contain.
+    """Raises the error about a missing part of the data, which shows the layout of the directory.
 
     Raises:
         DataError: Always.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,19 @@ from .. import (
     PreviousGradient,
     RandomDirection,
 )
+from ..analysis import (
+    Losses,
+    Result,
+    estimator_quality,
+    features,
+    gradient_cosines,
+    hessian_spectrum,
+    landscape,
+    random_plane,
+    sharpness,
+)
 from ..records import read_json, write_json
 from ..training import RunError, Trained, perturbation, to_device
-
-if TYPE_CHECKING:
-    from ..analysis import Losses, Result
 
 ESTIMATORS: Mapping[str, Callable[[], LocalGradient]] = {
     "SPSA": SPSA,
@@ -77,15 +86,12 @@ class Subject:
             reason = str(error).splitlines()[0]
             raise RunError(f"device {request.device!r} cannot be used: {reason}") from error
         self._generator = torch.Generator()
+        split: Any = request.split
         self._batches = run.benchmark.batches(
-            self._split, run.tasks, run.config.batch_size, self._generator
+            split, run.tasks, run.config.batch_size, self._generator
         )
         own = run.benchmark.own
         self.own = None if own is None else {t: getattr(self.model, own)[t] for t in run.tasks}
-
-    @property
-    def _split(self) -> Any:
-        return self.request.split
 
     @property
     def data(self) -> tuple[nn.Module, Losses, Iterable[Any], Sequence[str]]:
@@ -113,26 +119,18 @@ class Subject:
             outputs = self.run.benchmark.outputs(self.model, batch, self.run.tasks)
         return {task: len(target) for task, (_, target) in outputs.items()}
 
-    def labels(self, task: str) -> Callable[[Any], Tensor]:
-        """Returns the function from a batch to the classes of its examples by one task."""
-
-        def classes(batch: Any) -> Tensor:
-            with torch.no_grad():
-                return self.run.benchmark.outputs(self.model, batch, [task])[task][1]
-
-        return classes
+    def classes(self, task: str, batch: Any) -> Tensor:
+        """Returns the classes of a batch's examples by one task."""
+        with torch.no_grad():
+            return self.run.benchmark.outputs(self.model, batch, [task])[task][1]
 
 
 def _spectrum(of: Subject) -> dict[str, Result]:
-    from ..analysis import hessian_spectrum
-
     return {"spectrum": hessian_spectrum(*of.data, sizes=of.sizes, seed=of.request.seed)}
 
 
 def _cosines(of: Subject) -> dict[str, Result]:
     """Evaluates them at the parameters, and at the points that the run itself perturbs them to."""
-    from ..analysis import gradient_cosines
-
     if len(of.run.tasks) < 2:
         return {}
     config = of.run.config
@@ -146,8 +144,6 @@ def _cosines(of: Subject) -> dict[str, Result]:
 
 def _sharpness(of: Subject) -> dict[str, Result]:
     """Evaluates it along each task's own gradient, and along the mean gradient."""
-    from ..analysis import sharpness
-
     ways = {
         "sharpness": Perturbation(of.rho, alpha=0.0, local=ExactGradient()),
         "sharpness-global": Perturbation(of.rho, alpha=1.0),
@@ -159,8 +155,6 @@ def _sharpness(of: Subject) -> dict[str, Result]:
 
 
 def _estimators(of: Subject) -> dict[str, Result]:
-    from ..analysis import estimator_quality
-
     if len(of.run.tasks) < 2:
         return {}
     made = {name: make() for name, make in ESTIMATORS.items()}
@@ -171,16 +165,12 @@ def _estimators(of: Subject) -> dict[str, Result]:
 
 
 def _landscape(of: Subject) -> dict[str, Result]:
-    from ..analysis import landscape, random_plane
-
     plane = random_plane(of.model, seed=of.request.seed)
     return {"landscape": landscape(*of.data, plane=plane, sizes=of.sizes)}
 
 
 def _features(of: Subject) -> dict[str, Result]:
     """Labels them by the classes of the first task that has classes, or by task."""
-    from ..analysis import features
-
     module, seed = of.request.module, of.request.seed
     if module is None:
         if not hasattr(of.model, "trunk"):
@@ -194,7 +184,7 @@ def _features(of: Subject) -> dict[str, Result]:
         return {"features": features(*of.data, of=by_task, seed=seed)}
     batch = next(iter(of))
     for task in of.run.tasks:
-        classes = of.labels(task)
+        classes = partial(of.classes, task)
         target = classes(batch)
         if target.dim() == 1 and not target.is_floating_point():
             return {"features": features(*of.data, of=module, labels=classes, seed=seed)}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ import typer
 from rich.console import Console
 
 from .. import NonFiniteError
+from ..analysis import KINDS
 from ..training import RunError, trained
 from ._analyses import ANALYSES, Analyses, Request, Subject, runs_below
 from ._arguments import Device, Split, fail, reporting_errors, say
@@ -19,8 +19,6 @@ from ._views import AnalyzeView
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from ..report.tables import Table
 
 _SELDOM = ("landscape", "features")  # only if named
 Loaded = dict[str, Any]
@@ -123,8 +121,6 @@ def _one(
 
 def _load(directory: Path) -> Loaded:
     """Loads all results of a run, including those of earlier calls."""
-    from ..analysis import KINDS
-
     return {
         file.stem: kind.load(file)
         for kind in KINDS
@@ -158,105 +154,11 @@ def _draw(found: Loaded, directory: Path) -> None:
 
 
 def _print(console: Console, found: Mapping[Path, Loaded]) -> None:
-    from ..report.tables import fitting
+    from ..report.tables import analyses_tables, fitting
 
-    tables = list(_over_runs(found))
-    if len(found) == 1:
-        (results,) = found.values()
-        tables += _over_tasks(results)
-    for table in tables:
+    above = Path(os.path.commonpath([path.parent for path in found]))
+    results = {str(path.relative_to(above)): loaded for path, loaded in found.items()}
+    for table in analyses_tables(results):
         console.print(fitting([table], console.width))
     for path in found:
         say(console, f"written to {path / 'analysis'}")
-
-
-def _over_runs(found: Mapping[Path, Loaded]) -> Iterator[Table]:
-    """A table for each kind of analysis, with a row per run."""
-    from ..report.tables import Cell, Table, cell
-
-    above = Path(os.path.commonpath([path.parent for path in found]))
-    for title, numbers in _NUMBERS.items():
-        rows = {str(path.relative_to(above)): numbers(results) for path, results in found.items()}
-        if heads := list(dict.fromkeys(name for row in rows.values() for name in row)):
-            lines = [
-                [Cell(name), *(cell(*row.get(head, (None,))) for head in heads)]
-                for name, row in rows.items()
-            ]
-            yield Table(title, ["run", *heads], lines)
-
-
-Number = tuple[Any, str]
-"""A value and its format."""
-
-
-def _spectrum(results: Loaded) -> dict[str, Number]:
-    if not (spectrum := results.get("spectrum")):
-        return {}
-    return {
-        "λ_max": (spectrum.lambda_max, ".4g"),
-        "λ_max/λ_5": (spectrum.lambda_ratio, ".3g"),
-        "trace": (f"{spectrum.trace:.4g} ± {spectrum.trace_error:.2g}", ""),
-    }
-
-
-def _cosines(results: Loaded) -> dict[str, Number]:
-    if not (cosines := results.get("cosines")):
-        return {}
-    pairs = [cosines.matrix[i][j] for i in range(len(cosines.tasks)) for j in range(i)]
-    return {
-        "mean cosine": (statistics.fmean(pairs), ".3f"),
-        # None if no two tasks have a batch in common
-        "conflicts": (cosines.batch_conflicts, ".0%"),
-        "norm balance": (cosines.balance, ".2f"),
-    }
-
-
-def _sharpness(results: Loaded) -> dict[str, Number]:
-    ways = {"sharpness": "along own gradients", "sharpness-global": "along the mean gradient"}
-    return {
-        f"{way} (ρ = {sharp.rho:g})": (statistics.fmean(sharp.sharpness), ".3g")
-        for name, way in ways.items()
-        if (sharp := results.get(name))
-    }
-
-
-def _features(results: Loaded) -> dict[str, Number]:
-    features = results.get("features")
-    return {"inter-cluster distance": (features.distance, ".2f")} if features else {}
-
-
-_NUMBERS: Mapping[str, Callable[[Loaded], dict[str, Number]]] = {
-    "Hessian": _spectrum,
-    "Task gradients": _cosines,
-    "Rise of the mean loss": _sharpness,
-    "Features": _features,
-}
-
-
-def _over_tasks(results: Loaded) -> Iterator[Table]:
-    """The tables of a single run, with a row per task or estimator."""
-    from ..report.tables import Cell, Table, cell
-
-    cosines, sharp = results.get("cosines"), results.get("sharpness")
-    if cosines and len(cosines.tasks) <= 12:
-        rows = [
-            [Cell(task), *(cell(value, ".3f") for value in row), cell(norm, ".3g")]
-            for task, row, norm in zip(cosines.tasks, cosines.matrix, cosines.norms, strict=True)
-        ]
-        yield Table("Task gradients", ["cosine", *cosines.tasks, "‖gradient‖"], rows)
-    if sharp:
-        rows = [
-            [Cell(task), cell(loss, ".4g"), cell(rise, ".4g")]
-            for task, loss, rise in zip(sharp.tasks, sharp.natural, sharp.sharpness, strict=True)
-        ]
-        yield Table(f"Sharpness at ρ = {sharp.rho:g}", ["task", "loss", "rise"], rows)
-    if quality := results.get("estimators"):
-        mean = cell(statistics.fmean(quality.mean_gradient.mean), ".3f")
-        rows = [[Cell("mean gradient (α = 1)"), Cell(), mean]]
-        for name, direction in quality.direction.items():
-            epsilon = statistics.fmean(quality.epsilon[name].mean)
-            row = [cell(statistics.fmean(direction.mean), ".4f"), cell(epsilon, ".3f")]
-            rows.append([Cell(name), *row])
-        heads = ["estimator", "ĝ", f"ε, α = {quality.alpha:g}"]
-        title = f"Cosine with the exact local gradient (d = {quality.parameters})"
-        yield Table(title, heads, rows)

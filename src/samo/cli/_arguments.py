@@ -72,17 +72,7 @@ class RunOptions:
     schedule_option: OptionPairs = field(default_factory=list)
 
     def settings(self, benchmark: str) -> dict[str, Any]:
-        """The arguments of `configured`, `plan` and `plan_sweep`.
-
-        Args:
-            benchmark: The benchmark.
-
-        Returns:
-            The arguments by name.
-
-        Raises:
-            RunError: If an option cannot be read, or the benchmark reads no files.
-        """
+        """The arguments of `configured`, `plan` and `plan_sweep` for a benchmark."""
         given = asdict(self)
         data, pairs = given.pop("data"), given.pop("benchmark_option")
         return {
@@ -135,14 +125,7 @@ def complain(message: str, style: str = "red") -> None:
 
 @contextmanager
 def reporting_errors() -> Iterator[Console]:
-    """Reports errors of the user in one line; errors of the program keep their traceback.
-
-    Yields:
-        The console to print to.
-
-    Raises:
-        Exit: With a status, after the line.
-    """
+    """Reports errors of the user in one line and exits; other errors keep their traceback."""
     try:
         yield Console()
     except (RunError, DataError) as error:
@@ -157,14 +140,7 @@ def reporting_errors() -> Iterator[Console]:
 
 
 def fail(failures: Mapping[str, str]) -> None:
-    """Reports failed runs and exits with status 1, if there are any.
-
-    Args:
-        failures: The reasons by path.
-
-    Raises:
-        Exit: If there are any.
-    """
+    """Reports failed runs with their reasons and exits with status 1, if there are any."""
     for path, reason in failures.items():
         complain(f"{path} failed: {reason}")
     if failures:

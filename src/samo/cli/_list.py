@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,15 +18,7 @@ _ABOUT = "what it is"
 
 
 def tables(what: str | None) -> list[Table]:
-    """Makes the tables of ``samo list``.
-
-    Args:
-        what: ``"benchmarks"``, ``"methods"``, ``"sharpness"`` or ``"schedules"``; None for a short
-            form of all.
-
-    Returns:
-        The tables.
-    """
+    """Makes the tables of ``samo list``; without a kind, all of them in a short form."""
     short = what is None
     made: dict[str, Callable[[], Table]] = {
         "benchmarks": _benchmarks,
@@ -37,10 +29,9 @@ def tables(what: str | None) -> list[Table]:
     return [make() for name, make in made.items() if short or name == what]
 
 
-def _table(title: str, rows: Iterable[Mapping[str, str]]) -> Table:
+def _table(title: str, rows: Sequence[Mapping[str, str]]) -> Table:
     """Makes a table from rows that have a text for each column."""
     table = Table(title=title, title_justify="left", title_style="bold")
-    rows = list(rows)
     for column in rows[0]:
         # The words of descriptions must not be broken.
         table.add_column(column, overflow="fold", min_width=14 if column == _ABOUT else None)
@@ -50,52 +41,53 @@ def _table(title: str, rows: Iterable[Mapping[str, str]]) -> Table:
 
 
 def _benchmarks() -> Table:
-    def row(name: str) -> dict[str, str]:
+    rows = []
+    for name in benchmarks.available():
         kind = benchmarks.get(name)
         d = kind.defaults
-        return {
-            "name": name,
-            _ABOUT: (inspect.getdoc(kind) or "").splitlines()[0],
-            "epochs": f"{d.epochs}",
-            "batch": f"{d.batch_size}",
-            "lr": f"{d.lr:g}",
-            "schedule": d.schedule,
-            "ρ": ", ".join(f"{rho:g}" for rho in d.rho_grid),
-        }
-
-    return _table("benchmarks", map(row, benchmarks.available()))
+        rows.append(
+            {
+                "name": name,
+                _ABOUT: (inspect.getdoc(kind) or "").splitlines()[0],
+                "epochs": f"{d.epochs}",
+                "batch": f"{d.batch_size}",
+                "lr": f"{d.lr:g}",
+                "schedule": d.schedule,
+                "ρ": ", ".join(f"{rho:g}" for rho in d.rho_grid),
+            }
+        )
+    return _table("benchmarks", rows)
 
 
 def _methods(*, short: bool) -> Table:
-    def row(name: str) -> dict[str, str]:
+    rows = []
+    for name in aggregation.available():
         method = aggregation.describe(name)
-        more = {
-            "needs": f"{method.needs}, losses" if method.sees_losses else method.needs,
-            "state": state(method),
-            "options": _defaults(method.defaults),
-            "source": "; ".join(map(source, method.references)) or "–",
-        }
-        return {"name": name, _ABOUT: method.title, **({} if short else more)}
-
-    title = "methods (details: samo list methods)" if short else "methods"
-    return _table(title, map(row, aggregation.available()))
+        rows.append({"name": name, _ABOUT: method.title})
+        if not short:
+            rows[-1] |= {
+                "needs": f"{method.needs}, losses" if method.sees_losses else method.needs,
+                "state": state(method),
+                "options": _defaults(method.defaults),
+                "source": "; ".join(map(source, method.references)) or "–",
+            }
+    return _table("methods (details: samo list methods)" if short else "methods", rows)
 
 
 def _presets(*, short: bool) -> Table:
-    def row(name: str) -> dict[str, str]:
-        more = {} if short else {"options": _defaults(PRESETS[name].options)}
-        return {"name": name, _ABOUT: PRESETS[name].title, **more}
-
-    return _table("sharpness", map(row, PRESETS))
+    rows = []
+    for name, preset in PRESETS.items():
+        options = {} if short else {"options": _defaults(preset.options)}
+        rows.append({"name": name, _ABOUT: preset.title, **options})
+    return _table("sharpness", rows)
 
 
 def _schedules() -> Table:
-    def row(name: str) -> dict[str, str]:
-        options = SCHEDULES[name].options
-        shown = {n: "epochs/2" if value is None else value for n, value in options.items()}
-        return {"name": name, _ABOUT: SCHEDULES[name].title, "options": _defaults(shown)}
-
-    return _table("learning-rate schedules", map(row, SCHEDULES))
+    rows = []
+    for name, schedule in SCHEDULES.items():
+        options = {n: "epochs/2" if v is None else v for n, v in schedule.options.items()}
+        rows.append({"name": name, _ABOUT: schedule.title, "options": _defaults(options)})
+    return _table("learning-rate schedules", rows)
 
 
 def state(method: Method) -> str:

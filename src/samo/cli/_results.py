@@ -37,14 +37,7 @@ def scores_table(results: Mapping[str, Any]) -> RichTable:
 
 
 def published_delta_m(results: Mapping[str, Any]) -> str | None:
-    """Formats Δm of a run against published single-task numbers.
-
-    Args:
-        results: The content of ``results.json``.
-
-    Returns:
-        A line; None if there are no such numbers for these metrics.
-    """
+    """Formats Δm of a run against published single-task numbers; None if there are none."""
     if benchmarks.published_baseline(results["config"]["benchmark"]) is None:
         return None
     from ..report import Entry, summarize
@@ -57,20 +50,14 @@ def published_delta_m(results: Mapping[str, Any]) -> str | None:
 
 
 def show_results(console: Console, out: Path, *, published: bool) -> None:
-    """Prints the tables of a comparison, and writes its tables and figures.
-
-    Args:
-        console: The console.
-        out: The directory of the comparison.
-        published: Whether to quote published results.
-    """
+    """Prints the tables of a comparison, and writes its tables and figures."""
     from ..report import chosen_by_sweep, difference_table, read, rich_table, summarize, write
 
     summary = summarize(read(out), published=published, remarks=chosen_by_sweep(out))
     figures = write(summary, out)
     console.print(rich_table(summary, width=console.width))
     if differences := difference_table(summary):
-        console.print(differences)
+        console.print("", differences)
     if published and not summary.quoted:
         say(console, f"There are no published results of {summary.benchmark!r} here.")
     elif not published and benchmarks.published(summary.benchmark):

@@ -5,8 +5,8 @@ from ._machine import machine
 from ._measure import Conditions, Watch, conditions, measure, read_results
 from ._meter import Meter, meter
 from ._passes import Arithmetic, Backward, Forward, one_pass, recorded
-from ._rows import Row, rows
-from ._statistics import Spread, quartiles, ratio
+from ._statistics import MedianRange, median_ratio, quartiles
+from ._step_costs import StepCost, step_costs
 from ._subjects import SUBJECTS, Subject, chosen
 
 __all__ = [
@@ -17,9 +17,9 @@ __all__ = [
     "Case",
     "Conditions",
     "Forward",
+    "MedianRange",
     "Meter",
-    "Row",
-    "Spread",
+    "StepCost",
     "Subject",
     "Watch",
     "Workload",
@@ -29,11 +29,11 @@ __all__ = [
     "conditions",
     "machine",
     "measure",
+    "median_ratio",
     "meter",
     "one_pass",
     "quartiles",
-    "ratio",
     "read_results",
     "recorded",
-    "rows",
+    "step_costs",
 ]

@@ -292,16 +292,7 @@ def case_sizes(case: str, size: str, tasks: int | None, batch: int | None) -> di
 
 
 def build(case: str, given: Mapping[str, int], device: torch.device) -> Workload:
-    """Makes a workload, the same at each call, without changing the global random state.
-
-    Args:
-        case: The case.
-        given: Its sizes (see `case_sizes`).
-        device: The device.
-
-    Returns:
-        The workload.
-    """
+    """Makes a workload from `case_sizes`, always the same, without changing the random state."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return CASES[case].build(**given).to(device)

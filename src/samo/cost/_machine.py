@@ -14,14 +14,7 @@ from .._version import __version__
 
 
 def machine(device: torch.device) -> dict[str, str | int | None]:
-    """Describes hardware and software.
-
-    Args:
-        device: The device of the measurements.
-
-    Returns:
-        The properties by name; the commit is None outside of a clone.
-    """
+    """Returns properties of hardware and software; the commit is None outside of a clone."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),

@@ -289,13 +289,7 @@ def _opened(file: Path, wanted: Conditions, workload: Workload) -> dict[str, Any
 
 
 def read_results(file: Path) -> dict[str, Any]:
-    """Reads a file that `measure` has written.
-
-    Args:
-        file: The file.
-
-    Returns:
-        The results.
+    """Returns the results in a file of `measure`.
 
     Raises:
         RunError: If it cannot be read, or contains anything else.

@@ -10,7 +10,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Spread:
+class MedianRange:
     """A median with an interval.
 
     Attributes:
@@ -24,18 +24,18 @@ class Spread:
     high: float
 
 
-def quartiles(values: Sequence[float]) -> Spread:
+def quartiles(values: Sequence[float]) -> MedianRange:
     """Returns the median and the quartiles of at least one number.
 
     Example:
         >>> quartiles([4.0, 1.0, 2.0, 3.0, 9.0])
-        Spread(median=3.0, low=2.0, high=4.0)
+        MedianRange(median=3.0, low=2.0, high=4.0)
     """
     low, median, high = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
-    return Spread(median, low, high)
+    return MedianRange(median, low, high)
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> MedianRange:
     """Returns the ratio of two times that were measured in alternation.
 
     This is the median over the rounds of their ratio, with its distribution-free 95 % confidence
@@ -50,8 +50,8 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
         The median and the interval.
 
     Example:
-        >>> ratio([2.0, 3.0, 8.0], [1.0, 1.0, 2.0, 5.0])
-        Spread(median=3.0, low=2.0, high=4.0)
+        >>> median_ratio([2.0, 3.0, 8.0], [1.0, 1.0, 2.0, 5.0])
+        MedianRange(median=3.0, low=2.0, high=4.0)
     """
     from scipy.stats import quantile_test
 
@@ -60,4 +60,4 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
     interval: Any = quantile_test(ratios, q=1.0, p=0.5).confidence_interval(0.95)
     low = float(ratios.min()) if np.isnan(interval.low) else float(interval.low)
     high = float(ratios.max()) if np.isnan(interval.high) else float(interval.high)
-    return Spread(float(np.median(ratios)), low, high)
+    return MedianRange(float(np.median(ratios)), low, high)

@@ -161,8 +161,8 @@ def read_plan(out: Path) -> list[Planned]:
 
 def _of_type(kind: type[T], value: Any, file: Path) -> T:
     if not isinstance(value, kind):
-        found = type(value).__name__
-        raise RunError(f"{file} cannot be read: it must hold a {kind.__name__}; found a {found}.")
+        wanted = "array" if kind is list else "object"
+        raise RunError(f"{file} cannot be read: it is not a JSON {wanted}.")
     return value
 
 

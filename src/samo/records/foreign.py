@@ -82,7 +82,7 @@ def _printable(value: Any, depth: int = 0) -> Any:
     if isinstance(value, str):
         return plain(value)
     if isinstance(value, dict):
-        return {name(key): _printable(item, depth + 1) for key, item in value.items()}
+        return {name(plain(key)): _printable(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
         return [_printable(item, depth + 1) for item in value]
     return value

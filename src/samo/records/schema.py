@@ -32,6 +32,7 @@ M = TypeVar("M", bound="Model")
 _FOREIGN = "foreign"
 
 
+# Keys of foreign files are shortened when they are parsed.
 def _shortened(text: str, info: ValidationInfo) -> str:
     return name(text) if info.context == _FOREIGN else text
 
@@ -40,7 +41,7 @@ def _shortened(text: str, info: ValidationInfo) -> str:
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e100, le=1e100)]
 Count = Annotated[int, Field(strict=True, ge=0, le=2**64)]
 Name = Annotated[StrictStr, AfterValidator(_shortened)]
-Scores = dict[Name, dict[Name, Number]]
+Scores = dict[str, dict[str, Number]]
 
 
 class Model(BaseModel):
@@ -85,9 +86,9 @@ class Epoch(Model):
     score: Number
     train: Scores
     validation: Scores
-    steps: dict[Name, Number] = {}
+    steps: dict[str, Number] = {}
     test: Scores | None = None
-    timing: dict[Name, Number | None] = {}
+    timing: dict[str, Number | None] = {}
     time: StrictStr = ""
 
 
@@ -126,13 +127,13 @@ class Results(Model):
 
     config: Config
     tasks: list[Name] = Field(min_length=1)
-    metrics: dict[Name, dict[Name, About]]
+    metrics: dict[str, dict[str, About]]
     last: Reported | None = None
     selected: Reported
     averaged: Reported | None = None
     history: list[Epoch] = Field(min_length=1)
     timing: Timing
-    environment: dict[Name, StrictStr | int | float | None] = {}
+    environment: dict[str, StrictStr | int | float | None] = {}
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from .. import aggregation, benchmarks
-from ..benchmarks._benchmark import OptimizerName
+from ..benchmarks import OptimizerName
 from ..records import RunError
 from ._schedule import complete_schedule
 from ._sharpness import PRESETS, complete_preset, perturbation

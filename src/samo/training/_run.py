@@ -15,7 +15,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from .. import Engine, StepResult, aggregation, benchmarks
 from .._names import unknown
 from ..analysis import StepMeans
-from ..benchmarks._errors import DataError
+from ..benchmarks import DataError
 from ..records import RunError
 from ..records.schema import Epoch, validated
 from ._config import RunConfig

@@ -41,13 +41,7 @@ class Lists:
 
 
 def read_lists(data: Path) -> Lists:
-    """Reads both files and checks that all images exist.
-
-    Args:
-        data: The directory of CelebA.
-
-    Returns:
-        The content of the files.
+    """Returns the content of both files, after a check that all images exist.
 
     Raises:
         DataError: If a file or an image is missing, a file is invalid, or the files contradict each

@@ -95,15 +95,7 @@ class LayoutExamples:
         return len(self._numbers)
 
     def read(self, index: int, fields: Iterable[str], window: Window = WHOLE) -> dict[str, Tensor]:
-        """Reads a window of an image, and checks its values.
-
-        Args:
-            index: The index of the image.
-            fields: The fields to read.
-            window: The rows and columns.
-
-        Returns:
-            Each field in float32, shape ``[channels, h, w]``.
+        """Returns a window of an image: each field in float32, shape ``[channels, h, w]``.
 
         Raises:
             DataError: If a value is not finite, or a label is not a class.
@@ -202,15 +194,7 @@ def _mapped(path: Path) -> np.ndarray:
 def load_parts(
     data: str | Path, fields: Iterable[str], classes: int
 ) -> Mapping[str, LayoutExamples]:
-    """Opens both parts of a data set.
-
-    Args:
-        data: The directory with ``train`` and ``val``.
-        fields: The fields to read.
-        classes: The number of classes.
-
-    Returns:
-        The parts ``"train"`` and ``"val"``.
+    """Returns the parts ``"train"`` and ``"val"`` of a data set.
 
     Raises:
         DataError: If a file is missing or invalid.

@@ -74,6 +74,9 @@ class DigitsDomains(Domains):
             {task: TensorBatches(self._data[task][split], batch_size, generator) for task in tasks}
         )
 
+    def normalized(self, x: Tensor) -> Tensor:
+        return x
+
     def _images(self, task: str, chosen: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         base = base_digits()
         x = base.pixels[chosen].unsqueeze(1)

@@ -26,11 +26,7 @@ LAYOUT = ("{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]",)
 
 
 def read_labelled(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Reads the images and the labels of one part.
-
-    Args:
-        folder: The directory of the files.
-        part: ``"train"`` or ``"t10k"``.
+    """Reads the images and the labels of one part, ``"train"`` or ``"t10k"``.
 
     Returns:
         Images, shape ``[N, 28, 28]``, and labels, 0 to 9, shape ``[N]``.
@@ -62,20 +58,14 @@ def read_labelled(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[n
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """Reads a file of unsigned bytes in the idx format.
+    """Returns the values of a file of unsigned bytes in the idx format.
 
     The format: four bytes of magic number (0, 0, 8 for unsigned bytes, the number of dimensions),
     the sizes as big-endian 32-bit integers, the values. Gzip is detected from the content.
 
-    Args:
-        path: The file.
-        dimensions: The required number of dimensions.
-
-    Returns:
-        The values.
-
     Raises:
-        DataError: If it is another kind of file, truncated, or longer than its header says.
+        DataError: If it is another kind of file, has another number of dimensions, or its length
+            does not agree with its header.
     """
     content = _uncompressed(path)
     magic, sizes = content[:4], content[4 : 4 + 4 * dimensions]

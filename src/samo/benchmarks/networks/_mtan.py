@@ -22,7 +22,7 @@ from ._shared_trunk import check_sizes
 
 
 class SegNetMTAN(nn.Module):
-    """SegNet with an attention network for each task beside it (MTAN).
+    """SegNet with an attention network for each task (MTAN).
 
     At each level of `SegNet`, each task has a soft mask that selects from the level's last features
     p and yields the attention a. With u the features before p (after the level's first convolution

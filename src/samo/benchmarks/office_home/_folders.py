@@ -34,13 +34,7 @@ class Domain:
 
 
 def read_domains(data: Path) -> dict[str, Domain]:
-    """Lists the images of all domains.
-
-    Args:
-        data: The directory of Office-Home.
-
-    Returns:
-        The domains by name.
+    """Returns the images of all domains by name.
 
     Raises:
         DataError: If a domain is missing, the domains have different classes, or a class has no
@@ -53,7 +47,7 @@ def read_domains(data: Path) -> dict[str, Domain]:
             lacking, more = set(first) - set(domain.classes), set(domain.classes) - set(first)
             faults = (
                 f"{name} {verb} {', '.join(sorted(classes))}"
-                for verb, classes in (("lacks", lacking), ("has besides", more))
+                for verb, classes in (("lacks", lacking), ("also has", more))
                 if classes
             )
             raise DataError(

@@ -20,13 +20,7 @@ or like this:
 
 
 def read_molecules(data: str | Path) -> Molecules:
-    """Reads the molecules from either layout.
-
-    Args:
-        data: The directory, or the file of a subset.
-
-    Returns:
-        The molecules.
+    """Returns the molecules in a directory of either layout, or in the file of a subset.
 
     Raises:
         DataError: If a file is missing or invalid, or the directory has neither layout.

@@ -29,19 +29,13 @@ _KEYS = ("Z", "R", "y", "y_names", "y_units", "extra", "extra_names")
 
 
 def read_subset(file: Path) -> Molecules:
-    """Reads molecules from a NumPy file, without running code from it.
+    """Returns the molecules in a NumPy file, without running code from it.
 
     The keys are: ``Z``, ``[M, A]``, atomic numbers, zero for padding; ``R``, ``[M, A, 3]``,
     positions in Å; ``y`` with ``y_names`` and ``y_units``, properties; ``extra`` with
     ``extra_names``, among them the atomisation energies in kcal/mol. Other keys are ignored.
 
     Such a file has no bonds, so they follow from the geometry (see `bonds_of`).
-
-    Args:
-        file: The file.
-
-    Returns:
-        The molecules.
 
     Raises:
         DataError: If it cannot be read, or is invalid.

@@ -24,9 +24,6 @@ _OTHER_FORMATS = {
 def read_table(path: Path) -> Any:
     """Reads CSV, optionally compressed (.gz, .bz2, .zst), or Parquet, detected from the content.
 
-    Args:
-        path: The file.
-
     Returns:
         An Arrow table with stripped names. Columns from CSV consist of strings.
 

@@ -40,18 +40,10 @@ class Labels:
 
 
 def labels(table: TableFile, task: str, kind: str | None) -> Labels:
-    """Reads the labels of a task.
+    """Returns the labels of a task, of a declared kind, or of the kind that the values imply.
 
-    Two different values are a binary task; strings and up to `FEW` different integers are
-    multi-class; other numbers are a regression.
-
-    Args:
-        table: The file.
-        task: The column.
-        kind: The declared kind; None to infer it from the values.
-
-    Returns:
-        The labels.
+    Two different values imply a binary task; strings and up to `FEW` different integers imply a
+    multi-class task; other numbers imply a regression.
 
     Raises:
         ValueError: If there are no labels, all are equal, or they contradict the declared kind.

@@ -9,15 +9,7 @@ from ._table import TableFile
 
 
 def chosen_columns(table: TableFile, option: str, value: Any) -> list[str]:
-    """Parses an option that names columns.
-
-    Args:
-        table: The file.
-        option: The name of the option.
-        value: The value: a list, or a string with commas between the names.
-
-    Returns:
-        The columns.
+    """Returns the columns that an option names: in a list, or in a string with commas between them.
 
     Raises:
         ValueError: If the value has another type, or a column does not exist or occurs twice.
@@ -36,17 +28,7 @@ def chosen_columns(table: TableFile, option: str, value: Any) -> list[str]:
 def input_columns(
     table: TableFile, tasks: Sequence[str], inputs: Any, ignore: Any, split_column: Any
 ) -> list[str]:
-    """Determines the input columns.
-
-    Args:
-        table: The file.
-        tasks: The tasks.
-        inputs: The option ``inputs``; None for all columns without another role.
-        ignore: The option ``ignore``.
-        split_column: The option ``split_column``.
-
-    Returns:
-        The columns.
+    """Returns the input columns; if `inputs` is None, these are all columns without another role.
 
     Raises:
         ValueError: If an option is invalid, or a column has two roles.
@@ -70,15 +52,7 @@ def input_columns(
 
 
 def declared_types(table: TableFile, value: Any, used: Iterable[str]) -> dict[str, str]:
-    """Parses the option ``types``.
-
-    Args:
-        table: The file.
-        value: The option: a mapping from columns to types, or None.
-        used: The columns that are tasks or inputs.
-
-    Returns:
-        The types by column.
+    """Returns the types that the option ``types`` declares, by column.
 
     Raises:
         ValueError: If it is not a mapping, or a column does not exist or is not used.
@@ -95,13 +69,7 @@ def declared_types(table: TableFile, value: Any, used: Iterable[str]) -> dict[st
 
 
 def markers(value: Any) -> list[str | float]:
-    """Parses the option ``missing``.
-
-    Args:
-        value: A string, a number, or a list of them.
-
-    Returns:
-        The list.
+    """Returns the markers in the option ``missing``: a string, a number, or a list of them.
 
     Raises:
         ValueError: If the value has another type.

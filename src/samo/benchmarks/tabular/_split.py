@@ -28,11 +28,7 @@ _NAMES: dict[str, Split] = {
 def split_rows(table: TableFile, tasks: Sequence[Labels], column: str | None, seed: int) -> Rows:
     """Splits the rows that have a label of any task.
 
-    Args:
-        table: The file.
-        tasks: The labels of each task.
-        column: The column with each row's split; None to draw the splits.
-        seed: The seed.
+    If no column has each row's split, the splits are drawn by the seed.
 
     Returns:
         The rows of each split, in an order such that the first few have labels of every task.

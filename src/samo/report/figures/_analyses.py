@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ...analysis import Agreement, Cosines, EstimatorQuality, Sharpness, Spectrum
+from ...analysis import Cosines, EstimatorQuality, Sharpness, Spectrum
 from .style import (
     MUTED,
     Look,
@@ -30,6 +30,7 @@ _CELLS = 10  # tasks up to which a cell has room for its number
 _COSINES = LinearSegmentedColormap.from_list("cosines", ["#a63c00", "#f7f7f7", "#56B4E9"])
 
 
+@house_style()
 def spectrum(spectra: Mapping[str, Spectrum | Sequence[Spectrum]]) -> Figure:
     """Draws the largest eigenvalues of Hessians, by their rank.
 
@@ -48,25 +49,24 @@ def spectrum(spectra: Mapping[str, Spectrum | Sequence[Spectrum]]) -> Figure:
     if not spectra:
         raise ValueError("spectra is empty: there is nothing to draw.")
     styles = looks(spectra)
-    with house_style():
-        figure, axes = panels(1, 1, height=2.9)
-        figure.set_figwidth(1.4 * figure.get_figwidth())
-        axis, named = axes[0, 0], {}
-        for i, (label, one) in enumerate(spectra.items()):
-            seeds = [one] if isinstance(one, Spectrum) else list(one)
-            n = min(len(s.eigenvalues) for s in seeds)
-            values = np.array([s.eigenvalues[:n] for s in seeds], dtype=np.float64)
-            aside = 0.06 * (i - (len(spectra) - 1) / 2)
-            mean, ranks = values.mean(0), np.arange(1.0, n + 1) + aside
-            bars = lengths(mean, values.min(0), values.max(0)) if len(values) > 1 else None
-            line = {"linestyle": styles[label].line, "linewidth": 1.2}
-            marks(axis, ranks, mean, styles[label], yerr=bars, **line)
-            named[f"{label}: {_in_numbers(mean)}"] = styles[label]
-        axis.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
-        axis.set_xlabel("rank k")
-        axis.set_ylabel("eigenvalue λ_k of the Hessian")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        legend(figure, entries(named))
+    figure, axes = panels(1, 1, height=2.9)
+    figure.set_figwidth(1.4 * figure.get_figwidth())
+    axis, named = axes[0, 0], {}
+    for i, (label, one) in enumerate(spectra.items()):
+        seeds = [one] if isinstance(one, Spectrum) else list(one)
+        n = min(len(s.eigenvalues) for s in seeds)
+        values = np.array([s.eigenvalues[:n] for s in seeds], dtype=np.float64)
+        aside = 0.06 * (i - (len(spectra) - 1) / 2)
+        mean, ranks = values.mean(0), np.arange(1.0, n + 1) + aside
+        bars = lengths(mean, values.min(0), values.max(0)) if len(values) > 1 else None
+        line = {"linestyle": styles[label].line, "linewidth": 1.2}
+        marks(axis, ranks, mean, styles[label], yerr=bars, **line)
+        named[f"{label}: {_in_numbers(mean)}"] = styles[label]
+    axis.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
+    axis.set_xlabel("rank k")
+    axis.set_ylabel("eigenvalue λ_k of the Hessian")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    legend(figure, entries(named))
     return figure
 
 
@@ -75,6 +75,7 @@ def _in_numbers(mean: NDArray[np.float64]) -> str:
     return f"λ_max = {mean[0]:.3g}{ratio}"
 
 
+@house_style()
 def cosines(found: Mapping[str, Cosines]) -> Figure:
     """Draws the cosines between the tasks' gradients as a heat map, a panel per label.
 
@@ -95,14 +96,13 @@ def cosines(found: Mapping[str, Cosines]) -> Figure:
     matrices = {label: _without_diagonal(one.matrix) for label, one in found.items()}
     largest = [float(np.nanmax(np.abs(m))) for m in matrices.values() if np.isfinite(m).any()]
     limit = max([0.1, *largest])
-    with house_style():
-        figure, axes = panels(1, len(found), height=2.8)
-        for axis, (label, one) in zip(axes[0], found.items(), strict=True):
-            drawn = axis.imshow(matrices[label], cmap=_COSINES, vmin=-limit, vmax=limit)
-            axis.set_title(plain(label))
-            _cells(axis, one, matrices[label], limit)
-        bar = figure.colorbar(drawn, ax=list(axes[0]), shrink=0.8, pad=0.02)
-        bar.set_label("cosine of the task gradients")
+    figure, axes = panels(1, len(found), height=2.8)
+    for axis, (label, one) in zip(axes[0], found.items(), strict=True):
+        drawn = axis.imshow(matrices[label], cmap=_COSINES, vmin=-limit, vmax=limit)
+        axis.set_title(plain(label))
+        _cells(axis, one, matrices[label], limit)
+    bar = figure.colorbar(drawn, ax=list(axes[0]), shrink=0.8, pad=0.02)
+    bar.set_label("cosine of the task gradients")
     return figure
 
 
@@ -180,32 +180,19 @@ def estimators(found: EstimatorQuality) -> Figure:
     Returns:
         The figure.
     """
-    mean = {_MEAN: found.mean_gradient}
-    return _by_tasks(
-        {
-            "estimate ĝ": _agreements({**mean, **found.direction}, found.tasks),
-            f"perturbation ε, α = {found.alpha:g}": _agreements(
-                {**mean, **found.epsilon}, found.tasks
-            ),
-        },
-        "cosine with the exact local gradient",
-        band=1.96 / np.sqrt(found.parameters),
-    )
-
-
-_MEAN = "mean gradient"
-
-
-def _agreements(
-    found: Mapping[str, Agreement], tasks: Sequence[str]
-) -> dict[str, dict[str, _Mark]]:
-    return {
-        name: {
-            task: (mean, mean - std, mean + std)
-            for task, mean, std in zip(tasks, one.mean, one.std, strict=True)
+    titles = {"estimate ĝ": found.direction, f"perturbation ε, α = {found.alpha:g}": found.epsilon}
+    shown = {
+        title: {
+            name: {
+                task: (mean, mean - std, mean + std)
+                for task, mean, std in zip(found.tasks, one.mean, one.std, strict=True)
+            }
+            for name, one in {"mean gradient": found.mean_gradient, **quality}.items()
         }
-        for name, one in found.items()
+        for title, quality in titles.items()
     }
+    band = 1.96 / np.sqrt(found.parameters)
+    return _by_tasks(shown, "cosine with the exact local gradient", band)
 
 
 _Mark = tuple[float, float, float]
@@ -220,32 +207,29 @@ def _by_task(seeds: Iterable[Mapping[str, float]]) -> dict[str, _Mark]:
     return {task: (float(np.mean(v)), min(v), max(v)) for task, v in values.items()}
 
 
+@house_style()
 def _by_tasks(
     shown: Mapping[str, Mapping[str, Mapping[str, _Mark]]], label: str, band: float | None = None
 ) -> Figure:
     """Draws values by task, the labels side by side; a panel per title."""
     tasks = list(dict.fromkeys(t for values in shown.values() for v in values.values() for t in v))
     styles = looks(name for values in shown.values() for name in values)
-    with house_style():
-        figure, axes = panels(1, len(shown), height=2.8, sharey=True)
-        width = min(max(3.0, 0.5 + 0.16 * len(tasks) * (len(styles) + 1)), 12 / len(shown))
-        figure.set_figwidth(len(shown) * width + 0.4)
-        for axis, (title, values) in zip(axes[0], shown.items(), strict=True):
-            axis.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
-            if band is not None:
-                axis.axhspan(-band, band, color="#dddddd", linewidth=0, zorder=0)
-            for i, (name, by_task) in enumerate(values.items()):
-                aside = 0.7 / len(values) * (i - (len(values) - 1) / 2)
-                middle, low, high = np.array(list(by_task.values())).T
-                x, bars = (
-                    [tasks.index(task) + aside for task in by_task],
-                    lengths(middle, low, high),
-                )
-                marks(axis, x, middle, styles[name], yerr=bars)
-            _name_tasks(axis, tasks, width)
-            axis.set_title(title)
-        axes[0, 0].set_ylabel(label)
-        legend(figure, entries({name: Look(s.colour, s.marker, "") for name, s in styles.items()}))
+    figure, axes = panels(1, len(shown), height=2.8, sharey=True)
+    width = min(max(3.0, 0.5 + 0.16 * len(tasks) * (len(styles) + 1)), 12 / len(shown))
+    figure.set_figwidth(len(shown) * width + 0.4)
+    for axis, (title, values) in zip(axes[0], shown.items(), strict=True):
+        axis.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
+        if band is not None:
+            axis.axhspan(-band, band, color="#dddddd", linewidth=0, zorder=0)
+        for i, (name, by_task) in enumerate(values.items()):
+            aside = 0.7 / len(values) * (i - (len(values) - 1) / 2)
+            middle, low, high = np.array(list(by_task.values())).T
+            x = [tasks.index(task) + aside for task in by_task]
+            marks(axis, x, middle, styles[name], yerr=lengths(middle, low, high))
+        _name_tasks(axis, tasks, width)
+        axis.set_title(title)
+    axes[0, 0].set_ylabel(label)
+    legend(figure, entries({name: Look(s.colour, s.marker, "") for name, s in styles.items()}))
     return figure
 
 

@@ -34,6 +34,7 @@ def preset_entries(summary: Summary) -> list[Line2D]:
     return entries({name: look(name) for name in summary.presets})
 
 
+@house_style()
 def learning_curves(summary: Summary) -> Figure:
     """Draws each task's first metric by epoch, on training and validation data.
 
@@ -49,27 +50,26 @@ def learning_curves(summary: Summary) -> Figure:
     """
     methods = summary.methods
     groups = _groups(first_metrics(summary.columns))
-    with house_style():
-        figure, axes = panels(len(methods), len(groups), sharex=True, sharey="col", height=2.3)
-        for i, method in enumerate(methods):
-            for j, group in enumerate(groups):
-                axis = axes[i, j]
-                for row in summary.arms(method):
-                    for split in ("train", "validation"):
-                        _learning_curve(axis, row, group, split)
-                alone = len(group) == 1
-                axis.set_title(f"{method}: {group[0].task if alone else f'{len(group)} tasks'}")
-                if j == 0 or group[0].label != groups[0][0].label:
-                    axis.set_ylabel(group[0].label)
-        _zoom(axes)
-        for axis in axes[-1]:
-            count_epochs(axis)
-        handles = [
-            *preset_entries(summary),
-            Line2D([], [], color=MUTED, linewidth=0.8, label="training (thin)"),
-            Line2D([], [], color=MUTED, linewidth=1.8, label="validation (bold)"),
-        ]
-        legend(figure, handles)
+    figure, axes = panels(len(methods), len(groups), sharex=True, sharey="col", height=2.3)
+    for i, method in enumerate(methods):
+        for j, group in enumerate(groups):
+            axis = axes[i, j]
+            for row in summary.arms(method):
+                for split in ("train", "validation"):
+                    _learning_curve(axis, row, group, split)
+            alone = len(group) == 1
+            axis.set_title(f"{method}: {group[0].task if alone else f'{len(group)} tasks'}")
+            if j == 0 or group[0].label != groups[0][0].label:
+                axis.set_ylabel(group[0].label)
+    _zoom(axes)
+    for axis in axes[-1]:
+        count_epochs(axis)
+    handles = [
+        *preset_entries(summary),
+        Line2D([], [], color=MUTED, linewidth=0.8, label="training (thin)"),
+        Line2D([], [], color=MUTED, linewidth=1.8, label="validation (bold)"),
+    ]
+    legend(figure, handles)
     return figure
 
 
@@ -112,6 +112,7 @@ def _zoom(axes: Any) -> None:
         axes[0, j].set_ylim(late.min() - margin, late.max() + margin)
 
 
+@house_style()
 def delta_m(summary: Summary) -> Figure:
     """Draws Δm and the average of the tasks by method, a mark per preset.
 
@@ -125,25 +126,22 @@ def delta_m(summary: Summary) -> Figure:
     """
     scores = summary.scores(summary.rows)[::-1]
     against = "published single-task numbers" if summary.baseline else "single-task training"
-    with house_style():
-        figure, axes = panels(1, max(len(scores), 1), height=3.0)
-        for axis, score in zip(axes[0], scores, strict=False):
-            stl = [
-                spread.mean for row in summary.rows if row.baseline and (spread := score.of(row))
-            ]
-            if score.name == "delta_m":
-                axis.set_ylabel(f"Δm against {against} (%)")
-                stl = [0.0]
-            else:
-                axis.set_ylabel(score.label.replace("average", "average test", 1))
-            _dots(axis, summary, score)
-            for level in stl[:1]:
-                axis.axhline(level, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-                place = {"xycoords": ("axes fraction", "data"), "ha": "right"}
-                remark(axis, "STL", (1, level), (-2, 2), **place)
-            better = "higher is better" if score.higher_is_better else "lower is better"
-            axis.set_title(better, loc="right", fontsize=8, fontweight="normal", color=MUTED)
-        legend(figure, preset_entries(summary))
+    figure, axes = panels(1, max(len(scores), 1), height=3.0)
+    for axis, score in zip(axes[0], scores, strict=False):
+        stl = [spread.mean for row in summary.rows if row.baseline and (spread := score.of(row))]
+        if score.name == "delta_m":
+            axis.set_ylabel(f"Δm against {against} (%)")
+            stl = [0.0]
+        else:
+            axis.set_ylabel(score.label.replace("average", "average test", 1))
+        _dots(axis, summary, score)
+        for level in stl[:1]:
+            axis.axhline(level, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+            place = {"xycoords": ("axes fraction", "data"), "ha": "right"}
+            remark(axis, "STL", (1, level), (-2, 2), **place)
+        better = "higher is better" if score.higher_is_better else "lower is better"
+        axis.set_title(better, loc="right", fontsize=8, fontweight="normal", color=MUTED)
+    legend(figure, preset_entries(summary))
     return figure
 
 
@@ -166,27 +164,20 @@ def _dots(axis: Axes, summary: Summary, score: Score) -> None:
     axis.grid(visible=False, axis="x")
 
 
+@house_style()
 def rho_grid(summary: Summary) -> Figure:
-    """Draws the validation score by ρ: how much ρ matters, and whether the grid holds the best.
-
-    Args:
-        summary: The comparison.
-
-    Returns:
-        The figure.
-    """
+    """Draws the validation score by ρ: how much ρ matters, and whether the grid holds the best."""
     methods = summary.methods
     lowest = min(rho for by_rho in summary.grid.values() for rho in by_rho)
-    with house_style():
-        figure, axes = panels(1, len(methods), sharey=True, height=2.8)
-        for axis, method in zip(axes[0], methods, strict=True):
-            axis.set_xscale("log" if lowest > 0 else "linear")
-            for row in summary.arms(method):
-                _scores(axis, summary, row)
-            axis.set_title(method)
-            axis.set_xlabel("ρ")
-        axes[0, 0].set_ylabel("validation score")
-        legend(figure, preset_entries(summary))
+    figure, axes = panels(1, len(methods), sharey=True, height=2.8)
+    for axis, method in zip(axes[0], methods, strict=True):
+        axis.set_xscale("log" if lowest > 0 else "linear")
+        for row in summary.arms(method):
+            _scores(axis, summary, row)
+        axis.set_title(method)
+        axis.set_xlabel("ρ")
+    axes[0, 0].set_ylabel("validation score")
+    legend(figure, preset_entries(summary))
     return figure
 
 
@@ -207,30 +198,21 @@ def _scores(axis: Axes, summary: Summary, row: Row) -> None:
     axis.set_xticks([], minor=True)
 
 
+@house_style()
 def intervals(summary: Summary) -> Figure | None:
-    """Draws the differences to plain training with 95 % confidence intervals.
-
-    Large marks are over all methods, small ones are of single methods.
-
-    Args:
-        summary: The comparison.
-
-    Returns:
-        The figure; None if there is nothing to compare.
-    """
+    """Draws the differences to plain training with 95 % confidence intervals; None without any."""
     scores = summary.scores(summary.differences)
     if not scores:
         return None
     counts = Counter(d.sharpness for d in summary.differences)
     starts = np.cumsum([0, *(count + 1 for count in counts.values())])
-    with house_style():
-        figure, axes = panels(1, len(scores), sharey=True, height=0.5 + 0.14 * starts[-1])
-        for axis, score in zip(axes[0], scores, strict=True):
-            _forest(axis, summary, score)
-            axis.set_title(score.label)
-            axis.set_xlabel("better →" if score.higher_is_better else "← better")
-        axes[0, 0].set_yticks((starts[:-1] + starts[1:] - 2) / 2, list(counts))
-        axes[0, 0].invert_yaxis()
+    figure, axes = panels(1, len(scores), sharey=True, height=0.5 + 0.14 * starts[-1])
+    for axis, score in zip(axes[0], scores, strict=True):
+        _forest(axis, summary, score)
+        axis.set_title(score.label)
+        axis.set_xlabel("better →" if score.higher_is_better else "← better")
+    axes[0, 0].set_yticks((starts[:-1] + starts[1:] - 2) / 2, list(counts))
+    axes[0, 0].invert_yaxis()
     return figure
 
 

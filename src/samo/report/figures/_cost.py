@@ -11,42 +11,34 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ...cost import Row, rows
+from ...cost import StepCost, step_costs
 from ..summary import Summary
-from .style import MUTED, hide_rest, house_style, legend, look, panels, remark
+from .style import MUTED, grid, house_style, legend, look, panels, remark
 
-_COLUMNS = 2
 _BARE = "#000000"
 _HATCHES = ("", "////", "....", "\\\\\\\\", "xx", "--")
 
 
+@house_style()
 def run_costs(summary: Summary) -> Figure | None:
-    """Draws the time of a step, and the peak memory where it was recorded.
-
-    Args:
-        summary: The comparison.
-
-    Returns:
-        The figure; None if no run is finished.
-    """
+    """Draws the time of a step, and the peak memory if recorded; None without finished runs."""
     labels = {"step_ms": "time of a step (ms)", "peak_memory_mb": "peak memory (MB)"}
     names = [name for name in labels if any(row.timings(name) for row in summary.rows)]
     if not summary.methods or not names:
         return None
     styles = {name: _bar_style(name, i) for i, name in enumerate(summary.presets)}
     width = 0.84 / len(styles)
-    with house_style():
-        figure, axes = panels(1, len(names), height=2.4)
-        for axis, name in zip(axes[0], names, strict=True):
-            for i, method in enumerate(summary.methods):
-                for row in summary.arms(method):
-                    if values := row.timings(name):
-                        aside = list(styles).index(row.sharpness) - (len(styles) - 1) / 2
-                        axis.bar(i + width * aside, fmean(values), width, **styles[row.sharpness])
-            axis.set_xticks(range(len(summary.methods)), summary.methods)
-            axis.grid(visible=False, axis="x")
-            axis.set_ylabel(labels[name])
-        legend(figure, [Patch(label=preset, **style) for preset, style in styles.items()])
+    figure, axes = panels(1, len(names), height=2.4)
+    for axis, name in zip(axes[0], names, strict=True):
+        for i, method in enumerate(summary.methods):
+            for row in summary.arms(method):
+                if values := row.timings(name):
+                    aside = list(styles).index(row.sharpness) - (len(styles) - 1) / 2
+                    axis.bar(i + width * aside, fmean(values), width, **styles[row.sharpness])
+        axis.set_xticks(range(len(summary.methods)), summary.methods)
+        axis.grid(visible=False, axis="x")
+        axis.set_ylabel(labels[name])
+    legend(figure, [Patch(label=preset, **style) for preset, style in styles.items()])
     return figure
 
 
@@ -66,7 +58,7 @@ def time_figure(results: Sequence[Mapping[str, Any]]) -> Figure | None:
         The figure, a panel per case; None if nothing was timed beside ERM.
     """
 
-    def draw(axis: Axes, row: Row, place: int) -> None:
+    def draw(axis: Axes, row: StepCost, place: int) -> None:
         if row.to_erm is None or row.bare_to_erm is None or row.to_bare is None:
             return
         at, low, high = row.to_erm.median, row.to_erm.low, row.to_erm.high
@@ -76,7 +68,7 @@ def time_figure(results: Sequence[Mapping[str, Any]]) -> Figure | None:
         axis.plot([bare, bare], [place - 0.42, place + 0.42], color=_BARE, linewidth=2)
         _label(axis, f"{row.to_bare.median:.2f} ×", max(at, high, bare), place)
 
-    timed = [found for found in results if any(row.to_erm for row in rows(found))]
+    timed = [found for found in results if any(row.to_erm for row in step_costs(found))]
     handles = [
         Line2D([], [], color=_BARE, linewidth=2, label="bare arithmetic of the step"),
         _explanation("numbers: times the bare arithmetic"),
@@ -94,51 +86,48 @@ def memory_figure(results: Sequence[Mapping[str, Any]]) -> Figure | None:
         The figure, a panel per case; None if memory was not measured.
     """
 
-    def draw(axis: Axes, row: Row, place: int) -> None:
+    def draw(axis: Axes, row: StepCost, place: int) -> None:
         assert row.peak_bytes is not None
         megabytes = row.peak_bytes / 1e6
         axis.barh(place, megabytes, height=0.72, color=_colour(row.name))
         _label(axis, f"{row.above_one_pass:.1f} m", megabytes, place)
 
-    def known(row: Row) -> bool:
+    def known(row: StepCost) -> bool:
         return row.above_one_pass is not None
 
-    measured = [found for found in results if any(known(row) for row in rows(found))]
+    measured = [found for found in results if any(known(row) for row in step_costs(found))]
     note = "numbers: above one forward and backward pass, in numbers a shared parameter"
     handles = [_explanation(note)]
     return _bars(measured, draw, known, "peak memory above the model's own (MB)", handles)
 
 
+@house_style()
 def _bars(
     results: Sequence[Mapping[str, Any]],
-    draw: Callable[[Axes, Row, int], None],
-    known: Callable[[Row], bool],
+    draw: Callable[[Axes, StepCost, int], None],
+    known: Callable[[StepCost], bool],
     label: str,
     handles: Sequence[Line2D],
 ) -> Figure | None:
     """Draws a panel per case, with a bar per step from top to bottom."""
     if not results:
         return None
-    columns = min(_COLUMNS, len(results))
-    lines = max(len(rows(found)) for found in results)
-    with house_style():
-        count = -(-len(results) // columns)
-        figure, axes = panels(count, columns, height=0.19 * lines + 0.75)
-        figure.set_figwidth(4.2 * columns)
-        for axis, found in zip(axes.flat, results, strict=False):
-            shown = [row for row in rows(found) if known(row)]
-            for place, row in enumerate(shown):
-                draw(axis, row, place)
-            axis.set_yticks(range(len(shown)), [row.name for row in shown], fontsize=8)
-            axis.invert_yaxis()
-            axis.margins(x=0.14)
-            axis.set_xlim(left=0)
-            axis.grid(visible=False, axis="y")
-            case, numbers = found["setting"]["case"], found["setting"]["numbers"]
-            axis.set_title(f"{case}: K = {numbers['tasks']}, batch {numbers['batch']}")
-            axis.set_xlabel(label)
-        hide_rest(axes, len(results))
-        legend(figure, handles)
+    lines = max(len(step_costs(found)) for found in results)
+    figure, axes = grid(len(results), columns=2, height=0.19 * lines + 0.75)
+    figure.set_figwidth(4.2 * min(len(results), 2))
+    for axis, found in zip(axes, results, strict=True):
+        shown = [row for row in step_costs(found) if known(row)]
+        for place, row in enumerate(shown):
+            draw(axis, row, place)
+        axis.set_yticks(range(len(shown)), [row.name for row in shown], fontsize=8)
+        axis.invert_yaxis()
+        axis.margins(x=0.14)
+        axis.set_xlim(left=0)
+        axis.grid(visible=False, axis="y")
+        case, numbers = found["setting"]["case"], found["setting"]["numbers"]
+        axis.set_title(f"{case}: K = {numbers['tasks']}, batch {numbers['batch']}")
+        axis.set_xlabel(label)
+    legend(figure, handles)
     return figure
 
 

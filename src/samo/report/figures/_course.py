@@ -18,6 +18,7 @@ Value = Callable[[Steps], float | None]
 _MOST_WEIGHTS = 4  # tasks whose weights have a panel each
 
 
+@house_style()
 def course(summary: Summary) -> Figure | None:
     """Draws what happened in training, by epoch: conflicts, sharpness and weights.
 
@@ -39,32 +40,25 @@ def course(summary: Summary) -> Figure | None:
     found = _quantities(logged)
     if not found:
         return None
-    with house_style():
-        figure, axes = panels(len(methods), len(found), sharex=True, sharey="col", height=1.9)
-        for i, method in enumerate(methods):
-            for axis, (title, value) in zip(axes[i], found, strict=True):
-                axis.set_title(f"{method}: {title}")
-                for row in summary.arms(method):
-                    if (values := _by_epoch(row, value)) is not None:
-                        epochs = np.arange(1, values.shape[1] + 1)
-                        curve(axis, epochs, values, look(row.sharpness), band=False)
-                if not axis.lines:
-                    place = {"transform": axis.transAxes, "ha": "center", "color": MUTED}
-                    axis.text(0.5, 0.5, "not logged", **place)
-                count_epochs(axis, "epoch" if i == len(methods) - 1 else "")
-        legend(figure, preset_entries(summary))
+    figure, axes = panels(len(methods), len(found), sharex=True, sharey="col", height=1.9)
+    for i, method in enumerate(methods):
+        for axis, (title, value) in zip(axes[i], found, strict=True):
+            axis.set_title(f"{method}: {title}")
+            for row in summary.arms(method):
+                if (values := _by_epoch(row, value)) is not None:
+                    epochs = np.arange(1, values.shape[1] + 1)
+                    curve(axis, epochs, values, look(row.sharpness), band=False)
+            if not axis.lines:
+                place = {"transform": axis.transAxes, "ha": "center", "color": MUTED}
+                axis.text(0.5, 0.5, "not logged", **place)
+            count_epochs(axis, "epoch" if i == len(methods) - 1 else "")
+    legend(figure, preset_entries(summary))
     return figure
 
 
+@house_style()
 def conflict_map(summary: Summary) -> Figure | None:
-    """Draws the share of conflicting task pairs of every arm and epoch.
-
-    Args:
-        summary: The comparison.
-
-    Returns:
-        The figure; None if it was not logged.
-    """
+    """Draws the share of conflicting task pairs by arm and epoch; None if it was not logged."""
     found = {
         f"{row.method} {row.sharpness}": values.mean(0)
         for method in summary.methods
@@ -77,17 +71,16 @@ def conflict_map(summary: Summary) -> Figure | None:
     grid = np.full((len(found), longest), np.nan)
     for i, values in enumerate(found.values()):
         grid[i, : len(values)] = values
-    with house_style():
-        figure, axes = panels(1, 1, height=0.6 + 0.17 * len(found))
-        figure.set_figwidth(6.6)
-        axis = axes[0, 0]
-        edges = (np.arange(longest + 1) + 0.5, np.arange(len(found) + 1))
-        mesh = axis.pcolormesh(*edges, grid, cmap="cividis", vmin=0, vmax=max(np.nanmax(grid), 0.1))
-        axis.set_yticks(np.arange(len(found)) + 0.5, list(found))
-        axis.invert_yaxis()
-        axis.grid(visible=False)
-        count_epochs(axis)
-        figure.colorbar(mesh, ax=axis, label="share of conflicting pairs")
+    figure, axes = panels(1, 1, height=0.6 + 0.17 * len(found))
+    figure.set_figwidth(6.6)
+    axis = axes[0, 0]
+    edges = (np.arange(longest + 1) + 0.5, np.arange(len(found) + 1))
+    mesh = axis.pcolormesh(*edges, grid, cmap="cividis", vmin=0, vmax=max(np.nanmax(grid), 0.1))
+    axis.set_yticks(np.arange(len(found)) + 0.5, list(found))
+    axis.invert_yaxis()
+    axis.grid(visible=False)
+    count_epochs(axis)
+    figure.colorbar(mesh, ax=axis, label="share of conflicting pairs")
     return figure
 
 

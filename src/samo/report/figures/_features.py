@@ -14,6 +14,7 @@ from ...analysis import Features
 from .style import MUTED, Look, entries, house_style, legend, looks, panels, plain
 
 
+@house_style()
 def features(found: Mapping[str, Features]) -> Figure:
     """Draws features as laid out by t-SNE, a panel per label.
 
@@ -33,15 +34,14 @@ def features(found: Mapping[str, Features]) -> Figure:
         raise ValueError("found is empty: there are no features to draw.")
     clusters = sorted({label for one in found.values() for label in one.labels}, key=_order)
     styles = {name: replace(style, line="") for name, style in looks(clusters).items()}
-    with house_style():
-        figure, axes = panels(1, len(found), height=3.0)
-        for axis, (label, one) in zip(axes[0], found.items(), strict=True):
-            _scatter(axis, one, styles)
-            axis.set_title(plain(label), pad=18)
-            note = f"distance {one.distance:.1f}, silhouette {one.silhouette:.2f}"
-            place = {"transform": axis.transAxes, "ha": "center"}
-            axis.text(0.5, 1.02, note, fontsize=8, color=MUTED, **place)
-        legend(figure, entries(styles))
+    figure, axes = panels(1, len(found), height=3.0)
+    for axis, (label, one) in zip(axes[0], found.items(), strict=True):
+        _scatter(axis, one, styles)
+        axis.set_title(plain(label), pad=18)
+        note = f"distance {one.distance:.1f}, silhouette {one.silhouette:.2f}"
+        place = {"transform": axis.transAxes, "ha": "center"}
+        axis.text(0.5, 1.02, note, fontsize=8, color=MUTED, **place)
+    legend(figure, entries(styles))
     return figure
 
 

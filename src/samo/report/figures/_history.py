@@ -30,6 +30,7 @@ Histories = Mapping[str, History | Sequence[History]]
 _LINES = 8  # that can be told apart in one panel
 
 
+@house_style()
 def conflicts(histories: Histories) -> Figure:
     """Draws the share of task pairs whose gradients have a negative inner product, over training.
 
@@ -52,14 +53,13 @@ def conflicts(histories: Histories) -> Figure:
     }
     _require(map(_any, found.values()), "conflicts")
     styles = looks(seeds)
-    with house_style():
-        figure, axes = panels(1, 1, height=2.8)
-        figure.set_figwidth(1.5 * figure.get_figwidth())
-        for label, (at, values) in found.items():
-            curve(axes[0, 0], at, 100 * values, styles[label], linewidth=1.4)
-        axes[0, 0].set_ylabel("task pairs in conflict (%)")
-        axes[0, 0].set_ylim(-2, 102)
-        _finish(figure, axes, unit, entries(styles))
+    figure, axes = panels(1, 1, height=2.8)
+    figure.set_figwidth(1.5 * figure.get_figwidth())
+    for label, (at, values) in found.items():
+        curve(axes[0, 0], at, 100 * values, styles[label], linewidth=1.4)
+    axes[0, 0].set_ylabel("task pairs in conflict (%)")
+    axes[0, 0].set_ylim(-2, 102)
+    _finish(figure, axes, unit, entries(styles))
     return figure
 
 
@@ -102,6 +102,7 @@ def task_weights(histories: Histories) -> Figure:
     return _by_task(histories, "weight", "weight of the task", scale="linear")
 
 
+@house_style()
 def _by_task(histories: Histories, name: str, label: str, scale: str) -> Figure:
     unit, seeds = _checked(histories)
     found: dict[str, dict[str, _Table]] = {}
@@ -113,20 +114,19 @@ def _by_task(histories: Histories, name: str, label: str, scale: str) -> Figure:
             found[key] = shown
     _require(found, name)
     styles = looks(task for tasks in found.values() for task in tasks)
-    with house_style():
-        figure, axes = panels(1, len(found), height=2.6, sharey=True)
-        for axis, (key, tasks) in zip(axes[0], found.items(), strict=True):
-            axis.set_yscale(scale)
-            many = len(tasks) > _LINES
-            axis.set_title(plain(key) + (f" ({len(tasks)} tasks)" if many else ""))
-            if many:
-                _bands(axis, list(tasks.values()))
-            else:
-                for task, (at, values) in tasks.items():
-                    curve(axis, at, values, styles[task], band=False, linewidth=1.4)
-        axes[0, 0].set_ylabel(label)
-        few = max(map(len, found.values())) <= _LINES
-        _finish(figure, axes, unit, entries(styles) if few else _SPREAD)
+    figure, axes = panels(1, len(found), height=2.6, sharey=True)
+    for axis, (key, tasks) in zip(axes[0], found.items(), strict=True):
+        axis.set_yscale(scale)
+        many = len(tasks) > _LINES
+        axis.set_title(plain(key) + (f" ({len(tasks)} tasks)" if many else ""))
+        if many:
+            _bands(axis, list(tasks.values()))
+        else:
+            for task, (at, values) in tasks.items():
+                curve(axis, at, values, styles[task], band=False, linewidth=1.4)
+    axes[0, 0].set_ylabel(label)
+    few = max(map(len, found.values())) <= _LINES
+    _finish(figure, axes, unit, entries(styles) if few else _SPREAD)
     return figure
 
 

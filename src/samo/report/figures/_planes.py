@@ -19,6 +19,7 @@ from .style import MUTED, entries, house_style, legend, looks, panels, plain, re
 _TASKS = 5  # panels beside that of the mean
 
 
+@house_style()
 def loss_planes(
     landscapes: Mapping[str, Landscape],
     trajectories: Mapping[str, Trajectory] | None = None,
@@ -56,25 +57,24 @@ def loss_planes(
     ways = {name: np.array(way.points) for name, way in trajectories.items()}
     columns = [None, *(known[:_TASKS] if tasks is None else tasks)]
     styles = looks(trajectories)
-    with house_style():
-        figure, axes = panels(len(landscapes), len(columns), height=2.7)
-        figure.set_figwidth(0.9 * figure.get_figwidth())
-        for j, task in enumerate(columns):
-            levels = _levels([ground.grid(task) for ground in landscapes.values()])
-            for i, (label, ground) in enumerate(landscapes.items()):
-                axis = axes[i, j]
-                drawn = _contours(axis, ground, ground.grid(task), levels)
-                bar = figure.colorbar(drawn, ax=axis, ticks=levels[::4], format="%.3g", pad=0.02)
-                bar.ax.tick_params(labelsize=7)
-                axis.set_title("mean loss" if task is None else plain(task))
-                for name, points in ways.items():
-                    draw_path(axis, points, styles[name])
-                if j == 0 and len(landscapes) > 1:
-                    axis.set_ylabel(plain(label), fontweight="bold")
-        planes = dict.fromkeys(ground.plane for ground in landscapes.values())
-        figure.suptitle(plain("; ".join(planes)), fontsize=8, color=MUTED)
-        if styles:
-            legend(figure, [*entries(styles), start_entry()])
+    figure, axes = panels(len(landscapes), len(columns), height=2.7)
+    figure.set_figwidth(0.9 * figure.get_figwidth())
+    for j, task in enumerate(columns):
+        levels = _levels([ground.grid(task) for ground in landscapes.values()])
+        for i, (label, ground) in enumerate(landscapes.items()):
+            axis = axes[i, j]
+            drawn = _contours(axis, ground, ground.grid(task), levels)
+            bar = figure.colorbar(drawn, ax=axis, ticks=levels[::4], format="%.3g", pad=0.02)
+            bar.ax.tick_params(labelsize=7)
+            axis.set_title("mean loss" if task is None else plain(task))
+            for name, points in ways.items():
+                draw_path(axis, points, styles[name])
+            if j == 0 and len(landscapes) > 1:
+                axis.set_ylabel(plain(label), fontweight="bold")
+    planes = dict.fromkeys(ground.plane for ground in landscapes.values())
+    figure.suptitle(plain("; ".join(planes)), fontsize=8, color=MUTED)
+    if styles:
+        legend(figure, [*entries(styles), start_entry()])
     return figure
 
 

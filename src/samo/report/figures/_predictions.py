@@ -49,6 +49,7 @@ class DensePictures:
     depth_unit: str = ""
 
 
+@house_style()
 def predictions(pictures: DensePictures, title: str = "") -> Figure:
     """Draws a row per image: the image, then truth and prediction of each task.
 
@@ -68,20 +69,19 @@ def predictions(pictures: DensePictures, title: str = "") -> Figure:
     columns = 1 + 2 * len(tasks)
     tall = _PANEL * height / width + 0.12
     legend = 0.5 if "segmentation" in tasks else 0.0
-    with house_style():
-        figure = Figure(
-            figsize=(_PANEL * columns, tall * n + legend + 0.5),
-            layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0),
-        )
-        axes: Any = figure.subplots(n, columns, squeeze=False)
-        for i in range(n):
-            _show(axes[i, 0], pictures.images[i], "image" if i == 0 else "")
-            for k, task in enumerate(tasks):
-                _pair(axes[i, 1 + 2 * k : 3 + 2 * k], pictures, task, i)
-        if "segmentation" in tasks:
-            _legend(figure, pictures)
-        if title:
-            figure.suptitle(title, fontsize=9)
+    figure = Figure(
+        figsize=(_PANEL * columns, tall * n + legend + 0.5),
+        layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0),
+    )
+    axes: Any = figure.subplots(n, columns, squeeze=False)
+    for i in range(n):
+        _show(axes[i, 0], pictures.images[i], "image" if i == 0 else "")
+        for k, task in enumerate(tasks):
+            _pair(axes[i, 1 + 2 * k : 3 + 2 * k], pictures, task, i)
+    if "segmentation" in tasks:
+        _legend(figure, pictures)
+    if title:
+        figure.suptitle(title, fontsize=9)
     return figure
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,9 +15,8 @@ from numpy.typing import NDArray
 
 from ...toy import Problem, Trajectory
 from ._paths import GROUND, LEVELS, draw_path, start_entry
-from .style import entries, hide_rest, house_style, legend, look, panels
+from .style import entries, grid, house_style, legend, look
 
-_COLUMNS = 3
 _FRONT, _CASING = "#F0E442", "#6e6e6e"
 _PARETO: Any = {
     "color": _FRONT,
@@ -99,6 +97,7 @@ def _problem(trajectories: Sequence[Trajectory]) -> Problem:
     return next(iter(problems.values()))
 
 
+@house_style()
 def _panels(
     trajectories: Sequence[Trajectory],
     line: Callable[[Trajectory], NDArray[Any]],
@@ -109,20 +108,16 @@ def _panels(
 ) -> Figure:
     """Draws a panel per method: the background by `panel`, with trajectories on top."""
     methods = list(dict.fromkeys(t.setting.method for t in trajectories))
-    columns = min(len(methods), _COLUMNS)
-    rows = math.ceil(len(methods) / columns)
-    with house_style():
-        figure, axes = panels(rows, columns, height=2.9 * tall + 0.55)
-        for axis, method in zip(axes.flat, methods, strict=False):
-            panel(axis)
-            axis.set_title(method)
-            if pareto is not None:
-                axis.plot(*pareto.T, **_PARETO)
-            for trajectory in trajectories:
-                if trajectory.setting.method == method:
-                    draw_path(axis, line(trajectory), look(trajectory.setting.sharpness))
-        hide_rest(axes, len(methods))
-        legend(figure, _handles(trajectories, None if pareto is None else pareto_label))
+    figure, axes = grid(len(methods), columns=3, height=2.9 * tall + 0.55)
+    for axis, method in zip(axes, methods, strict=True):
+        panel(axis)
+        axis.set_title(method)
+        if pareto is not None:
+            axis.plot(*pareto.T, **_PARETO)
+        for trajectory in trajectories:
+            if trajectory.setting.method == method:
+                draw_path(axis, line(trajectory), look(trajectory.setting.sharpness))
+    legend(figure, _handles(trajectories, None if pareto is None else pareto_label))
     return figure
 
 

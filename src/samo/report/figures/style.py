@@ -105,23 +105,13 @@ def plain(text: str) -> str:
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Applies the house style within the block."""
+    """Applies the house style within a block, or as a decorator in a function."""
     with mpl.rc_context(_STYLE):
         yield
 
 
 def panels(rows: int, columns: int, *, height: float = 2.5, **options: Any) -> tuple[Figure, Any]:
-    """Makes a figure of equal panels, without the global state of pyplot.
-
-    Args:
-        rows: The number of rows.
-        columns: The number of columns.
-        height: The height of a panel in inches.
-        **options: Those of ``Figure.subplots``.
-
-    Returns:
-        The figure, and its axes of shape ``[rows, columns]``.
-    """
+    """Makes a figure of equal panels, with axes of shape ``[rows, columns]``, without pyplot."""
     figure = Figure(figsize=(WIDTH * columns, height * rows + 0.6), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
@@ -152,13 +142,7 @@ def curve(
 ) -> None:
     """Draws the mean of several seeds, with a band from the lowest to the highest.
 
-    Args:
-        axis: The axes.
-        x: The places, shape ``[n]``.
-        values: The values, shape ``[seeds, n]``, NaN where there is none.
-        style: The look.
-        band: Whether to draw the band.
-        **options: Further arguments of ``Axes.plot``.
+    Values have shape ``[seeds, n]``, NaN where there is none; options are those of ``Axes.plot``.
     """
     x, values = np.asarray(x, dtype=np.float64), np.asarray(values, dtype=np.float64)
     known = np.isfinite(values).any(0)
@@ -196,7 +180,10 @@ def remark(axis: Axes, text: str, point: Any, offset: tuple[float, float], **opt
     axis.annotate(text, point, xytext=offset, **options)
 
 
-def hide_rest(axes: Any, shown: int) -> None:
-    """Hides the panels of a grid that nothing is drawn in."""
-    for axis in axes.flat[shown:]:
+def grid(count: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+    """Makes a figure of so many panels, in as many rows as needed."""
+    columns = min(count, columns)
+    figure, axes = panels(-(-count // columns), columns, height=height)
+    for axis in axes.flat[count:]:
         axis.set_visible(False)
+    return figure, list(axes.flat[:count])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,21 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ...analysis import (
+    FORMAT,
     KINDS,
     AnalysisError,
     Cosines,
     EstimatorQuality,
     Features,
     Landscape,
+    Result,
     Sharpness,
     Spectrum,
 )
-from ...analysis._results import FORMAT, Result
 from ...records.foreign import UnusableError, parse, plain, read_text
 from ...records.scan import Findings, FoundRun
 from ..figures import cosines, estimators, features, loss_planes, sharpness, spectrum
-from ..tables import Cell, Table, cell
+from ..tables import spectra_table
 from ._blocks import Block, Words, picture
 from ._groups import Group
 
@@ -114,10 +115,11 @@ def analyses(group: Group, found: Findings, prefix: str) -> list[Block]:
     """Shows the analyses of a group's runs: figures, and the spectra in numbers."""
     results = [one for run in group.runs for one in _read(run, found)]
     pictures = partial(_pictures, results, prefix)
+    numbers = [(one.label, one.result) for one in results if isinstance(one.result, Spectrum)]
     spectra = list(pictures(Spectrum, spectrum, _SPECTRUM, seeds=True, themed=True, abreast=6))
     return [
         *spectra,
-        *([_spectrum_table(results, prefix)] if spectra else []),
+        *([replace(spectra_table(numbers), id=f"{prefix}-spectra")] if spectra else []),
         *pictures(Cosines, cosines, _COSINES),
         *pictures(Sharpness, sharpness, _SHARPNESS, seeds=True, themed=True, abreast=6),
         *pictures(EstimatorQuality, _draw_estimators, _ESTIMATORS, themed=True, abreast=1),
@@ -154,21 +156,3 @@ def _pictures(
         yield from picture(partial(draw, shown), name, text, what, themed=themed)
     if len(found) > len(labels):
         yield Words([f"Drawn are {len(labels)} of {len(found)}; the others are beside their runs."])
-
-
-def _spectrum_table(results: Iterable[Analysed], prefix: str) -> Table:
-    rows = [
-        [
-            Cell(one.label),
-            Cell(", ".join(its.tasks)),
-            cell(its.lambda_max, ".4g"),
-            cell(its.lambda_ratio, ".4g"),
-            cell(its.trace, ".4g"),
-            cell(its.trace_error, ".2g"),
-            cell(its.parameters, "d"),
-        ]
-        for one in results
-        if isinstance(its := one.result, Spectrum) and its.eigenvalues
-    ]
-    heads = ["run", "loss of", "λ_max", "λ_max / λ_5", "trace", "its standard error", "parameters"]
-    return Table("Hessian spectra", heads, rows, id=f"{prefix}-spectra")

@@ -42,17 +42,7 @@ _COST = "The median time of a step, mean over the seeds, and the peak memory whe
 
 
 def comparison(group: Group, found: Findings, prefix: str, *, published: bool) -> Iterator[Section]:
-    """Shows the runs of a group.
-
-    Args:
-        group: The runs.
-        found: The findings, to which files that are left out are added.
-        prefix: The start of all ids.
-        published: Whether to quote published results.
-
-    Yields:
-        The sections.
-    """
+    """Makes the sections of a group, with ids that start with a prefix."""
     summary = group.summarized(published=published)
 
     def drawn(name: str, draw: Callable[[Summary], Figure | None], caption: str) -> list[Block]:

@@ -44,14 +44,7 @@ class Spread:
         return float(t.ppf(0.975, n - 1)) * self.std / math.sqrt(n)
 
     def text(self, decimals: int = 2) -> str:
-        """Formats the mean and the standard deviation.
-
-        Args:
-            decimals: The number of decimals.
-
-        Returns:
-            For instance ``"92.00 ± 2.83"``.
-        """
+        """Formats mean and standard deviation, such as ``"92.00 ± 2.83"``."""
         spread = "" if self.std is None else f" ± {self.std:.{decimals}f}"
         return f"{self.mean:.{decimals}f}{spread}"
 
@@ -182,13 +175,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Score:
-    """A score over all tasks, of rows and of differences.
-
-    Attributes:
-        name: The name of the attribute, ``"average"`` or ``"delta_m"``.
-        label: The label.
-        higher_is_better: The direction.
-    """
+    """A score over all tasks: its attribute in rows and differences, its label and direction."""
 
     name: ScoreName
     label: str

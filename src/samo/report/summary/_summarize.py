@@ -42,14 +42,7 @@ def read(out: Path | str) -> list[Entry]:
 
 
 def chosen_by_sweep(out: Path | str) -> tuple[str, ...]:
-    """Formats the settings that a sweep chose for the runs that it compares.
-
-    Args:
-        out: The directory of the sweep.
-
-    Returns:
-        A sentence; nothing if there was no sweep.
-    """
+    """Formats the settings that a sweep chose, in a sentence; empty if there was no sweep."""
     file = Path(out) / "best.json"
     return (format_choices(read_json(file)),) if file.exists() else ()
 
@@ -180,15 +173,10 @@ def _row(
     values = [{c.key: test[c.task][c.metric] for c in columns} for test in tests]
     up = {c.key: c.higher_is_better for c in columns if c.key in reference}
     against = [{key: v[key] for key in up} for v in values if up and all(reference.values())]
-    return Row(
-        *arm,
-        rho=rho,
-        runs=runs,
-        unfinished=sum(e.results is None for runs in by_rho.values() for e in runs),
-        metrics={c.key: Spread(tuple(v[c.key] for v in values)) for c in columns if values},
-        average=_average(values, columns),
-        delta_m=Spread(tuple(delta_m(v, reference, up) for v in against)) if against else None,
-    )
+    change = Spread(tuple(delta_m(v, reference, up) for v in against)) if against else None
+    unfinished = sum(e.results is None for runs in by_rho.values() for e in runs)
+    scores = _metrics(values, columns)
+    return Row(*arm, rho, runs, unfinished, scores, _average(values, columns), delta_m=change)
 
 
 def _baseline_row(baselines: Sequence[Entry], columns: Sequence[Column]) -> Row:
@@ -200,15 +188,12 @@ def _baseline_row(baselines: Sequence[Entry], columns: Sequence[Column]) -> Row:
             for name in run["metrics"][task]:
                 by_seed[run["config"]["seed"]][task, name] = scores[name]
     whole = [values for values in by_seed.values() if len(values) == len(columns)]
-    return Row(
-        method="stl",
-        sharpness="erm",
-        rho=None,
-        runs=runs,
-        unfinished=len(baselines) - len(runs),
-        metrics={c.key: Spread(tuple(v[c.key] for v in whole)) for c in columns if whole},
-        average=_average(whole, columns),
-    )
+    unfinished, metrics = len(baselines) - len(runs), _metrics(whole, columns)
+    return Row("stl", "erm", None, runs, unfinished, metrics, _average(whole, columns))
+
+
+def _metrics(values: Sequence[Mapping[Key, float]], columns: Sequence[Column]) -> dict[Key, Spread]:
+    return {c.key: Spread(tuple(v[c.key] for v in values)) for c in columns if values}
 
 
 def _average(values: Sequence[Mapping[Key, float]], columns: Sequence[Column]) -> Spread | None:

@@ -1,5 +1,6 @@
 """Tables: one class, rendered for the terminal, as Markdown, as CSV and on the page."""
 
+from ._analyses import analyses_tables, spectra_table
 from ._costs import cost_table, costs_markdown, write_costs_csv
 from ._differences import (
     difference_table,
@@ -17,6 +18,7 @@ __all__ = [
     "NONE",
     "Cell",
     "Table",
+    "analyses_tables",
     "cell",
     "cost_table",
     "costs_markdown",
@@ -31,6 +33,7 @@ __all__ = [
     "rich",
     "rich_table",
     "run_tables",
+    "spectra_table",
     "timings_table",
     "to_csv",
     "to_markdown",

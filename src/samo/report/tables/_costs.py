@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table as RichTable
 
-from ...cost import Row, Spread, rows
+from ...cost import MedianRange, StepCost, step_costs
 from ._render import rich, to_csv, to_markdown
 from ._table import Cell, Table, cell
 
@@ -26,7 +26,7 @@ _SPREADS = ("seconds", "to_bare", "to_erm", "bare_to_erm")
 def costs_table(results: Mapping[str, Any], *, spreads: bool = True) -> Table:
     """Makes the table of a case, with a row per step; without spreads it fits a terminal."""
 
-    def time(found: Spread | None) -> Cell:
+    def time(found: MedianRange | None) -> Cell:
         if found is None:
             return Cell()
         factor, unit = (1, "s") if found.median >= 1 else (1e3, "ms")
@@ -34,13 +34,13 @@ def costs_table(results: Mapping[str, Any], *, spreads: bool = True) -> Table:
         spread = f" ({low:.3g}–{high:.3g})" if spreads else ""
         return Cell(f"{factor * found.median:.3g} {unit}{spread}", found.median)
 
-    def ratio(found: Spread | None) -> Cell:
+    def ratio(found: MedianRange | None) -> Cell:
         if found is None:
             return Cell()
         spread = f" ({found.low:.2f}–{found.high:.2f})" if spreads else ""
         return Cell(f"{found.median:.2f}{spread}", found.median)
 
-    steps = rows(results)
+    steps = step_costs(results)
     return Table.of_columns(
         [
             ("step", [Cell(row.name) for row in steps]),
@@ -58,14 +58,7 @@ def costs_table(results: Mapping[str, Any], *, spreads: bool = True) -> Table:
 
 
 def cost_table(results: Mapping[str, Any]) -> RichTable:
-    """Makes the table of a case for the terminal.
-
-    Args:
-        results: The results of `samo.cost.measure`.
-
-    Returns:
-        A table with a row per step.
-    """
+    """Makes the table of a result of `samo.cost.measure` for the terminal, with a row per step."""
     return rich(costs_table(results, spreads=False), close=True)
 
 
@@ -80,7 +73,7 @@ def _title(results: Mapping[str, Any]) -> str:
     )
 
 
-def _passes(row: Row) -> Cell:
+def _passes(row: StepCost) -> Cell:
     forwards = f"{row.forwards}" + (f"+{row.evaluations}" if row.evaluations else "")
     return Cell(f"{forwards}/{row.backwards}", row.forwards)
 
@@ -121,9 +114,9 @@ def write_costs_csv(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
         setting, numbers = found["setting"], found["setting"]["numbers"]
         start = {name: setting[name] for name in ("case", "size", "method", "device", "threads")}
         start |= {name: numbers[name] for name in ("tasks", "batch")}
-        for row in rows(found):
+        for row in step_costs(found):
             line = {**start, "rounds": len(found["steps"][row.name]["seconds"])}
-            for field in fields(Row):
+            for field in fields(StepCost):
                 value = getattr(row, field.name)
                 if field.name in _SPREADS:
                     parts = ("median", "low", "high")

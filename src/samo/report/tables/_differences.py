@@ -39,14 +39,7 @@ def _cell(spread: Spread | None) -> Cell:
 
 
 def difference_table(summary: Summary) -> RichTable | None:
-    """Makes the table for the terminal: each preset, over all methods.
-
-    Args:
-        summary: The comparison.
-
-    Returns:
-        The table; None if there is nothing to compare.
-    """
+    """Makes the table for the terminal: each preset over all methods; None if there is none."""
     if not summary.differences:
         return None
     # The difference over all methods is the last of its preset.

@@ -20,20 +20,13 @@ _SHORT = 6  # letters of a head that stay on one line
 
 
 def rich(table: Table, *, close: bool = False) -> RichTable:
-    """Renders a table for the terminal.
-
-    Args:
-        table: The table.
-        close: Whether to set it closely: long heads on several lines, no space around "±".
-
-    Returns:
-        The table of rich.
-    """
+    """Renders a table for the terminal; `close`: long heads broken, little space, no frame."""
     made = RichTable(
         title=escape(table.title) or None,
         caption=escape(" ".join(table.notes)) or None,
         caption_justify="left",
         box=SIMPLE_HEAD if close else HEAVY_HEAD,
+        show_edge=not close,
         padding=(0, 0) if close else (0, 1),
     )
     for head, textual in zip(table.heads, table.textual, strict=True):
@@ -51,15 +44,7 @@ def rich(table: Table, *, close: bool = False) -> RichTable:
 
 
 def fitting(tables: Sequence[Table], width: int) -> RichTable:
-    """Renders the first table that fits the terminal; all but the first are set closely.
-
-    Args:
-        tables: Tables that need less and less room.
-        width: The width of the terminal in characters.
-
-    Returns:
-        The table of rich; the last one if none fits.
-    """
+    """Renders the first table that fits a width, or the last; after one try all are set closely."""
     console = Console(width=10_000)
     for table, close in [(tables[0], False), *((table, True) for table in tables)]:
         made = rich(table, close=close)

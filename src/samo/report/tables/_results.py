@@ -125,14 +125,7 @@ def rich_table(summary: Summary, *, width: int) -> RichTable:
 
 
 def markdown(summary: Summary) -> str:
-    """Formats the results and the differences as Markdown.
-
-    Args:
-        summary: The comparison.
-
-    Returns:
-        The text.
-    """
+    """Formats the results and the differences of a comparison as Markdown."""
     table = results_table(summary)
     text = f"{to_markdown(table)}\n\n{' '.join(table.notes)}\n"
     if summary.differences:
@@ -141,12 +134,7 @@ def markdown(summary: Summary) -> str:
 
 
 def write_csv(path: Path, summary: Summary) -> None:
-    """Writes the results as CSV, not rounded, with mean and standard deviation of each score.
-
-    Args:
-        path: The file.
-        summary: The comparison.
-    """
+    """Writes the results as CSV, not rounded, with mean and standard deviation of each score."""
     names = [f"{c.task}_{c.metric}" for c in summary.columns] + ["average", "delta_m"]
     heads = ["method", "sharpness", "rho", "seeds"]
     heads += [f"{name}_{part}" for name in names for part in ("mean", "std")]

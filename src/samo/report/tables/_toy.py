@@ -14,14 +14,7 @@ from ._table import Cell, Table, cell
 
 
 def toy_table(trajectories: Sequence[Trajectory]) -> RichTable:
-    """Makes the table of the ends of descents, for the terminal.
-
-    Args:
-        trajectories: The trajectories.
-
-    Returns:
-        A table with a row per trajectory.
-    """
+    """Makes the table of the ends of descents for the terminal, with a row per trajectory."""
     rows = [
         [
             Cell(t.setting.method),

@@ -18,7 +18,7 @@ from samo.analysis import (
 )
 from samo.report.page import html_page
 from tests.report import pages
-from tests.report.test_html import EVIL, reader
+from tests.report.test_page import EVIL, reader
 
 TASKS = ("left", "right")
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ._statistics import Spread, quartiles, ratio
+from ._statistics import MedianRange, median_ratio, quartiles
 
 _FLOAT = 4  # bytes: all cases are in float32
 
 
 @dataclass(frozen=True)
-class Row:
+class StepCost:
     """The cost of one step.
 
     Attributes:
@@ -37,23 +37,25 @@ class Row:
     forwards: int
     evaluations: int
     backwards: int
-    seconds: Spread | None
-    to_bare: Spread | None
-    to_erm: Spread | None
-    bare_to_erm: Spread | None
+    seconds: MedianRange | None
+    to_bare: MedianRange | None
+    to_erm: MedianRange | None
+    bare_to_erm: MedianRange | None
     aggregating: float | None
     peak_bytes: int | None
     above_one_pass: float | None
     noise_bytes: int
 
 
-def rows(results: Mapping[str, Any]) -> list[Row]:
+def step_costs(results: Mapping[str, Any]) -> list[StepCost]:
     """Summarises the results of `measure`, one row for each step."""
     erm = results["steps"].get("erm", {}).get("seconds", [])
-    return [_row(name, entry, results, erm) for name, entry in results["steps"].items()]
+    return [_step_cost(name, entry, results, erm) for name, entry in results["steps"].items()]
 
 
-def _row(name: str, entry: Mapping[str, Any], results: Mapping[str, Any], erm: list[float]) -> Row:
+def _step_cost(
+    name: str, entry: Mapping[str, Any], results: Mapping[str, Any], erm: list[float]
+) -> StepCost:
     bare = results["arithmetic"][entry["arithmetic"]]
     seconds, peak = entry["seconds"], entry.get("peak_bytes")
     pass_peak = results["one_pass"].get("peak_bytes")
@@ -61,7 +63,7 @@ def _row(name: str, entry: Mapping[str, Any], results: Mapping[str, Any], erm: l
     if peak is not None and pass_peak is not None:
         above = (peak - pass_peak) / (_FLOAT * results["shared_parameters"])
     shares = np.divide(entry["aggregating"], seconds) if seconds else []
-    return Row(
+    return StepCost(
         name=name,
         forwards=bare["forwards"],
         evaluations=bare["evaluations"],
@@ -77,5 +79,5 @@ def _row(name: str, entry: Mapping[str, Any], results: Mapping[str, Any], erm: l
     )
 
 
-def _ratio(ours: list[float], theirs: list[float]) -> Spread | None:
-    return ratio(ours, theirs) if ours and theirs else None
+def _ratio(ours: list[float], theirs: list[float]) -> MedianRange | None:
+    return median_ratio(ours, theirs) if ours and theirs else None
