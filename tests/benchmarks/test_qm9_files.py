@@ -150,10 +150,10 @@ def test_errors_in_raw_files(
         (lambda d: d.update(Z=d["Z"][0]), "found uint8 of shape [29]"),
         (
             lambda d: d.update(Z=d["Z"] + 10 * (d["Z"] == 8)),
-            "H, C, N, O and F; found the numbers [18]",
+            "Z must contain H, C, N, O and F only; found [18]",
         ),
-        (lambda d: d["Z"].__setitem__((0, 1), 0), "the zeros of Z must come after the atoms"),
-        (lambda d: d["Z"].__setitem__(4, 0), "one atom at least"),
+        (lambda d: d["Z"].__setitem__((0, 1), 0), "rows of Z must be atoms, then zeros"),
+        (lambda d: d["Z"].__setitem__(4, 0), "at least one atom"),
         (lambda d: d.update(R=d["R"][:-1]), "R must be finite numbers of shape [40, 29, 3]"),
         (lambda d: d["R"].__setitem__((0, 0, 0), np.nan), "R must be finite numbers"),
         (lambda d: d.update(y=d["y"][:, :-1]), "y must be finite numbers of shape [40, 12]"),

@@ -206,7 +206,7 @@ FAULTY_FILES = {
     "a directory": (lambda path: path.mkdir() or path, "table is a directory. A CSV file"),
     "empty": (text(""), "table is empty."),
     "only blank lines": (text("\n\n"), "table is empty."),
-    "only a header": (text("x,y\n"), "table has the names of 2 columns but no rows"),
+    "only a header": (text("x,y\n"), "table has 2 column names but no rows"),
     "no header": (
         text("1,2\n3,4\n"),
         "table has numbers in its first line instead of the columns'",
@@ -228,7 +228,7 @@ FAULTY_FILES = {
     "an array of NumPy": (numpy_file, "table is a NumPy array"),
     "binary": (text(b"x,y\n\0\0\0\1"), "table is not text"),
     "Parquet, truncated": (truncated_parquet, "table is a damaged Parquet file: "),
-    "Parquet, no rows": (parquet_of(x=pa.array([], pa.int8())), "names of 1 columns but no rows"),
+    "Parquet, no rows": (parquet_of(x=pa.array([], pa.int8())), "has 1 column names but no rows"),
 }
 
 

@@ -91,7 +91,7 @@ def gradient_cosines(
         shared: Shared parameters or modules, as for `samo.Engine`.
         own: Task-specific parameters or modules by task, as for `samo.Engine`.
         seed: The seed of the perturbation's random numbers.
-        sizes: The number of a batch's examples, see `hessian_spectrum`.
+        sizes: Returns the number of examples in a batch, see `hessian_spectrum`.
 
     Returns:
         The cosines.

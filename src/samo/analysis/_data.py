@@ -16,7 +16,7 @@ from ._errors import AnalysisError
 Losses = Callable[[Any, Sequence[str]], Mapping[str, Tensor]]
 """Maps a batch and task names to the losses, means over the examples of the batch."""
 Sizes = Callable[[Any], int | Mapping[str, int]]
-"""Returns the number of examples in a batch, or that of each task."""
+"""Returns the number of examples in a batch, or of each task."""
 
 
 class WeightedBatch(NamedTuple):
@@ -87,7 +87,7 @@ class Data:
         if self.n_batches == 0:
             raise AnalysisError("batches is empty; the losses need at least one batch.")
         if missing := [task for task in self.tasks if not self._totals[task]]:
-            raise AnalysisError(f"There is no example of {missing} in the batches.")
+            raise AnalysisError(f"The batches contain no example of {missing}.")
 
     def __iter__(self) -> Iterator[WeightedBatch]:
         for batch in self._batches:
@@ -130,7 +130,7 @@ def _batch_size(batch: Any, tasks: Sequence[str]) -> int | dict[str, int]:
 
 
 def _length(batch: Any) -> int:
-    if (graphs := getattr(batch, "num_graphs", None)) is not None:  # of PyTorch Geometric
+    if (graphs := getattr(batch, "num_graphs", None)) is not None:  # batch of PyTorch Geometric
         return int(graphs)
     for tensor in _tensors(batch):
         return len(tensor)

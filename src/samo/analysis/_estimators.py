@@ -45,7 +45,7 @@ class EstimatorQuality(Result):
         alpha: The weight α of the mean gradient in ε_i.
         parameters: The number of shared parameters d; a random direction has a cosine of the
             order of 1/√d.
-        mean_gradient: The cosine of the mean gradient g_0 with ∇l_i, which is that of α = 1.
+        mean_gradient: The cosine of the mean gradient g_0 with ∇l_i: the value for α = 1.
         direction: The cosine of the estimate ĝ_i with ∇l_i, by estimator.
         epsilon: The cosine of ε_i ∝ α g_0 + (1 − α) ĝ_i with ∇l_i, by estimator.
         batches: The number of batches.
@@ -83,7 +83,7 @@ def estimator_quality(
         \cos(\alpha g_0 + (1 - \alpha) \hat g_i, \nabla_\theta l_i)
 
     Each batch is a step of `samo.Engine` without an update, the model in evaluation mode (see
-    `hessian_spectrum`). All estimators see the same steps, along the exact gradients. A stateful
+    `hessian_spectrum`). All estimators are evaluated at the same points. A stateful
     estimator (`samo.PreviousGradient`) receives the gradients of the previous batch, at the same
     parameters.
 
@@ -98,8 +98,8 @@ def estimator_quality(
         shared: Shared parameters or modules, as for `samo.Engine`.
         own: Task-specific parameters or modules by task, as for `samo.Engine`.
         seed: The seed of the estimators' random numbers.
-        sizes: Returns the number of examples in a batch, see `hessian_spectrum`; it matters only
-            whether a task has any.
+        sizes: Returns the number of examples in a batch, see `hessian_spectrum`; here only whether
+            a task has any matters.
 
     Returns:
         The cosines.

@@ -90,8 +90,8 @@ def features(
         losses: Maps a batch and task names to the losses; called to run the model.
         batches: The batches.
         tasks: The names of the tasks.
-        of: The features: the name of a submodule, whose outputs they are, or a function of a batch
-            that returns them, ``[n, ..]``; or a mapping of these by cluster, such as
+        of: The source of the features, ``[n, ..]``: the name of a submodule whose outputs to use,
+            or a function of a batch; or a mapping from clusters to such sources, for instance
             ``{"seg": "heads.seg.0", "depth": "heads.depth.0"}``. Feature maps
             ``[n, channels, height, width]`` are averaged over the positions, other features are
             flattened.

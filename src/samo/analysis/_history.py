@@ -40,7 +40,7 @@ def history(directory: Path | str) -> History:
         directory: The directory of the monitor or the run.
 
     Returns:
-        The log of the monitor by steps, if the directory has one; else that of the run by epochs.
+        The monitor's log by steps, if the directory has one, otherwise the run's log by epochs.
 
     Raises:
         ValueError: If there is no log, or a line of it is invalid.

@@ -88,7 +88,7 @@ def landscape(
 
     The batches are iterated over once, and each is evaluated on the whole grid, so that every point
     sees the same data even if the loader shuffles. The model is in evaluation mode: no dropout, and
-    BatchNorm uses running statistics. On a plane from `random_plane` these are those of the model;
+    BatchNorm uses running statistics. On a plane from `random_plane` these are the model's own;
     on a plane through checkpoints they change with the weights (see `Plane`). Re-estimating them
     at each point would need a further pass. Afterwards, model and random state are restored.
 

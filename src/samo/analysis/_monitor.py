@@ -1,4 +1,4 @@
-"""What a training loop attaches to see its steps: JSON lines and TensorBoard events."""
+"""Logs the steps of a training loop as JSON lines and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -11,35 +11,34 @@ from ._step_means import StepMeans
 
 
 class Monitor:
-    """Writes down what the steps of a training loop see, without a further pass.
+    """Logs measurements of the steps of a training loop, without additional passes.
 
-    A line of ``steps.jsonl`` (and TensorBoard's scalars of the same names, in ``tensorboard/``) has
+    Each line of ``steps.jsonl`` (and TensorBoard scalars of the same names in ``tensorboard/``) has
     the means over the ``every`` steps up to ``step``:
 
     =======================  ======================================================================
     ``loss/TASK``            the natural loss l_i(θ)
     ``sharpness/TASK``       perturbed minus natural loss, l_i(θ + ε_i, φ_i + η_i) − l_i(θ)
-    ``weight/TASK``          the task's weight in the aggregate; ``weight_flat/TASK`` besides, that
-                             of its flat gradient, where the aggregation is decomposed
+    ``weight/TASK``          the task's weight in the aggregate; if the aggregation is decomposed,
+                             also ``weight_flat/TASK``, the weight of its flat gradient
     ``gradient_norm/TASK``   ‖g_i‖ of the gradients that were aggregated: √G_ii of the Gramian G
     ``conflicts``            the share of task pairs whose gradients have a negative inner product
-    ``overflowed``           how many steps a ``GradScaler`` skipped; they count for nothing else
+    ``overflowed``           number of steps that a ``GradScaler`` skipped, excluded from the means
     =======================  ======================================================================
 
-    What a method does not have (no perturbation, no Gramian) is left out. The lines are in the file
-    as soon as they are written, for instance for
-    ``pandas.read_json("runs/x/steps.jsonl", lines=True)``; `history` reads them too. Between two
-    lines the monitor only keeps references to what the steps' results hold: it does nothing on
-    the device, and does not wait for it.
+    Quantities that a method does not have (without a perturbation or Gramian) are left out. Lines
+    are flushed immediately; read them with `history` or
+    ``pandas.read_json("runs/x/steps.jsonl", lines=True)``. Between two lines, the monitor only
+    keeps references to tensors in the steps' results: it does not synchronize with the device.
 
-    After a crash, a monitor of the same directory goes on after the last whole line; give it the
-    step of the checkpoint that training goes on from, and what came after that is cut off. In
-    distributed training one process should monitor.
+    After a crash, a monitor of the same directory continues after the last complete line. Give it
+    the step of the checkpoint that training resumes from, and later lines are removed. In
+    distributed training, only one process should have a monitor.
 
     Args:
-        directory: Where to write.
-        every: After how many steps to write a line.
-        step: How many steps are complete; None for as many as the log tells.
+        directory: The directory of the log.
+        every: The number of steps per line.
+        step: The number of completed steps; None to continue after the last line of the log.
 
     Raises:
         ValueError: If ``every`` or ``step`` is out of range, or the log is not a monitor's.
@@ -83,14 +82,14 @@ class Monitor:
 
     @property
     def step(self) -> int:
-        """How many steps were logged, those of former monitors of the directory included."""
+        """The number of logged steps, including those of earlier monitors of the directory."""
         return self._step
 
     def log(self, result: StepResult) -> None:
-        """Takes notice of a step, and writes a line if one is due.
+        """Records a step, and writes a line after every `every` steps.
 
         Args:
-            result: What `samo.Engine.backward` returned.
+            result: The result of `samo.Engine.backward`.
         """
         self._step += 1
         if result.overflowed:
@@ -101,7 +100,7 @@ class Monitor:
             self._write()
 
     def close(self) -> None:
-        """Writes what is left, and closes the files."""
+        """Writes the remaining steps, and closes the files."""
         if self._step > self._log.last:
             self._write()
         self._log.close()

@@ -28,8 +28,8 @@ class Plane:
 
     On a plane through checkpoints, floating-point buffers (the running statistics of BatchNorm)
     change with the parameters: they are the same linear combination of the checkpoints, clamped to
-    the range of their values. So each checkpoint has its own statistics, and no variance is
-    negative. Only parameters count in lengths and angles.
+    the range of their values. Thus each checkpoint has its own statistics, and no variance is
+    negative. Lengths and angles are those of the parameters only.
 
     Attributes:
         description: A description of the plane.
@@ -61,7 +61,7 @@ class Plane:
 
     @property
     def parameters(self) -> list[str]:
-        """The names of the tensors that count in lengths and angles."""
+        """The names of the tensors that lengths and angles are computed from."""
         return [name for name in self.origin if name not in self.limits]
 
 
@@ -168,8 +168,8 @@ def trajectory_plane(model: nn.Module, checkpoints: Sequence[State]) -> Plane:
 
     Args:
         model: The model of the checkpoints.
-        checkpoints: State dicts, in the order of training; those of several runs, concatenated,
-            give a common plane.
+        checkpoints: State dicts, in the order of training; concatenate those of several runs for a
+            common plane.
 
     Returns:
         The plane, with the last checkpoint as its origin.

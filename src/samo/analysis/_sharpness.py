@@ -64,8 +64,8 @@ def sharpness(
         s_i = \sum_b \frac{n_{b,i}}{N_i} \bigl[ l_{b,i}(\theta + \varepsilon_{b,i}, \varphi_i +
         \eta_{b,i}) - l_{b,i}(\theta, \varphi_i) \bigr]
 
-    ε and η are those of `samo.Engine`, computed for each batch ("m-sharpness", Foret et al. 2021,
-    with m the batch size), with the model in evaluation mode (see `hessian_spectrum`). With
+    ε and η are computed as in `samo.Engine`, for each batch ("m-sharpness", Foret et al. 2021, with
+    m the batch size), with the model in evaluation mode (see `hessian_spectrum`). With
     ``alpha=0`` and `samo.ExactGradient`, this is the sharpness of each task, to first order the
     maximum increase of its loss; with ``alpha=1``, it is the increase along the mean gradient.
 
@@ -78,7 +78,7 @@ def sharpness(
         shared: Shared parameters or modules, as for `samo.Engine`.
         own: Task-specific parameters or modules by task, as for `samo.Engine`.
         seed: The seed of the perturbation's random numbers.
-        sizes: The number of a batch's examples, see `hessian_spectrum`.
+        sizes: Returns the number of examples in a batch, see `hessian_spectrum`.
 
     Returns:
         The natural and the perturbed losses.

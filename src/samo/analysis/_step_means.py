@@ -1,4 +1,4 @@
-"""Means over several steps of what their results hold."""
+"""Means of the results of several steps."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..engine import StepResult
 class StepMeans:
     """Means of losses, sharpness, weights, gradient norms and conflicts over several steps.
 
-    A task counts in the steps that it was present in. `add` only keeps references: nothing is
-    computed on the model's device, and nothing waits for it, before `take`.
+    The means of a task are over the steps in which it was present. `add` only keeps references: all
+    computation and synchronization with the device is in `take`.
     """
 
     def __init__(self) -> None:
@@ -40,13 +40,13 @@ class StepMeans:
             self._values["conflicts"].append(torch.tensor(result.conflicts))
 
     def take(self) -> dict[str, float]:
-        """Computes the means and starts again.
+        """Computes the means, and resets.
 
         Returns:
             ``loss/TASK``, ``sharpness/TASK`` (perturbed minus natural loss), ``weight/TASK`` (and
-            ``weight_flat/TASK`` where the aggregation is decomposed), ``gradient_norm/TASK`` (of
+            ``weight_flat/TASK`` if the aggregation is decomposed), ``gradient_norm/TASK`` (of
             the aggregated task gradients: square roots of the Gramian's diagonal) and
-            ``conflicts`` (share of conflicting task pairs); what no step had is left out.
+            ``conflicts`` (share of conflicting task pairs), each if any step had it.
         """
         values = dict(self._values)
         for tasks, weights in self._weights:

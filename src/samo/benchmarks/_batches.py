@@ -31,7 +31,7 @@ def index_batches(n: int, batch_size: int, generator: Generator | None) -> Itera
 class TensorBatches:
     """Batches of tensors that share their first dimension.
 
-    Indexes a whole batch at once, where a ``DataLoader`` collates example by example.
+    Indexes a whole batch at once, whereas a ``DataLoader`` collates example by example.
 
     Args:
         tensors: The tensors, for instance inputs and labels.
@@ -59,7 +59,7 @@ class TensorBatches:
 
 @dataclass(frozen=True)
 class TaskBatches:
-    """Batches of multi-input problems, where each task has its own loader.
+    """Batches of multi-input problems, in which each task has its own loader.
 
     An epoch iterates over each loader once. A task whose loader is exhausted is left out of the
     remaining batches, or its loader restarts.

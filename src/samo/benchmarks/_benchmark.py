@@ -42,14 +42,14 @@ class Defaults:
         batch_size: The number of examples per step.
         lr: The learning rate.
         rho: The radius ρ of the perturbation.
-        rho_grid: The radii that a sweep selects from on validation data.
+        rho_grid: The radii to select from on validation data.
         weight_decay: The optimizer's weight decay.
         optimizer: The optimizer.
-        schedule: The learning-rate schedule: ``"constant"``, ``"step"`` (by default halved after
-            half of the epochs), ``"plateau"`` or ``"cosine"``.
+        schedule: The learning-rate schedule: ``"constant"``, ``"step"`` (by default halved halfway
+            through training), ``"plateau"`` or ``"cosine"``.
         schedule_options: The schedule's options.
-        average_last: Report the mean over the last epochs, this many; 0 reports the epoch that is
-            best on validation data.
+        average_last: The number of last epochs whose mean scores are reported; 0 to report the
+            epoch with the best validation score.
     """
 
     epochs: int
@@ -65,26 +65,26 @@ class Defaults:
 
 
 class Benchmark(ABC):
-    """A multi-task problem. Implement the four methods and set the attributes for your own.
+    """A multi-task problem. To define your own, implement the four methods and set the attributes.
 
     No registration is needed: ``samo train my_module:MyBenchmark`` imports the class from
     ``my_module.py`` in the current directory or from an installed module. The arguments of its
     ``__init__``, if it has any, are set by ``--benchmark-option NAME=VALUE``.
-    ``examples/bring_your_own.py`` is a complete problem in one file.
+    ``examples/bring_your_own.py`` is a complete benchmark in one file.
 
     A batch can be any object, since only `outputs` reads it: a tensor with labels, a graph, or (in
     multi-input problems) a mapping from tasks to batches. Training moves it to the device if it
     consists of tensors in tuples, lists or mappings, or has a method ``to``.
 
     Attributes:
-        defaults: The hyper-parameters that apply if the command line does not set others.
+        defaults: The default hyper-parameters, which the command line can override.
         tasks: The names of the tasks.
         metrics: The metrics of each task, by name. Tasks may have different metrics. The first
             metric of each task determines, on validation data, which epoch is reported.
         own: The name of the model's attribute that maps tasks to their task-specific modules. All
-            other parameters are then shared, as in published codes, which count everything but the
-            heads as shared. If None, the autograd graph determines it: parameters that one task
-            alone depends on are task-specific.
+            other parameters are then shared, as in published implementations, which count
+            everything but the heads as shared. If None, the autograd graph determines the
+            partition: parameters that only one task depends on are task-specific.
 
     Example:
         >>> import samo.benchmarks

@@ -1,4 +1,4 @@
-"""The same classes in several domains: what Office-Home and its small relative have in common."""
+"""Common base of Office-Home and its small version: the same classes in several domains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ._benchmark import Benchmark
 class Domains(Benchmark):
     """Classification in several domains: each has its own images, loader and head.
 
-    A task is a domain. A batch maps domains to images and labels; a domain without further images
+    A task is a domain. A batch maps domains to images and labels; a domain that has no images left
     is missing from it.
     """
 

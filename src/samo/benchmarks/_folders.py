@@ -1,4 +1,4 @@
-"""The user's data directories."""
+"""Data directories."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ from torch import Generator, Tensor
 from ._batches import index_batches
 from ._errors import DataError
 
-# The number of images decoded at a time: an interrupt waits for them, and they are held in memory.
+# The number of images decoded at a time: they are kept in memory, and an interrupt waits for them.
 _CHUNK = 512
-# Progress is reported from this many images on; fewer are decoded in seconds.
+# Progress is reported for at least this many images; fewer are decoded in seconds.
 _REPORTED = 5_000
 
 
@@ -36,8 +36,8 @@ def decoded(files: Sequence[Path], side: int, cache: Path, name: str) -> Tensor:
 
     The pixels are stored in a memory-mapped file in `cache`, which several processes share. Its
     name contains a digest of the names, sizes and modification times of the images: if one changes,
-    all are decoded again. The file is written under another name and then renamed, so an interrupt
-    leaves no partial file.
+    all are decoded again. The file is written under a temporary name and then renamed, so an
+    interrupt leaves no partial file.
 
     Args:
         files: The image files.
@@ -51,7 +51,7 @@ def decoded(files: Sequence[Path], side: int, cache: Path, name: str) -> Tensor:
     Raises:
         DataError: If an image cannot be decoded, or the cache cannot be written or is damaged.
     """
-    # Benchmarks without images do not need it.
+    # Imported here, because benchmarks without images do not need it.
     from filelock import FileLock
 
     digest = hashlib.sha256()
@@ -121,7 +121,7 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
     except (ValueError, EOFError) as error:
         fault = str(error)
     if fault:
-        raise DataError(f"{path} is damaged: {fault}. Delete it, and it is created anew.")
+        raise DataError(f"{path} is damaged: {fault}. Delete it to create it again.")
     return torch.from_numpy(pixels)
 
 
@@ -129,7 +129,7 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
 class ImageBatches:
     """Batches of images and labels.
 
-    The pixels stay uint8 and are scaled on the device, for a fourth of the traffic.
+    The pixels stay uint8 and are scaled on the device, for a quarter of the traffic.
 
     Args:
         pixels: All images, uint8, shape ``[N, 3, side, side]``; may be memory-mapped.
@@ -140,7 +140,7 @@ class ImageBatches:
             then dropped unless it is the only one (batch normalisation fails on a single image).
             None keeps the order and all images, and crops the centre.
         crop: The side of a square that is cropped from each image; with a generator, at a random
-            place and mirrored with probability one half. None for whole images.
+            position and mirrored with probability 1/2. None for whole images.
 
     Example:
         >>> pixels, labels = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5)
@@ -171,7 +171,7 @@ class ImageBatches:
             yield x, self.labels[chosen]
 
     def _cropped(self, rows: Tensor, side: int) -> Tensor:
-        """Reads a square of each image, and nothing around it."""
+        """Reads only a square of each image."""
         n, spare = len(rows), self.pixels.shape[-1] - side
         if self.generator is None:
             corners = torch.full((n, 2), spare // 2)

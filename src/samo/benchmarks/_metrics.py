@@ -1,4 +1,4 @@
-"""Metrics from torchmetrics, imported when they are made: the import takes seconds."""
+"""Metrics from torchmetrics, which is imported lazily because the import takes seconds."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def percentage(
     Args:
         name: A class of ``torchmetrics.classification``.
         *args: Its positional arguments.
-        transform: Applied to the predictions before the metric sees them. Binary metrics need one:
-            they would take a batch of logits that all are in [0, 1] for probabilities.
+        transform: Applied to the predictions. Binary metrics need one: they would treat a batch of
+            logits that are all in [0, 1] as probabilities.
         **options: Its keyword arguments.
 
     Returns:

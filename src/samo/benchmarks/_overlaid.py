@@ -1,4 +1,4 @@
-"""Two pictures in one image: what Multi-MNIST and its small relative have in common."""
+"""Common base of Multi-MNIST and its small version: two pictures in one image."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class OverlaidPairs(Benchmark):
 
 
 def overlaid(left: Tensor, right: Tensor, canvas: int) -> Tensor:
-    """Overlays pictures top left and bottom right; where both have ink, the stronger counts.
+    """Overlays pictures top left and bottom right, with the maximum where they overlap.
 
     Args:
         left: The pictures top left, shape ``[N, side, side]``.

@@ -33,7 +33,7 @@ class PublishedColumn:
 
 @dataclass(frozen=True)
 class PublishedNote:
-    """A printed Δm that differs from the value that follows from its row.
+    """A printed Δm that differs from the one computed from its row.
 
     Attributes:
         row: The row.
@@ -57,12 +57,12 @@ class PublishedTable:
         paper: The paper.
         arxiv: The paper's arXiv number.
         number: The table's number; ``""`` if it was collected from the text.
-        title: What it shows.
-        remark: What to know before comparing with it.
+        title: A description of its content.
+        remark: Caveats for comparisons with it.
         baseline: Table and row that Δm is relative to, as ``"table:row"``; ``""`` for none.
         columns: The columns.
-        rows: The values by the printed label of the row, in the order of the columns; None where
-            nothing is printed.
+        rows: The values by the printed label of the row, in the order of the columns; None for
+            empty cells.
         notes: Errors in the printed rows.
     """
 

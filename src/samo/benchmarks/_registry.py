@@ -54,8 +54,8 @@ def get(name: str) -> type[Benchmark]:
         The class.
 
     Raises:
-        ValueError: If the name is unknown, it refers to anything but a benchmark, or your class
-            lacks methods.
+        ValueError: If the name is unknown, it does not refer to a benchmark, or your class lacks
+            methods.
 
     Example:
         >>> get("samo.benchmarks:Digits") is get("digits")

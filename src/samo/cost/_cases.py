@@ -189,7 +189,7 @@ def _normals(output: Tensor, target: Tensor) -> Tensor:
 def _sizes(
     small: Mapping[str, int], standard: Mapping[str, int], full: Mapping[str, int]
 ) -> Mapping[Size, Mapping[str, int]]:
-    """Completes the other sizes, which give only what differs from the standard size."""
+    """Completes the other sizes, given their differences from the standard size."""
     return {"small": {**standard, **small}, "standard": standard, "full": {**standard, **full}}
 
 
@@ -292,7 +292,7 @@ def case_sizes(case: str, size: str, tasks: int | None, batch: int | None) -> di
 
 
 def build(case: str, given: Mapping[str, int], device: torch.device) -> Workload:
-    """Makes a workload from `case_sizes`, always the same, without changing the random state."""
+    """Makes a workload from `case_sizes`, deterministically and with the random state unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return CASES[case].build(**given).to(device)

@@ -14,7 +14,7 @@ from .._version import __version__
 
 
 def machine(device: torch.device) -> dict[str, str | int | None]:
-    """Returns properties of hardware and software; the commit is None outside of a clone."""
+    """Returns properties of hardware and software; the commit is None outside a git clone."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),

@@ -43,7 +43,7 @@ class Conditions:
         numbers: The sizes of the workload: the tasks, the batch and others.
         method: The aggregation method.
         device: The device.
-        threads: The number of torch's threads on the CPU.
+        threads: The number of PyTorch's threads on the CPU.
     """
 
     case: str
@@ -73,7 +73,7 @@ def conditions(
         batch: Replaces the batch of the size.
         method: The aggregation method.
         device: ``"cpu"`` or ``"cuda"``.
-        threads: The number of torch's threads on the CPU; by default unchanged.
+        threads: The number of PyTorch's threads on the CPU; by default unchanged.
 
     Returns:
         The conditions.
@@ -103,12 +103,12 @@ def measure(
     steps: int | None = None,
     watch: Watch = lambda _done, _total: None,
 ) -> dict[str, Any]:
-    """Takes the measurements that the file does not contain yet.
+    """Runs the measurements that the file does not contain yet.
 
     Each round times every step and every bare arithmetic once, in an order that changes from round
-    to round, so that other load of the machine affects all alike. Each has a new engine, and a
-    warm-up step on two examples. A step that takes less than a second is then repeated for a fifth
-    of a second, and the means are recorded.
+    to round, so that other load affects all equally. Each has a new engine, and a warm-up step on
+    two examples. A step that takes less than a second is then repeated for a fifth of a second, and
+    the means are recorded.
 
     Args:
         wanted: The conditions.
@@ -162,7 +162,7 @@ class _Bench:
     def enter(self, results: dict[str, Any], file: Path) -> None:
         """Enters the passes and the random bytes of each step into the results.
 
-        They are those of an engine's second step, since the first determines the partition.
+        They are recorded in an engine's second step, since the first determines the partition.
 
         Raises:
             RunError: If the results have different passes of a step.
@@ -181,7 +181,7 @@ class _Bench:
             }
             if results["steps"].setdefault(name, entry)["arithmetic"] != arithmetic.key:
                 raise RunError(
-                    f"{file} has other passes of {name} than it takes now. Choose another "
+                    f"{file} has other passes of {name} than now recorded. Choose another "
                     f"directory, or delete the file."
                 )
             bare = {**arithmetic.counts, "seconds": []}
@@ -218,7 +218,7 @@ class _Bench:
         arithmetic.run(self._losses, self._workload.model)
 
     def _second_step(self, subject: Subject) -> None:
-        """Runs a step with all memory that persists between steps."""
+        """Runs an engine's second step, which includes memory that persists between steps."""
         run = subject.run(self._workload, self._method)
         run(self._warm_up, self._meter)
         self._workload.model.zero_grad()

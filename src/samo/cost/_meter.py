@@ -17,7 +17,7 @@ class Meter(ABC):
 
     @abstractmethod
     def mark(self) -> Any:
-        """Returns a point in time; on a GPU, a point in its queue, without waiting."""
+        """Returns a point in time; on a GPU, records an event without synchronization."""
 
     @abstractmethod
     def wait(self) -> None:
@@ -29,14 +29,14 @@ class Meter(ABC):
 
     @abstractmethod
     def peak(self, work: Callable[[], object]) -> int:
-        """Returns the peak memory of tensors in a function above that before it, in bytes."""
+        """Returns by how many bytes a function increases the peak memory of tensors."""
 
 
 @final
 class CPUMeter(Meter):
-    """Wall-clock time, and the memory of torch's allocator.
+    """Wall-clock time, and the memory of PyTorch's allocator.
 
-    Torch's allocations are the same in every run; buffers that libraries allocate are not included.
+    PyTorch's allocations are the same in every run; buffers allocated by libraries are excluded.
     """
 
     def mark(self) -> float:
@@ -68,7 +68,7 @@ class CPUMeter(Meter):
 
 @final
 class CUDAMeter(Meter):
-    """Time between events on the device, and the memory of torch's allocator.
+    """Time between events on the device, and the memory of PyTorch's allocator.
 
     Args:
         device: The device.

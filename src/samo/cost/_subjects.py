@@ -1,4 +1,4 @@
-"""The measured steps: every preset, every estimator, and TorchJD's."""
+"""The measured steps: every preset, every estimator, and steps of TorchJD."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ._cases import Workload
 from ._meter import Meter
 
 Marks = list[Any]
-"""The start and the end of the aggregation."""
+"""Marks of the start and the end of the aggregation."""
 Run = Callable[[Losses, Meter], Marks]
 """A step, which returns the marks of its aggregation."""
 
@@ -39,8 +39,8 @@ class Subject:
     Attributes:
         title: A description in one line.
         engine: Makes the engine for a workload and a method.
-        torchjd: If TorchJD makes the step, the number of losses that it differentiates at once (0
-            for all); the arithmetic is then that of the engine.
+        torchjd: If TorchJD runs the step, the number of losses that it differentiates at once (0
+            for all); the bare arithmetic is still the engine's.
     """
 
     title: str
@@ -125,7 +125,7 @@ def chosen(names: Sequence[str], method: str) -> dict[str, Subject]:
 
 
 def _torchjd_run(workload: Workload, method: str, chunk: int | None) -> Run:
-    """Makes a plain multi-task step as TorchJD's documentation has it."""
+    """Makes a plain multi-task step as in TorchJD's documentation."""
     method_object = aggregation.create(method, len(workload.tasks))
     shared, heads = workload.shared, workload.heads
 

@@ -16,7 +16,7 @@ from ._problems import PROBLEMS
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that the result of a descent depends on; made by `setting`.
+    """All settings that the result of a descent depends on; constructed by `setting`.
 
     Attributes:
         problem: The problem.
@@ -61,19 +61,19 @@ def setting(
     method_options: Mapping[str, Any] | None = None,
     sharpness_options: Mapping[str, Any] | None = None,
 ) -> Setting:
-    """Makes a setting; arguments that are left out have the problem's defaults.
+    """Makes a setting; omitted arguments take the problem's defaults.
 
     Args:
         problem: The problem, or the name of one of `PROBLEMS`.
         method: The aggregation method (see `samo.aggregation.available`).
         sharpness: The sharpness preset (see ``samo list``).
         rho: The radius ρ of the perturbation.
-        start: The starting point, within the problem's box; by default its first.
+        start: The starting point, within the problem's box; by default the problem's first.
         steps: The number of steps.
         lr: Adam's learning rate.
         seed: The seed of all random numbers.
         method_options: The options of the method, as for `samo.aggregation.create`.
-        sharpness_options: Further options of the preset: alpha, mu, adaptive ..
+        sharpness_options: Further options of the preset, such as alpha, mu and adaptive.
 
     Returns:
         The setting.

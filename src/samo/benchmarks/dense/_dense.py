@@ -20,7 +20,7 @@ from ._batches import DenseBatches
 from ._layout import DEPTH, IMAGE, NORMALS, SEGMENTATION, VOID, Examples
 from ._losses import depth_loss, normals_loss, segmentation_loss
 
-# Of the papers on NYUv2; on Cityscapes, the batch size differs.
+# The settings of the papers on NYUv2; on Cityscapes, the batch size differs.
 PUBLISHED = Defaults(
     epochs=200,
     batch_size=2,
@@ -59,7 +59,7 @@ class DensePrediction(Benchmark):
             images of this size.
     """
 
-    # Only one task depends on its masks in SegNet-MTAN, but published codes count them as shared.
+    # In SegNet-MTAN, only one task depends on its masks, but published code counts them as shared.
     own = "heads"
 
     def __init__(

@@ -38,13 +38,13 @@ def depth_loss(predicted: Tensor, depth: Tensor) -> Tensor:
 def normals_loss(predicted: Tensor, normals: Tensor) -> Tensor:
     """Computes one minus the mean dot product of the pixels with a measurement.
 
-    A pixel has no measurement if all three components are 0. The MTAN code tests whether they *add
-    up* to 0, which also holds for a few measured normals.
+    A pixel has no measurement if all three components are 0. The MTAN code tests whether their
+    *sum* is 0, which also holds for a few measured normals.
 
     Args:
         predicted: Unit vectors, shape ``[N, 3, H, W]``.
         normals: The same; three zeros where there is no measurement. (Augmentation interpolates
-            between neighbours, which shortens them at edges. As in the MTAN code, they stay so.)
+            between neighbours, which shortens them at edges; as in the MTAN code, they stay short.)
 
     Returns:
         The loss; 1 without any measurement.

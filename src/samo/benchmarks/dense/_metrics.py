@@ -1,7 +1,6 @@
 """The metrics of depth and of normals, computed over all pixels of a split.
 
-Metrics of several batches are those of all their pixels together, not means over batches: the
-number of measured pixels varies.
+They are not averaged over batches, because the number of measured pixels varies.
 """
 
 from __future__ import annotations
@@ -112,8 +111,8 @@ class MedianAngle(Metric):
     """The median of the `angles` between predicted and measured normals, to within 0.0005°.
 
     Storing the angles of all pixels would take 290 MB on NYUv2, and sorting them as much again.
-    They are counted in bins of 0.001° instead: 1.4 MB for any data, nothing random, and an error
-    below the two digits that are reported.
+    They are counted in bins of 0.001° instead, which take 1.4 MB for any data; the error is below
+    the two reported digits.
 
     Args:
         **options: Options of ``torchmetrics.Metric``.

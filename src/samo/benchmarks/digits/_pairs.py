@@ -18,10 +18,10 @@ from ._model import perceptron
 class Digits(OverlaidPairs):
     """Two overlapping digits in one image: which is top left, and which is bottom right?
 
-    Made like Multi-MNIST, from scikit-learn's 1,797 digits of 8 × 8 pixels. The base digits are
+    Constructed like Multi-MNIST, from scikit-learn's 1,797 digits of 8 × 8 pixels. The digits are
     split into train, validation and test *before* they are paired, so no digit of a test image
     occurs in training. One digit of a pair is placed top left on the canvas, the other bottom
-    right; where both have ink, the darker pixel counts. Plain training reaches about 100 % on the
+    right; overlapping pixels have the maximum. Plain training reaches about 100 % on the
     training pairs and about ten points less on others. A batch is a tuple of images, left labels
     and right labels.
 

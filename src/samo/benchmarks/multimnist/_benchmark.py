@@ -31,10 +31,10 @@ _NETWORKS: dict[str, type[LeNet] | type[ResNet18]] = {"resnet18": ResNet18, "len
 class PairsFromFiles(OverlaidPairs):
     """Two overlapping pictures in one image: which is top left, and which is bottom right?
 
-    The images are made like those of Pareto MTL (Lin et al., 2019, arXiv 1912.12854), on which
+    The images are constructed as in Pareto MTL (Lin et al., 2019, arXiv 1912.12854), on which
     F-MTL (arXiv 2211.13723) reports: 36 × 36 pixels, one 28 × 28 picture in the top left corner,
-    one in the bottom right corner; where both have ink, the stronger counts. Their generator was
-    not published, so these are not the same images: compare differences between methods, not
+    one in the bottom right corner; overlapping pixels have the maximum. Their generator was not
+    published, so these are not the same images: compare differences between methods, not
     absolute accuracy. One difference is deliberate: the pictures of the training file are split
     into training and validation (5 to 1, by `seed`) *before* they are paired, and test pairs are
     made from the ``t10k`` file, so no picture is in two splits. A batch is a tuple of images
@@ -43,11 +43,11 @@ class PairsFromFiles(OverlaidPairs):
     Args:
         data: The directory with ``mnist/``, ``fashion_mnist/`` or both (or torchvision's
             ``MNIST/raw/`` and ``FashionMNIST/raw/``), each with the four idx files, gzipped or not.
-            If one set is enough, it can be the directory of these files itself.
+            If one set is enough, the directory of its files is accepted too.
         pairs: The number of training pairs.
         validation_pairs: The number of validation pairs.
         test_pairs: The number of test pairs.
-        network: ``"resnet18"``, as in F-MTL, or ``"lenet"``, as in Pareto MTL, far cheaper.
+        network: ``"resnet18"``, as in F-MTL, or the far cheaper ``"lenet"``, as in Pareto MTL.
         width: The channels of the network's first convolution; None for the published network.
         seed: The seed of the data. It is not the seed of a run: all runs see the same data.
 
@@ -143,7 +143,7 @@ class MultiMNIST(PairsFromFiles):
 
 @final
 class MultiFashion(PairsFromFiles):
-    """Two overlapping articles of Fashion-MNIST in one image: which is where?
+    """Two overlapping Fashion-MNIST articles in one image: which is top left, which bottom right?
 
     See `PairsFromFiles` for the images and the arguments.
     """

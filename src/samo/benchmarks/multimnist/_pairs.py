@@ -1,4 +1,4 @@
-"""Random pairs of pictures, without a picture in two splits."""
+"""Random pairs of pictures; no picture is in two splits."""
 
 from __future__ import annotations
 
@@ -32,15 +32,8 @@ def held_out(base: Base, share: float, seed: int) -> dict[Split, Base]:
 def paired(left: Base, right: Base, n: int, seed: int, split: Split) -> tuple[Tensor, ...]:
     """Pairs pictures at random and overlays them.
 
-    In each corner, every picture is used equally often, up to one. The first n pairs of a larger
-    number are the same.
-
-    Args:
-        left: The pictures top left.
-        right: The pictures bottom right.
-        n: The number of pairs.
-        seed: The seed of the data.
-        split: The split of the pairs.
+    In each corner, the numbers of uses of two pictures differ by at most one. A larger n extends
+    the same sequence of pairs.
 
     Returns:
         Images, uint8, shape ``[n, 1, 36, 36]``, and the labels of both corners, shape ``[n]``.

@@ -65,6 +65,6 @@ class LeNet(SharedTrunk):
             nn.Linear(2 * width * left**2, 5 * width),
             nn.ReLU(),
         )
-        # With so few channels, a CPU takes less than two thirds of the time of contiguous weights.
+        # With so few channels, a CPU takes less than two thirds of the time of contiguous format.
         trunk = trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         super().__init__(trunk, {task: nn.Linear(5 * width, classes) for task in tasks})

@@ -23,7 +23,7 @@ class CompleteGraphs:
     Args:
         nodes: Features of the nodes, ``[N, A, node_features]``.
         edges: Features of the edges, ``[N, A, A, edge_features]``, target before source.
-        real: Which nodes are not padding, ``[N, A]``, boolean.
+        real: True for nodes that are not padding, ``[N, A]``.
     """
 
     nodes: Tensor
@@ -45,7 +45,7 @@ class MessagePassing(nn.Module):
     edge-conditioned convolution (`CompleteNNConv`) with ReLU and a GRU; Set2Set with three steps; a
     linear layer of 64 with ReLU; a head ``Linear(64, 1)`` per task. 617,675 parameters with 11
     heads. After Gilmer et al. (ICML 2017, arXiv:1704.01212); Nash-MTL, FAMO, FairGrad and SAMO use
-    it. Initialised as there: PyTorch's default, and zeros for the bias of the convolution.
+    it. Initialisation as in the example: PyTorch's default, and zeros for the convolution's bias.
 
     Takes `CompleteGraphs` and returns outputs of shape ``[N]``.
 
@@ -107,11 +107,11 @@ class CompleteNNConv(nn.Module):
         y_i = Θ x_i + b + 1/(n-1) Σ_{j≠i} W(h(e_ij))ᵀ x_j
 
     W is linear, so the product with a neighbour j is computed once for each j and hidden unit, not
-    once for each of its n - 1 edges; the hidden units of the edges then weigh the results. This is
-    the same function, without the matrix that the library forms for each edge.
+    once for each of its n - 1 edges; the hidden units of the edges then weight the results. This is
+    the same function, without the matrix that the library computes for each edge.
 
     Args:
-        width: The number of features of a node, before and after.
+        width: The number of input and output features of a node.
         edge_features: The number of features of an edge.
     """
 

@@ -1,4 +1,4 @@
-"""ResNet-18, as Multi-MNIST and Office-Home use it."""
+"""ResNet-18, as used for Multi-MNIST and Office-Home."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class OfficeHomeResNet18(SharedTrunk):
     """ResNet-18 for Office-Home: one additional shared layer, and a head for each domain.
 
     ResNet-18 without its last layer; a linear layer of 512 with batch normalisation, ReLU and
-    dropout (one half); a head ``Linear(512, 65)`` per domain. 11,573,572 parameters for four
+    dropout (p = 0.5); a head ``Linear(512, 65)`` per domain. 11,573,572 parameters for four
     domains. From the experiments of SAMO (arXiv:2507.07883), after LibMTL. The published results
     start from ImageNet's weights: give `weights`. Otherwise convolutions are initialised by Kaiming
     normal (fan out). The additional layer has N(0, 0.005²) weights and biases of 0.1; the heads

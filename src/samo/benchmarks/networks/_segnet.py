@@ -1,4 +1,4 @@
-"""SegNet, as multi-task learning on Cityscapes and NYUv2 uses it."""
+"""SegNet, as used in multi-task learning on Cityscapes and NYUv2."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ class SegNet(nn.Module):
     optimisation adopted. Parameters: 25,055,185 for NYUv2 (13, 1 and 3 channels), 25,017,672 for
     Cityscapes (7 and 1).
 
-    Initialised as there: the weights of convolutions by Xavier normal, their biases by zeros; batch
-    normalisation by ones and zeros.
+    Initialisation as in that code: the weights of convolutions by Xavier normal, their biases by
+    zeros; batch normalisation by ones and zeros.
 
     Takes images of shape ``[N, 3, H, W]``, H and W multiples of 32, and returns outputs of shape
     ``[N, channels, H, W]``. The authors' network ends in log-softmax (classes) and normalisation

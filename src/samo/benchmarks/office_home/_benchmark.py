@@ -44,7 +44,7 @@ class OfficeHome(Domains):
         data: The directory with ``Art``, ``Clipart``, ``Product`` and ``Real World``, each with a
             folder of images for each class.
         weights: A file with torchvision's ImageNet weights of ResNet-18, for instance
-            ``resnet18-f37072fd.pth``. Without it, training is from scratch, which reaches far less.
+            ``resnet18-f37072fd.pth``. Without it, training from scratch is far less accurate.
         augment: Whether training images are cropped at random from 256 × 256 pixels and mirrored at
             random, which the published experiments do not do.
         cache: The directory of the resized images (2.4 GB; 3.1 GB to crop from): they are decoded

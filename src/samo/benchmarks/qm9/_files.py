@@ -1,4 +1,4 @@
-"""Detects the layout of the user's directory."""
+"""Detects the layout of the data directory."""
 
 from __future__ import annotations
 

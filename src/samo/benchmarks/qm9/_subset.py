@@ -53,10 +53,10 @@ def read_subset(file: Path) -> Molecules:
             f"{list(r.shape)}."
         )
     if unknown := sorted(set(np.unique(z).tolist()) - {0, *ELEMENTS.values()}):
-        raise DataError(f"{file}: Z must have H, C, N, O and F; found the numbers {unknown}.")
+        raise DataError(f"{file}: Z must contain H, C, N, O and F only; found {unknown}.")
     real = z > 0
     if not real[:, 0].all() or (real[:, 1:] & ~real[:, :-1]).any():
-        raise DataError(f"{file}: the zeros of Z must come after the atoms, and one atom at least.")
+        raise DataError(f"{file}: rows of Z must be atoms, then zeros, with at least one atom.")
     targets = _targets(file, arrays, len(z))
     numbers = torch.from_numpy(z.astype(np.uint8))
     positions = torch.from_numpy(r.astype(np.float32))

@@ -1,7 +1,7 @@
 """Furniture and objects on the walls of a room.
 
-Each function adds one object at a piece. At z = 0 of the piece's frame is the back of an object
-that stands against a wall or hangs on it, and the middle of an object that stands free.
+Each function adds one object in the frame of a piece, in which z = 0 is the back of an object at a
+wall, and the middle of a free-standing object.
 """
 
 from __future__ import annotations

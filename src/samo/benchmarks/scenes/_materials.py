@@ -77,7 +77,7 @@ class Material:
         other: The second colour of the pattern; by default, a darker shade of the first.
         pattern: Mixes the colours.
         size: The size of the pattern in metres.
-        phase: The start of the pattern; at the edge of a face, it would flicker.
+        phase: The offset of the pattern; steps at the edge of a face would flicker.
         gloss: The strength of the highlight.
         glow: The light that the surface emits.
     """

@@ -35,7 +35,7 @@ class Builder:
         return float(self.random.uniform(low, high))
 
     def chance(self, probability: float) -> bool:
-        """Returns True with a probability."""
+        """Returns True with a given probability."""
         return bool(self.random.random() < probability)
 
     def shade(self, colours: Sequence[Colour], spread: float = 0.08) -> Colour:
@@ -54,9 +54,9 @@ class Builder:
 
 @dataclass(frozen=True)
 class Piece:
-    """An object in a place, whose parts have coordinates in its own frame.
+    """An object at a position; its parts have coordinates in the object's own frame.
 
-    In this frame, x is its width, y points up from its foot, and z to its front.
+    In this frame, x points along the width, y up from the foot, and z to the front.
 
     Args:
         builder: Collects the parts.

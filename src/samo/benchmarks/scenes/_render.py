@@ -208,7 +208,7 @@ def _shaded(
 
 
 def _visible(scene: Scene, points: Array, to_light: Array, chosen: Array) -> Array:
-    """Returns 1 for each chosen point that nothing shadows, and 0 for all other points."""
+    """Returns 1 for each chosen point that is not in a shadow, and 0 for all other points."""
     visible = np.zeros(points.shape[1])
     visible[chosen] = 1.0
     solids = [s.solid for s in scene.surfaces if not s.material.glow]
@@ -226,8 +226,8 @@ def _visible(scene: Scene, points: Array, to_light: Array, chosen: Array) -> Arr
 def _in_cones(light: Vector, corners: Array, to_light: Array) -> Array:
     """Determines which points can be in the shadow of which solids.
 
-    These are the points within the cone from the light around the sphere through the corners. This
-    avoids nine of ten rays.
+    These are the points within the cone from the light around the sphere through the corners. The
+    test avoids nine of ten rays.
 
     Args:
         light: The position of the light.

@@ -15,7 +15,7 @@ import numpy as np
 Array = np.ndarray
 Vector = tuple[float, float, float]
 
-# Closer intersections are with the surface that the ray starts from, and do not count.
+# Closer intersections are with the surface that the ray starts from, and are ignored.
 _NEAR = 1e-6
 _CORNERS = np.array(list(product((-1.0, 1.0), repeat=3))).T
 
@@ -78,7 +78,7 @@ class InfinitePlane:
 
 @dataclass(frozen=True)
 class Cuboid:
-    """An upright box, rotated about the vertical.
+    """An upright box, rotated about the vertical axis.
 
     In its frame, a ray is between each pair of faces for t in [min_a, max_a], a = x, y, z. It
     intersects the box at the largest of the minima, if that is less than the smallest maximum.

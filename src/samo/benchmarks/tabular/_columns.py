@@ -13,7 +13,7 @@ Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 _NUMBER = re.compile(r"[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|inf(inity)?)", re.IGNORECASE | re.ASCII)
-# Up to this many different strings are categories, however few the rows.
+# Up to this many different strings are categories, whatever the number of rows.
 _MANY = 32
 
 

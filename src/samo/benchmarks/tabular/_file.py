@@ -1,4 +1,4 @@
-"""Reads CSV and Parquet files by Arrow, with errors that name the file and the row."""
+"""Reads CSV and Parquet files with Arrow; error messages contain the file and the row."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_table(path: Path) -> Any:
     if repeated:
         raise DataError(f"{path} has {names.count(repeated[0])} columns named {repeated[0]!r}.")
     if not table.num_rows:
-        raise DataError(f"{path} has the names of {len(names)} columns but no rows.")
+        raise DataError(f"{path} has {len(names)} column names but no rows.")
     return table.rename_columns(names)
 
 
