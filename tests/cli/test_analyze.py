@@ -69,12 +69,12 @@ def test_keeps_what_is_there_of_the_same_data(a_run: Path) -> None:
     kept = json.loads(file.read_text())
     file.write_text(json.dumps({**kept, "rho": 77.0}))
     _, out, _ = run(*command)
-    assert "is there already" in out
+    assert "exists already" in out
     assert Sharpness.load(file).rho == 77.0
     assert "done" in run(*command, "--rho", "0.5")[1]
     assert Sharpness.load(file).rho == 0.5
     assert "done" in run(*command, "--rho", "0.5", "--again")[1]
-    assert "is there already" in run(*command, "--rho", "0.5")[1]
+    assert "exists already" in run(*command, "--rho", "0.5")[1]
 
 
 def test_several_runs_and_one_that_fails(a_run: Path) -> None:

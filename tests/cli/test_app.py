@@ -166,7 +166,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("samo.cli._app.train", interrupted)
     code, _, err = run("train", TOY, "--out", str(tmp_path))
     assert code == 130
-    assert "The same command goes on from here" in err
+    assert "Run the same command again to resume" in err
 
 
 def test_failed_runs_are_named_and_the_status_says_so(

@@ -53,7 +53,7 @@ def test_compare_reports_the_mean_over_the_last_epochs(tmp_path: Path) -> None:
         (["digit", "--data", "x"], "did you mean 'digits'?"),
         ([FILE], "needs the option 'data' (--data PATH)"),
         ([FILE, "--data", "gone.txt"], "gone.txt is no file; it must hold a number"),
-        ([FILE, "--data", "a", "--benchmark-option", "data=b"], "say the same"),
+        ([FILE, "--data", "a", "--benchmark-option", "data=b"], "set the same option"),
         (["digits", "--schedule", "cosin"], "did you mean 'cosine'?"),
         (["digits", "--schedule-option", "every=2"], "option of schedule 'constant', 'every'"),
         (["digits", "--epochs", "3", "--average-last", "4"], "exceeds the number of epochs, 3"),

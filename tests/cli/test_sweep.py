@@ -65,7 +65,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
         patch.setattr("tests.training.inline.train", interrupted)
         code, _, err = run(*COMMAND, "--no-stl", "--out", str(tmp_path))
     assert code == 130
-    assert "The same command goes on from here" in err
+    assert "Run the same command again to resume" in err
     assert run(*COMMAND, "--no-stl", "--out", str(tmp_path))[0] == 0
     assert len(json.loads((tmp_path / "best.json").read_text())) == 2
 
@@ -84,7 +84,7 @@ def test_the_last_process_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with FileLock(tmp_path / "ls/erm/trial-002/.lock"):
         code, printed, _ = run(*more)
     assert code == 0
-    assert "Trials that other processes are still at: 1." in printed
+    assert "Trials still running in other processes: 1." in printed
     assert not (tmp_path / "table.md").exists()
     with FileLock(tmp_path / ".report.lock"):
         code, printed, _ = run(*more)
@@ -110,7 +110,7 @@ def test_where_every_trial_fails_the_status_says_so(tmp_path: Path) -> None:
         (["digits", "--lr", "1..x"], "lr must be a range of numbers a..b; found '1..x'"),
         (["digits", "--set", "mu"], "--set must be NAME=RANGE"),
         (["digits", "--set", "mu=0..1"], "unknown setting to search 'mu'"),
-        (["digits", "--lr", "0.1..1", "--set", "lr=1..2"], "lr is to be chosen from two ranges"),
+        (["digits", "--lr", "0.1..1", "--set", "lr=1..2"], "lr has two ranges"),
         (["digits", "--lr", "0.1..1", "--trials", "0"], "trials must be at least 1"),
         (["digits", "--lr", "0.1..1", "--seeds", "0"], "seeds must be at least 1"),
         (["digits", "--lr", "0.1..1", "--methods", "lss"], "did you mean 'ls'?"),

@@ -215,7 +215,7 @@ def test_the_error_names_damaged_results(content: str, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--cases", "lennet"], "unknown case 'lennet', did you mean 'lenet'?"),
-        (["--cases", ","], "name at least one case"),
+        (["--cases", ","], "give at least one case"),
         (["--presets", "smao"], "unknown preset 'smao', did you mean 'samo'?"),
         (["--method", "fairgrat"], "did you mean 'fairgrad'?"),
         (["--size", "smal"], "unknown size 'smal', did you mean 'small'?"),

@@ -224,7 +224,7 @@ def test_a_sweep_before_and_after_its_end(tmp_path: Path) -> None:
     pages.write(tmp_path / "sweep.json", {})
     pages.finished(tmp_path / "ls/gsam/trial-000/seed-0", config("ls", "gsam", 0.07))
     text = reader(html_page(tmp_path).html).text
-    assert "The search is not over" in text
+    assert "The search has not finished" in text
     (tmp_path / "trials.csv").write_text(
         "trial,state,score,rho,failure\nls/gsam/trial-000,COMPLETE,73.0,0.07,\n"
         "ls/gsam/trial-001,DIVERGED,,0.9,the loss is nan\n"

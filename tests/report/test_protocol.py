@@ -248,7 +248,7 @@ def test_published_rows_stand_beside_with_their_source() -> None:
         assert "[1]" in printed
         assert "…" not in printed
         assert max(map(len, printed.splitlines())) <= width
-        assert ("no room" in " ".join(printed.split())) == (width == 80)
+        assert ("No room for" in " ".join(printed.split())) == (width == 80)
 
 
 def test_where_no_table_has_the_metrics_there_is_delta_m_at_least() -> None:

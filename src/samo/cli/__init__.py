@@ -18,7 +18,7 @@ class _Notes(logging.Handler):
 
 
 def main() -> None:
-    """Runs ``samo``; names the extra to install if it is missing.
+    """Runs ``samo``; reports which extra to install if it is missing.
 
     Raises:
         ModuleNotFoundError: If a module of this package itself is missing.

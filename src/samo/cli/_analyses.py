@@ -121,7 +121,7 @@ def _spectrum(of: Subject) -> dict[str, Result]:
 
 
 def _cosines(of: Subject) -> dict[str, Result]:
-    """Evaluates them at the parameters, and at the points that the run itself perturbs them to."""
+    """Computes the cosines at the parameters, and at the points perturbed as in the run."""
     if len(of.run.tasks) < 2:
         return {}
     config = of.run.config
@@ -135,7 +135,7 @@ def _cosines(of: Subject) -> dict[str, Result]:
 
 
 def _sharpness(of: Subject) -> dict[str, Result]:
-    """Evaluates it along each task's own gradient, and along the mean gradient."""
+    """Computes the sharpness along each task's own gradient, and along the mean gradient."""
     ways = {
         "sharpness": Perturbation(of.rho, alpha=0.0, local=ExactGradient()),
         "sharpness-global": Perturbation(of.rho, alpha=1.0),
@@ -162,12 +162,12 @@ def _landscape(of: Subject) -> dict[str, Result]:
 
 
 def _features(of: Subject) -> dict[str, Result]:
-    """Labels them by the classes of the first task that has classes, or by task."""
+    """Labels the features by the classes of the first task that has classes, or by task."""
     module, seed = of.request.module, of.request.seed
     if module is None:
         if not hasattr(of.model, "trunk"):
             raise RunError(
-                "name the submodule whose outputs are the features, for instance --module "
+                "give the submodule whose outputs are the features, for instance --module "
                 "heads.{task}.0 for one per task."
             )
         module = "trunk"
@@ -181,8 +181,8 @@ def _features(of: Subject) -> dict[str, Result]:
         if target.dim() == 1 and not target.is_floating_point():
             return {"features": analysis.features(*of.data, of=module, labels=classes, seed=seed)}
     raise RunError(
-        "no task has a class for each example, which would label the clusters of features. Name "
-        "submodules of the tasks, for instance --module heads.{task}.0."
+        "no task has a class for each example to label the clusters of features. Give submodules "
+        "of the tasks, for instance --module heads.{task}.0."
     )
 
 

@@ -20,7 +20,7 @@ from ._views import AnalyzeView
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SELDOM = ("landscape", "features")  # only if named
+_SELDOM = ("landscape", "features")  # on request only
 Loaded = dict[str, Any]
 """Results by the names of their files."""
 
@@ -31,7 +31,9 @@ def analyze_(
     run: Annotated[Path, typer.Argument(help="Directory of a run, or of several runs.")],
     spectrum: Annotated[bool, typer.Option("--spectrum", help="Spectrum of the Hessian.")] = False,
     cosines: Annotated[bool, typer.Option("--cosines", help="Cosines of task gradients.")] = False,
-    sharpness: Annotated[bool, typer.Option("--sharpness", help="Rise of the losses.")] = False,
+    sharpness: Annotated[
+        bool, typer.Option("--sharpness", help="Increase of perturbed losses.")
+    ] = False,
     estimators: Annotated[
         bool, typer.Option("--estimators", help="Quality of estimates of the local gradients.")
     ] = False,
@@ -83,7 +85,7 @@ def analyze_(
 def _all(
     console: Console, runs: Sequence[Path], wanted: Sequence[str], request: Request, *, again: bool
 ) -> tuple[dict[Path, Loaded], dict[str, str]]:
-    """Analyses the runs in turn; with several, the others are analysed if one fails."""
+    """Analyses the runs in turn; if one of several fails, the others are still analysed."""
     found: dict[Path, Loaded] = {}
     failures: dict[str, str] = {}
     with AnalyzeView(console, len(runs) * len(wanted)) as view:
@@ -110,7 +112,7 @@ def _one(
     for name in wanted:
         view.begin(f"{path} {name}")
         if kept.has(name) and not again:
-            view.end("is there already")
+            view.end("exists already")
             continue
         kept.keep(name, ANALYSES[name](subject))
         view.end("done")

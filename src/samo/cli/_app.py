@@ -48,7 +48,7 @@ app = typer.Typer(
 
 
 class Kind(StrEnum):
-    """What `samo list` can list."""
+    """Kinds of entries of `samo list`."""
 
     BENCHMARKS = "benchmarks"
     METHODS = "methods"
@@ -75,7 +75,7 @@ def _samo(
 
 @app.command("list")
 def list_(
-    what: Annotated[Kind | None, typer.Argument(help="List only these, with all details.")] = None,
+    what: Annotated[Kind | None, typer.Argument(help="List this kind, with all details.")] = None,
 ) -> None:
     """List benchmarks, aggregation methods, sharpness presets and learning-rate schedules."""
     console = Console()
@@ -92,7 +92,7 @@ def train_(
     sharpness: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "erm",
     rho: Annotated[float | None, typer.Option(help="Radius of the perturbation.")] = None,
     tasks: Annotated[
-        str | None, typer.Option(help="Only these tasks, separated by commas.")
+        str | None, typer.Option(help="Tasks to train, separated by commas. Default: all.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     lr: Lr = None,
@@ -148,8 +148,8 @@ def compare_(
 ) -> None:
     """Train methods with presets over several seeds, and compare them.
 
-    Finished runs are kept; after an interrupt the same command resumes. With several radii, each
-    method and preset is reported at the one that is best on validation data.
+    Finished runs are kept; repeat an interrupted command to resume. With several radii, each method
+    and preset is reported at the radius with the best validation score.
     """
     with reporting_errors() as console:
         cells = plan(

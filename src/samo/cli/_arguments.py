@@ -31,7 +31,7 @@ Lr = Annotated[float | None, typer.Option(help="Learning rate.")]
 Published = Annotated[
     bool, typer.Option("--published", help="Show published results of the benchmark as well.")
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda ..")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda.")]
 
 
 class Split(StrEnum):
@@ -56,8 +56,8 @@ class RunOptions:
     average_last: Annotated[
         int | None,
         typer.Option(
-            help="Report the mean over this many last epochs; 0 for the epoch that is best on "
-            "validation data."
+            help="Report the mean over this many last epochs; 0 to report the epoch with the best "
+            "validation score."
         ),
     ] = None
     clip: Annotated[
@@ -66,7 +66,7 @@ class RunOptions:
     device: Device = None
     data: Annotated[
         Path | None,
-        typer.Option(help="Directory of the benchmark's files. It may change between two calls."),
+        typer.Option(help="Directory of the benchmark's files. May change when a run resumes."),
     ] = None
     benchmark_option: OptionPairs = field(default_factory=list)
     schedule_option: OptionPairs = field(default_factory=list)
@@ -124,7 +124,7 @@ def reporting_errors() -> Iterator[Console]:
         complain(str(error))
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
-        complain("interrupted. The same command goes on from here.", "yellow")
+        complain("interrupted. Run the same command again to resume.", "yellow")
         raise typer.Exit(130) from error
 
 

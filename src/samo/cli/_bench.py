@@ -40,16 +40,16 @@ def bench_(
         typer.Option(min=0, help="Timings per step; 0 for passes and memory only."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Number of threads of torch on the CPU.")
+        int | None, typer.Option(help="Number of PyTorch's threads on the CPU.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Annotated[Path, typer.Option(help="Directory of the results.")] = Path("runs/bench"),
 ) -> None:
-    """Measure the cost of a step, relative to the arithmetic that it needs.
+    """Measure the cost of a step, relative to its forward and backward passes alone.
 
     Measures time, memory and random numbers of every preset and estimator, of TorchJD's plain step,
-    and for each of the same forward and backward passes in a bare loop. Measurements are kept;
-    after an interrupt the same command resumes, and further steps or presets are added.
+    and of the passes of each step in a bare loop. Measurements are kept: repeat an interrupted
+    command to resume, or add steps or presets.
     """
     with reporting_errors() as console:
         subjects = chosen(names(presets or ""), method)
@@ -82,9 +82,9 @@ def bench_(
 
 
 def _settings(cases: Sequence[str], **options: Any) -> list[Conditions]:
-    """Looks up all cases, before the first is measured."""
+    """Checks all cases before the first is measured."""
     if not cases:
-        raise RunError(f"name at least one case of {', '.join(CASES)}.")
+        raise RunError(f"give at least one case of {', '.join(CASES)}.")
     return [conditions(case, **options) for case in dict.fromkeys(cases)]
 
 

@@ -32,7 +32,7 @@ def _data() -> None:
 
 @data.command("scenes")
 def scenes_(
-    out: Annotated[Path, typer.Option(help="Directory: empty, or not existing yet.")],
+    out: Annotated[Path, typer.Option(help="Directory, new or empty.")],
     layout: Annotated[
         Layout, typer.Option(help="nyuv2: rooms, with normals; cityscapes: streets.")
     ] = Layout.NYUV2,
@@ -46,7 +46,7 @@ def scenes_(
 ) -> None:
     """Render scenes and write them in the layout that `nyuv2` and `cityscapes` read.
 
-    Class, depth and normal are exact in every pixel. After an interrupt the same command resumes.
+    Class, depth and normal are exact in every pixel. Repeat an interrupted command to resume.
     """
     from ..benchmarks.scenes import LAYOUTS, SceneSet, write_scenes
 

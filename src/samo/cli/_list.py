@@ -14,11 +14,11 @@ from .._citation import source
 from ..aggregation import Method
 from ..training import PRESETS, SCHEDULES
 
-_ABOUT = "what it is"
+_ABOUT = "description"
 
 
 def tables(what: str | None) -> list[Table]:
-    """Makes the tables of ``samo list``; without a kind, all of them in a short form."""
+    """Makes the tables of ``samo list``; if no kind is given, all in a short form."""
     short = what is None
     made: dict[str, Callable[[], Table]] = {
         "benchmarks": _benchmarks,
@@ -33,7 +33,7 @@ def _table(title: str, rows: Sequence[Mapping[str, str]]) -> Table:
     """Makes a table from rows that have a text for each column."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for column in rows[0]:
-        # The words of descriptions must not be broken.
+        # Do not break the words of descriptions.
         table.add_column(column, overflow="fold", min_width=14 if column == _ABOUT else None)
     for row in rows:
         table.add_row(*row.values())
@@ -91,7 +91,7 @@ def _schedules() -> Table:
 
 
 def state(method: Method) -> str:
-    """Formats whether a method keeps a state from step to step, or trains parameters."""
+    """Formats whether a method has a state that persists between steps, or trains parameters."""
     if method.trained:
         return "trained"
     return "kept" if method.stateful else "–"

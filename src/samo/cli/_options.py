@@ -18,7 +18,7 @@ def names(text: str) -> list[str]:
 
 
 def numbers(option: str, text: str | None) -> list[float]:
-    """Splits the value of an option such as ``0.05,0.1``; None gives no number."""
+    """Splits the value of an option such as ``0.05,0.1``; returns an empty list for None."""
     values = []
     for part in names(text or ""):
         try:
@@ -85,7 +85,7 @@ def ranges(named: Mapping[str, str | None], pairs: Iterable[str]) -> dict[str, s
         if not equals or not name.strip():
             raise RunError(f"--set must be NAME=RANGE, for instance clip=1..5; found {pair!r}.")
         if name.strip() in found:
-            raise RunError(f"{name.strip()} is to be chosen from two ranges: give one.")
+            raise RunError(f"{name.strip()} has two ranges: give one.")
         found[name.strip()] = text
     return found
 
@@ -100,7 +100,7 @@ def benchmark_options(benchmark: str, pairs: Iterable[str], data: Path | None) -
     except ValueError as error:
         raise RunError(str(error)) from error
     if "data" not in parameters:
-        raise RunError(f"benchmark {benchmark!r} reads no files: --data has no meaning for it.")
+        raise RunError(f"benchmark {benchmark!r} reads no files: --data does not apply.")
     if "data" in options:
-        raise RunError("--data and --benchmark-option data= say the same: give one of them.")
+        raise RunError("--data and --benchmark-option data= set the same option: give one of them.")
     return {**options, "data": str(data)}

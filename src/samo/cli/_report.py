@@ -25,8 +25,8 @@ def report_(
 ) -> None:
     """Write one self-contained HTML page: tables, plots, and the configuration of every run.
 
-    Unfinished, failed and missing runs are shown as such, so it can be called at any time. The page
-    makes no request; you can send it to a colleague as it is.
+    Unfinished, failed and missing runs are marked, so you can call it at any time. The page is a
+    single file that makes no network requests, ready to be shared.
     """  # noqa: DOC501 - this is the help
     # Matplotlib is needed here only.
     from ..report.page import html_page
@@ -38,7 +38,7 @@ def report_(
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, partial(_write, page.html))
         except OSError as error:
-            reason = f"{file} cannot be written ({error.strerror}); name another file with --out."
+            reason = f"{file} cannot be written ({error.strerror}); choose another file with --out."
             raise RunError(reason) from error
         say(console, f"Runs: {page.runs or 'none'}.")
         for fault in page.faults:
@@ -47,6 +47,6 @@ def report_(
 
 
 def _write(html: str, file: Path) -> None:
-    # The directory may be foreign, and have a link here to a file that must not be overwritten.
+    # An untrusted directory may have a link here to a file that must not be overwritten.
     file.unlink(missing_ok=True)
     file.write_text(html, encoding="utf-8")

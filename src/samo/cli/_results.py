@@ -59,9 +59,9 @@ def show_results(console: Console, out: Path, *, published: bool) -> None:
     if differences := difference_table(summary):
         console.print("", differences)
     if published and not summary.quoted:
-        say(console, f"There are no published results of {summary.benchmark!r} here.")
+        say(console, f"No published results of {summary.benchmark!r} are available.")
     elif not published and benchmarks.published(summary.benchmark):
-        say(console, "To show published results as well: the same command with --published.")
+        say(console, "Add --published to show published results as well.")
     if figures:
         say(console, "Plots:", *figures)
     say(console, f"All results on one page: samo report {shlex.quote(str(out))}")

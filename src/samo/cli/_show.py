@@ -1,4 +1,4 @@
-"""``samo show``: draws the predictions of a trained model beside the truth."""
+"""``samo show``: draws the predictions of a trained model next to the ground truth."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def show_(
     images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 4,
     split: Annotated[Split, typer.Option(help="Split of the data.")] = Split.TEST,
 ) -> None:
-    """Draw the predictions of a run beside the truth (scenes, nyuv2, cityscapes).
+    """Draw the predictions of a run next to the ground truth (scenes, nyuv2, cityscapes).
 
     The run may still be in progress: the weights are those of its best epoch so far.
     """  # noqa: DOC501 - this is the help
@@ -47,8 +47,8 @@ def _pictures(run: Trained, images: int, split: Split) -> DensePictures:
     benchmark = run.benchmark
     if not isinstance(benchmark, DensePrediction):
         raise RunError(
-            f"this is a run of {run.config.benchmark!r}: there are pictures of scenes, nyuv2 and "
-            f"cityscapes only."
+            f"this is a run of {run.config.benchmark!r}: only scenes, nyuv2 and cityscapes have "
+            f"pictures."
         )
     batch = next(iter(benchmark.batches(split.value, run.tasks, images)))
     with torch.no_grad():

@@ -65,7 +65,7 @@ def sweep_(
     Each method with each preset gets the same number of trials. A range a..b is searched on a
     logarithmic scale if its ends differ by a factor of 10 or more; a..b:log and a..b:linear set the
     scale. Several processes may run the same command at once, on machines that share --out or
-    --storage. After an interrupt the same command resumes; with more --trials it continues the
+    --storage. Repeat an interrupted command to resume; repeat it with more --trials to continue the
     search.
     """
     with reporting_errors() as console:
@@ -89,7 +89,7 @@ def sweep_(
         if result.going_on:
             say(
                 console,
-                f"Trials that other processes are still at: {result.going_on}. The last process "
+                f"Trials still running in other processes: {result.going_on}. The last process "
                 f"compares the best.",
             )
             return
@@ -113,7 +113,7 @@ def _announce(console: Console, plan: SweepPlan) -> None:
         say(console, f"{name}: {text}")
     for arm in plan.arms:
         if not arm.free:
-            say(console, f"{arm.name} has nothing to choose: one trial.")
+            say(console, f"{arm.name} has nothing to search: one trial.")
 
 
 def _table(plan: SweepPlan, result: SweepResult) -> RichTable:

@@ -27,9 +27,7 @@ def toy_(
     ] = "valley",
     methods: Annotated[
         str | None,
-        typer.Option(
-            help="Aggregation methods, separated by commas. Default: those of the problem."
-        ),
+        typer.Option(help="Aggregation methods, separated by commas. Default: the problem's."),
     ] = None,
     sharpness: Annotated[
         str | None,
@@ -48,8 +46,8 @@ def toy_(
     """Minimise two losses of a point in the plane with methods and sharpness presets.
 
     valley is Figure 1 of the SAMO paper, front the problem of CAGrad and Nash-MTL. An option is
-    passed to the methods or presets that have it. Finished descents are kept; after an interrupt
-    the same command resumes.
+    passed to the methods or presets that have it. Finished descents are kept; repeat an interrupted
+    command to resume.
     """
     with reporting_errors() as console:
         known = toy.setting(problem).problem
@@ -86,7 +84,7 @@ def _settings(
 ) -> list[toy.Setting]:
     """Makes all descents: each method with each preset, from each start."""
     if not methods or not presets:
-        raise RunError("name at least one method and one sharpness preset.")
+        raise RunError("give at least one method and one sharpness preset.")
     try:
         method_has = {(found := aggregation.describe(name)).name: found.options for name in methods}
         preset_has = {name: complete_preset(name, {}).keys() for name in presets}
@@ -117,7 +115,7 @@ def _settings(
 def _distributed(
     option: str, given: Mapping[str, Any], takers: Mapping[str, Collection[str]]
 ) -> dict[str, dict[str, Any]]:
-    """Gives each taker the options that it has; every option must have a taker."""
+    """Passes each option to the takers that have it, of which there must be at least one."""
     for name in given:
         if not any(name in has for has in takers.values()):
             known = dict.fromkeys(name for has in takers.values() for name in has)

@@ -112,14 +112,14 @@ class CompareView(View):
 
 
 class CountView(View):
-    """Shows how many things are done."""
+    """Shows the number of finished items."""
 
     def __init__(self, console: Console, what: str, total: int) -> None:
         super().__init__(console, what, total)
         self._what = what
 
     def watch(self, done: int, total: int) -> None:
-        """Shows the number of things that are done."""
+        """Shows the number of finished items."""
         tenth = done % max(total // 10, 1) == 0 or done == total
         self.show(f"{self._what} {done}/{total}" if tenth else "", completed=done)
 
@@ -128,7 +128,7 @@ class BenchView(View):
     """Shows the measurements of the current case."""
 
     def __init__(self, console: Console) -> None:
-        # No thread may run beside what is timed.
+        # No other thread may run during timings.
         super().__init__(console, "measurements", 1, by_itself=False)
         self._case = ""
 
@@ -139,7 +139,7 @@ class BenchView(View):
         self.bars.refresh()
 
     def watch(self, done: int, total: int) -> None:
-        """Shows the number of measurements that are done."""
+        """Shows the number of finished measurements."""
         line = f"{self._case}: {total} measurements done" if done == total else ""
         self.show(line, completed=done, total=total, note="", refresh=True)
 

@@ -140,7 +140,7 @@ def _cells(axis: Axes, one: Cosines, matrix: NDArray[np.float64], limit: float) 
 
 
 def sharpness(found: Mapping[str, Sharpness | Sequence[Sharpness]]) -> Figure:
-    """Draws how much each task's loss rises at the perturbed point, a mark per label.
+    """Draws the increase of each task's loss at the perturbed point, a mark per label.
 
     Marks are means over the seeds, bars reach from the lowest to the highest.
 
@@ -168,11 +168,11 @@ def sharpness(found: Mapping[str, Sharpness | Sequence[Sharpness]]) -> Figure:
 
 
 def estimators(found: EstimatorQuality) -> Figure:
-    """Draws how well estimates of the local gradients agree with the exact ones, by task.
+    """Draws the cosines of estimates of local gradients with the exact gradients, by task.
 
-    Left are the cosines of the estimates ĝ_i, right those of the perturbations ε_i computed from
-    them and from the mean gradient g_0, which is drawn in both. Bars are one standard deviation
-    over the batches; the band holds 95 % of random directions, ± 1.96 / √d for d parameters.
+    The left panel shows the estimates ĝ_i, the right one the perturbations ε_i computed from them
+    and from the mean gradient g_0; g_0 itself is in both. Bars are one standard deviation over the
+    batches; the band contains 95 % of random directions, ± 1.96 / √d for d parameters.
 
     Args:
         found: The estimators' quality.

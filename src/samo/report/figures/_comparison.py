@@ -74,7 +74,7 @@ def learning_curves(summary: Summary) -> Figure:
 
 
 def _groups(columns: Sequence[Column]) -> list[list[Column]]:
-    """The metrics that share a panel: each has its own, unless there are too many."""
+    """Groups metrics by panel: each has its own, unless there are too many."""
     if len(columns) <= _PANELS:
         return [[column] for column in columns]
     groups: dict[str, list[Column]] = {}
@@ -101,7 +101,7 @@ def _learning_curve(axis: Axes, row: Row, group: Sequence[Column], split: str) -
 
 
 def _zoom(axes: Any) -> None:
-    """Shows the range of the second half of the epochs: the steep start would flatten it."""
+    """Shows the range of the second half of the epochs, without the steep start."""
     for j in range(axes.shape[1]):
         lines = [line for axis in axes[:, j] for line in axis.get_lines()]
         data = [np.asarray(line.get_ydata(), dtype=float) for line in lines]
@@ -189,7 +189,7 @@ def _scores(axis: Axes, summary: Summary, row: Row) -> None:
         axis.axhline(scores.mean, color=style.colour, linestyle=style.line, linewidth=1.2)
         return
     rhos = sorted(by_rho)
-    # Shifted a little, such that the bars of the presets do not hide one another.
+    # Shifted a little, so that the bars of the presets do not hide each other.
     shift = 1.025 ** (presets.index(row.sharpness) - (len(presets) - 1) / 2)
     x, y = [rho * shift for rho in rhos], [by_rho[rho].mean for rho in rhos]
     bars = [by_rho[rho].std or 0.0 for rho in rhos]

@@ -55,7 +55,7 @@ def time_figure(results: Sequence[Mapping[str, Any]]) -> Figure | None:
         results: The results of `samo.cost.measure` for several cases.
 
     Returns:
-        The figure, a panel per case; None if nothing was timed beside ERM.
+        The figure, a panel per case; None if nothing was timed besides ERM.
     """
 
     def draw(axis: Axes, row: StepCost, place: int) -> None:
@@ -96,7 +96,7 @@ def memory_figure(results: Sequence[Mapping[str, Any]]) -> Figure | None:
         return row.above_one_pass is not None
 
     measured = [found for found in results if any(known(row) for row in step_costs(found))]
-    note = "numbers: above one forward and backward pass, in numbers a shared parameter"
+    note = "numbers: above one forward and backward pass, in numbers per shared parameter"
     handles = [_explanation(note)]
     return _bars(measured, draw, known, "peak memory above the model's own (MB)", handles)
 

@@ -20,7 +20,7 @@ _MOST_WEIGHTS = 4  # tasks whose weights have a panel each
 
 @house_style()
 def course(summary: Summary) -> Figure | None:
-    """Draws what happened in training, by epoch: conflicts, sharpness and weights.
+    """Draws conflicts, sharpness and weights during training, by epoch.
 
     There is a row per method and a line per preset; lines are means over the seeds. *Conflicts*:
     the share of the task pairs whose gradients have a negative inner product, mean over the steps.
@@ -32,7 +32,7 @@ def course(summary: Summary) -> Figure | None:
         summary: The comparison.
 
     Returns:
-        The figure; None if nothing of this was logged.
+        The figure; None if none of these was logged.
     """
     methods = summary.methods
     runs = [run for m in methods for row in summary.arms(m) for run in row.runs]

@@ -25,9 +25,9 @@ from .style import (
 )
 
 Histories = Mapping[str, History | Sequence[History]]
-"""By label a history, or those of several seeds."""
+"""A history, or the histories of several seeds, by label."""
 
-_LINES = 8  # that can be told apart in one panel
+_LINES = 8  # the most that are distinguishable in one panel
 
 
 @house_style()
@@ -137,7 +137,7 @@ _SPREAD = [
     Line2D([], [], color=_BAND, alpha=0.15, linewidth=7, label="all"),
 ]
 _Table = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Steps or epochs, and the values there, a row per seed; NaN where there is none."""
+"""Steps or epochs, and the values at them, a row per seed; NaN for missing values."""
 
 
 def _checked(histories: Histories) -> tuple[str, dict[str, list[History]]]:

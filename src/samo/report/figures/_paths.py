@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .style import Look
 
-# From light to half dark: trajectories stay legible on it, in colour and in grey.
+# From light to half dark, so that trajectories stay legible on it, in colour and in grey.
 GROUND = LinearSegmentedColormap.from_list("ground", ["#8d9aa6", "#c6ced6", "#f7f8f9"])
 LEVELS = 14  # of the contours
 _START: dict[str, Any] = {

@@ -16,7 +16,7 @@ from ...analysis import Landscape, Trajectory
 from ._paths import GROUND, LEVELS, draw_path, start_entry
 from .style import MUTED, entries, house_style, legend, looks, panels, plain, remark
 
-_TASKS = 5  # panels beside that of the mean
+_TASKS = 5  # panels besides that of the mean
 
 
 @house_style()
@@ -27,14 +27,14 @@ def loss_planes(
 ) -> Figure:
     """Draws contours of the mean loss and of each task's loss, a row per landscape.
 
-    Dark is low. The levels are closer towards the minimum, and are the same in a column, such that
+    Dark is low. The levels are denser towards the minimum, and are the same in a column, so that
     rows can be compared. Crosses are the points that define the plane; trajectories begin at open
-    circles. Where a loss is not finite, the ground is white.
+    circles. Areas without a finite loss are white.
 
     Args:
         landscapes: Landscapes by label.
         trajectories: Trajectories on the plane of the landscapes, by label.
-        tasks: The tasks whose losses are drawn beside the mean; the first five if left out.
+        tasks: The tasks whose losses are drawn besides the mean; the first five by default.
 
     Returns:
         The figure.

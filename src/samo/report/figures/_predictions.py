@@ -1,4 +1,4 @@
-"""Predictions of dense tasks beside the truth."""
+"""Predictions of dense tasks next to the ground truth."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from matplotlib.patches import Patch
 
 from .style import MUTED, house_style
 
-# The colours of Okabe and Ito, then paler and darker ones that differ at least in lightness: no
-# nineteen colours can be told apart by everybody.
+# The colours of Okabe and Ito, then paler and darker ones that differ at least in lightness: not
+# everybody can distinguish nineteen colours.
 # fmt: off
 _CLASS_COLOURS = (
     "#0072B2", "#E69F00", "#CFE8F5", "#CC79A7", "#8A6D4B", "#D55E00", "#F0E442", "#009E73",
@@ -53,7 +53,7 @@ class DensePictures:
 def predictions(pictures: DensePictures, title: str = "") -> Figure:
     """Draws a row per image: the image, then truth and prediction of each task.
 
-    Classes have colours of their own, named below; small depth is dark, on one scale for truth and
+    Classes have colours, listed below; small depth is dark, on one scale for truth and
     prediction of an image; normals are colours, (n + 1) / 2 as red, green and blue. Void and
     unmeasured pixels are white. The error of each prediction is below it.
 

@@ -1,7 +1,7 @@
 """The house style of all figures: colour-blind safe, and legible in grey.
 
-The colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), ordered such that their
-lightness differs too. What differs in colour differs in marker and line as well.
+The colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), ordered so that their
+lightness differs too. Looks of different colours have different markers and lines as well.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True)
 class Look:
-    """How something is drawn: colour, marker and line."""
+    """Style of a curve or a mark: colour, marker and line."""
 
     colour: str
     marker: str
@@ -50,7 +50,7 @@ _OTHER = Look("#7F3C8D", "*", "-.")
 # Light and dark in turn: neighbours differ in grey too.
 _ALL = (*(LOOKS[name] for name in ("gsam", "samo", "erm", "lsam", "fmtl")), _OTHER, LOOKS["random"])
 
-MUTED = "#555555"  # what is not a preset: levels, remarks
+MUTED = "#555555"  # for levels and remarks
 WIDTH = 3.3  # inches of a panel
 
 _STYLE: Any = {
@@ -80,7 +80,7 @@ def look(name: str) -> Look:
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """Assigns distinct looks: a preset has its own, other names get those that are left.
+    """Assigns distinct looks: each preset has its own, other names get the remaining ones.
 
     Args:
         names: The presets, tasks, runs or clusters in a figure.
@@ -99,7 +99,7 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
 
 
 def plain(text: str) -> str:
-    """Escapes a name, such that matplotlib does not read it as a formula."""
+    """Escapes a name so that matplotlib does not parse it as a formula."""
     return text.replace("$", r"\$")
 
 
@@ -122,7 +122,7 @@ def entries(styles: Mapping[str, Look]) -> list[Line2D]:
 
 
 def legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    """Places a legend below all panels, in as many columns as there is room for."""
+    """Places a legend below all panels, in as many columns as fit."""
     if handles:
         # Columns are as wide as the longest label: about 0.08 inches a letter, and the line.
         widest = 0.6 + 0.08 * max(len(str(handle.get_label())) for handle in handles)
@@ -163,13 +163,13 @@ def marks(axis: Axes, x: Any, y: Any, style: Look, **options: Any) -> None:
 
 
 def lengths(middle: ArrayLike, low: ArrayLike, high: ArrayLike) -> NDArray[np.float64]:
-    """The lengths of error bars down and up; rounding must not make them negative."""
+    """Returns the lengths of error bars down and up, at least 0 despite rounding."""
     middle, low, high = map(np.asarray, (middle, low, high))
     return np.maximum([middle - low, high - middle], 0.0)
 
 
 def count_epochs(axis: Axes, label: str = "epoch", ticks: int = 10) -> None:
-    """Labels the x-axis by whole epochs or steps, with so many ticks at most."""
+    """Labels the x-axis by whole epochs or steps, with at most `ticks` ticks."""
     axis.set_xlabel(label)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=ticks, integer=True))
 
@@ -181,7 +181,7 @@ def remark(axis: Axes, text: str, point: Any, offset: tuple[float, float], **opt
 
 
 def grid(count: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Makes a figure of so many panels, in as many rows as needed."""
+    """Makes a figure of `count` panels, in as many rows as needed."""
     columns = min(count, columns)
     figure, axes = panels(-(-count // columns), columns, height=height)
     for axis in axes.flat[count:]:

@@ -28,7 +28,7 @@ class Analysed:
 
     Attributes:
         run: The run.
-        name: What distinguishes it from others of its kind and run; mostly ``""``.
+        name: Distinguishes it from others of its kind and run; mostly ``""``.
         result: The result.
     """
 
@@ -95,7 +95,7 @@ _COSINES = (
     "The cosines between the tasks' gradients: blue pairs agree, red ones are in conflict. On the "
     "diagonal are the norms of the gradients."
 )
-_SHARPNESS = "How much each task's loss rises at the perturbed point, from the natural loss."
+_SHARPNESS = "The increase of each task's loss from the natural to the perturbed point."
 _ESTIMATORS = "The cosine between estimated and exact local gradients, by task."
 _LANDSCAPE = "The mean loss and that of each task on a plane through the weights. Dark is low."
 _FEATURES = "Features as laid out by t-SNE, with the mean distance between clusters."
@@ -129,7 +129,7 @@ def _pictures(
     themed: bool = False,
     abreast: int = 4,
 ) -> Iterator[Block]:
-    """Draws the results of a kind, so many of them in a figure; `seeds`: by arm with all seeds."""
+    """Draws the results of a kind, several to a figure; `seeds`: by arm with all seeds."""
     found: dict[str, Any] = {}
     for one in results:
         if isinstance(one.result, kind):
@@ -145,4 +145,4 @@ def _pictures(
         what = f"The analysis of {named}"
         yield from picture(partial(draw, shown), name, text, what, themed=themed)
     if len(found) > len(labels):
-        yield Words([f"Drawn are {len(labels)} of {len(found)}; the others are beside their runs."])
+        yield Words([f"Drawn: {len(labels)} of {len(found)}; the others are next to their runs."])

@@ -53,7 +53,7 @@ class Section:
         id: The id on the page.
         title: The title.
         blocks: The content.
-        level: 2 for a comparison, or for what concerns all of them; 3 for a part of a comparison.
+        level: 2 for a comparison, or for all comparisons; 3 for a part of a comparison.
     """
 
     id: str
@@ -81,6 +81,6 @@ def picture(
         if (figure := draw()) is None:
             return []
         return [Picture(inline(figure, f"{name}-", caption, themed=themed), caption, themed)]
-    except Exception as error:  # data of unknown origin: the rest of the page must be shown
+    except Exception as error:  # untrusted data: the rest of the page must be shown
         reason = plain(f"{what} cannot be drawn ({type(error).__name__}: {error}).")
         return [Words([reason], "warning")]

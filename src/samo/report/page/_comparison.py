@@ -52,7 +52,7 @@ def comparison(group: Group, found: Findings, prefix: str, *, published: bool) -
     if summary.columns:
         opening.append(replace(_results(group, summary), id=f"{prefix}-results"))
     if published and not summary.quoted:
-        opening.append(Words([f"There are no published results of {group.benchmark} here."]))
+        opening.append(Words([f"No published results of {group.benchmark} are available."]))
     yield Section(f"{prefix}-results-section", group.title, opening)
     changes, training, costs = list[Block](), list[Block](), list[Block]()
     if summary.scores(summary.differences):
@@ -82,7 +82,7 @@ def comparison(group: Group, found: Findings, prefix: str, *, published: bool) -
 
 
 def _state(group: Group, *, alone: bool) -> Iterator[Block]:
-    """Says which runs there are, and which are missing."""
+    """Reports the states of the runs, and which are missing."""
     n = len(group.runs)
     if not alone:  # the page begins with that
         line = f"{n} run{'s' * (n != 1)}: {count_states(group.runs)}."
@@ -138,7 +138,7 @@ def _differences(summary: Summary) -> Table:
     for (sharpness, methods, *rest), d in zip(table.rows, summary.differences, strict=True):
         several = f"all {len(d.methods)}: " if len(d.methods) > 1 else ""
         rows.append([sharpness, Cell(several + methods.text), *rest])
-    note = "Bold: the interval excludes zero. Of this many intervals some do so by chance."
+    note = "Bold: the interval excludes zero. With this many intervals, some do so by chance."
     title = "Paired differences to plain training"
     return replace(table, title=title, rows=rows, notes=[*table.notes, note])
 

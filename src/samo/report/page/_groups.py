@@ -12,7 +12,7 @@ from ...records.foreign import UnusableError, parse, plain, read_text
 from ...records.scan import Findings, FoundRun
 from ..summary import Entry, Summary, format_choices, summarize
 
-# The settings that may differ between runs of a group: they are compared, or do not matter.
+# The settings that may differ between runs of a group: they are compared, or irrelevant.
 _OWN = {
     "method",
     "method_options",

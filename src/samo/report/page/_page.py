@@ -45,8 +45,8 @@ def html_page(directory: Path | str, *, published: bool = False) -> Page:
     """Makes a page of a comparison, a sweep, a run, or a directory with several of these.
 
     Unfinished, failed and missing runs are shown as such; invalid files are left out and listed.
-    The directory is treated as data: none of its code is run, nothing outside of it is read, and
-    all text is escaped. The page makes no request.
+    The directory is untrusted: none of its code is run, nothing outside it is read, and all text is
+    escaped. The page makes no network requests.
 
     Args:
         directory: The directory.
@@ -60,11 +60,11 @@ def html_page(directory: Path | str, *, published: bool = False) -> Page:
     """
     root = Path(directory)
     if not root.is_dir():
-        raise RunError(f"{directory} is not a directory: name one that holds runs.")
+        raise RunError(f"{directory} is not a directory: give one that holds runs.")
     found = scan(root)
     if not found.runs and not found.problems:
         raise RunError(
-            f"{directory} holds no run: name the --out of `samo train`, `compare` or `sweep`."
+            f"{directory} holds no run: give the --out of `samo train`, `compare` or `sweep`."
         )
     faults: list[str] = []
     sections = list(_sections(found, faults, published=published))
@@ -78,7 +78,7 @@ def _sections(found: Findings, faults: list[str], *, published: bool) -> Iterato
     def guarded(title: str, build: Callable[[], Iterator[Section]]) -> Iterator[Section]:
         try:
             yield from build()
-        except Exception as error:  # data of unknown origin: the other sections must be shown
+        except Exception as error:  # untrusted data: the other sections must be shown
             reason = plain(f"{title} cannot be shown: {type(error).__name__}: {error}")
             faults.append(reason)
             yield Section(f"fault-{len(faults)}", title, [Words([reason], "warning")])

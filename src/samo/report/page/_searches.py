@@ -31,7 +31,7 @@ def searches(found: Findings) -> Iterator[Section]:
             except (UnusableError, csv.Error) as error:
                 found.left_out(file, error)
         elif runs:
-            line = "The search is not over: there is no trials.csv yet."
+            line = "The search has not finished: there is no trials.csv yet."
             blocks.append(Words([line], "warning"))
         if blocks:
             where = "" if directory == "." else f": {directory}"

@@ -34,15 +34,15 @@ def inline(figure: Figure, prefix: str, label: str, *, themed: bool = True) -> M
         figure: The figure.
         prefix: The start of its ids, which must be unique on the page.
         label: The description for screen readers.
-        themed: Whether black and white follow the theme of the page. They must not if they are on
-            the figure's own colours.
+        themed: Whether black and white follow the theme of the page. Set it to False if they are
+            drawn on colours of the figure.
 
     Returns:
         An ``svg`` element.
     """
     stream = io.StringIO()
     with house_style(), warnings.catch_warnings():
-        # The font may lack letters of a name, or a name may be too long for its panel.
+        # The font may lack characters of a name, or a name may be too long for its panel.
         warnings.simplefilter("ignore", UserWarning)
         figure.savefig(stream, format="svg", metadata={"Date": None})
     root = ElementTree.fromstring(stream.getvalue())

@@ -191,7 +191,7 @@ class Quoted:
     """A row of a published table, in the columns of a comparison and with the printed digits.
 
     Attributes:
-        label: The method, as the paper calls it.
+        label: The method's name in the paper.
         source: The index of its source in `Summary.sources`.
         metrics: Its metrics.
         average: The average.
@@ -219,7 +219,7 @@ class Summary:
         grid: The validation scores by ρ of each method and preset that has a ρ, over the seeds that
             all ρ share.
         differences: The differences of each preset to plain training, for each method and over all.
-        baseline: The source of the published single-task numbers that Δm is against; ``""`` if
+        baseline: The source of the published single-task numbers that Δm refers to; ``""`` if
             the comparison has its own.
         quoted: Published results.
         sources: The sources of these.

@@ -55,7 +55,7 @@ def format_choices(best: Mapping[str, Any]) -> str:
             f"{name.removeprefix('sharpness_options.')} = {_short(value)}"
             for name, value in chosen["params"].items()
         )
-        arms.append(f"{arm} ({chosen['trials']} trials) {params or 'nothing to choose'}")
+        arms.append(f"{arm} ({chosen['trials']} trials) {params or 'nothing to search'}")
     return f"Chosen on validation data: {'; '.join(arms)}."
 
 
@@ -70,7 +70,7 @@ def summarize(
 
     For each method and preset, ρ is chosen by the score on *validation* data, mean over the seeds
     that were planned at every ρ: further seeds at one ρ do not change the choice. A ρ with a
-    missing run is chosen only if no ρ is complete. Test scores at other ρ are not used. Without
+    missing run is chosen only if no ρ is complete. Test scores at other ρ are ignored. Without
     single-task baselines, Δm is against published ones if there are any, over the published
     metrics.
 

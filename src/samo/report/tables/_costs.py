@@ -17,8 +17,8 @@ _LEGEND = (
     "passes: forwards with a graph + evaluations without / backwards; time: median (quartiles); "
     "× bare: times the same passes in a bare loop, median of the rounds' ratios (95 % interval); "
     "× ERM: times the package's ERM; aggregating: share of the time; memory: peak above the "
-    "model's own; + m: by how many numbers a shared parameter that is more than one forward and "
-    "backward pass takes; noise: random numbers drawn"
+    "model's own; + m: peak above that of one forward and backward pass, in numbers per shared "
+    "parameter; noise: random numbers drawn"
 )
 _SPREADS = ("seconds", "to_bare", "to_erm", "bare_to_erm")
 

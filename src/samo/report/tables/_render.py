@@ -20,7 +20,7 @@ _SHORT = 6  # letters of a head that stay on one line
 
 
 def rich(table: Table, *, close: bool = False) -> RichTable:
-    """Renders a table for the terminal; `close`: long heads broken, little space, no frame."""
+    """Renders a table for the terminal; `close`: compact, with long heads broken and no frame."""
     made = RichTable(
         title=escape(table.title) or None,
         caption=escape(" ".join(table.notes)) or None,
@@ -44,7 +44,7 @@ def rich(table: Table, *, close: bool = False) -> RichTable:
 
 
 def fitting(tables: Sequence[Table], width: int) -> RichTable:
-    """Renders the first table that fits a width, or the last; after one try all are set closely."""
+    """Renders the first table that fits a width, or else the last; all but the first compactly."""
     console = Console(width=10_000)
     for table, close in [(tables[0], False), *((table, True) for table in tables)]:
         made = rich(table, close=close)

@@ -1,4 +1,4 @@
-"""The results of a comparison, and what its runs took."""
+"""The results of a comparison, and the time and memory of its runs."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _notes(summary: Summary) -> Iterator[str]:
     if any(row.delta_m for row in summary.rows):
         against = "single-task training (STL)"
         if source := summary.baseline:
-            against = f"published single-task numbers ({source}), as there are no own ones"
+            against = f"published single-task numbers ({source}), because none were trained"
         yield f"Δm: mean relative drop against {against}; lower is better."
     yield "Step time: relative to plain training (erm) with the same method."
     for row in summary.rows:
@@ -108,8 +108,8 @@ def rich_table(summary: Summary, *, width: int) -> RichTable:
 
     Args:
         summary: The comparison.
-        width: The width of the terminal in characters. If it is small, the table is set closely,
-            with the first metric of each task only, or without metrics.
+        width: The width of the terminal in characters. If it is small, the table is compact, with
+            the first metric of each task only, or without metrics.
 
     Returns:
         The table.
@@ -118,7 +118,7 @@ def rich_table(summary: Summary, *, width: int) -> RichTable:
     for columns in (tuple(first_metrics(summary.columns)), ()):
         table = results_table(replace(summary, columns=columns))
         if hidden := len(summary.columns) - len(columns):
-            more = f"There is no room for {hidden} of the metrics: see table.md."
+            more = f"No room for {hidden} of the metrics: see table.md."
             table = replace(table, notes=[*tables[0].notes, more])
         tables.append(table)
     return fitting(tables, width)

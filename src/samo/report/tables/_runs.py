@@ -66,7 +66,7 @@ def _all_runs(
         columns.append(("options", [_options(config, options) for config in configs]))
     if any(run.error for run in runs):
         columns.append(("error", [cell(run.error, mark="wide") for run in runs]))
-    note = "Of runs that are not finished: their best validation score so far."
+    note = "Unfinished runs: the best validation score so far."
     return Table.of_columns(columns, title="All runs", notes=[note], id="runs-table")
 
 

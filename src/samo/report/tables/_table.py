@@ -51,8 +51,8 @@ class Table:
         title: The title.
         heads: The titles of the columns.
         rows: The cells.
-        quoted: Rows of published results. They stay below the others when the page sorts these.
-        notes: What a reader must know, in sentences.
+        quoted: Rows of published results, which stay at the bottom when the page sorts rows.
+        notes: Explanations for the reader, in sentences.
         grouped: Whether rows that share their first cell belong together.
         id: The id on the page.
     """
