@@ -49,7 +49,7 @@ def test_compare_reports_the_mean_over_the_last_epochs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["digits", "--data", "x"], "benchmark 'digits' reads no files: --data has no meaning"),
+        (["digits", "--data", "x"], "benchmark 'digits' reads no files: --data does not apply"),
         (["digit", "--data", "x"], "did you mean 'digits'?"),
         ([FILE], "needs the option 'data' (--data PATH)"),
         ([FILE, "--data", "gone.txt"], "gone.txt is no file; it must hold a number"),

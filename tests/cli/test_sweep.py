@@ -114,7 +114,7 @@ def test_where_every_trial_fails_the_status_says_so(tmp_path: Path) -> None:
         (["digits", "--lr", "0.1..1", "--trials", "0"], "trials must be at least 1"),
         (["digits", "--lr", "0.1..1", "--seeds", "0"], "seeds must be at least 1"),
         (["digits", "--lr", "0.1..1", "--methods", "lss"], "did you mean 'ls'?"),
-        (["digits", "--lr", "0.1..1", "--data", "x"], "--data has no meaning"),
+        (["digits", "--lr", "0.1..1", "--data", "x"], "--data does not apply"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(

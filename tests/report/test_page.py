@@ -346,7 +346,7 @@ def test_nothing_outside_of_the_directory_is_read(tmp_path: Path) -> None:
     assert page.faults == ()
     assert "secret_method" not in page.html
     reasons = " ".join(row[1] for row in reader(page.html).tables["problems-table"][1:])
-    assert reasons.count("out of the directory") >= 7
+    assert reasons.count("outside the directory") >= 7
     assert "not followed" in reasons
 
 

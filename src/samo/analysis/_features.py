@@ -195,7 +195,7 @@ def _embedded(
     perplexity: float,
     seed: int,
 ) -> Features:
-    # Scikit-learn takes a while to load.
+    # Imported here, because scikit-learn takes a while to load.
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from sklearn.metrics import silhouette_score

@@ -29,7 +29,7 @@ class Plane:
     On a plane through checkpoints, floating-point buffers (the running statistics of BatchNorm)
     change with the parameters: they are the same linear combination of the checkpoints, clamped to
     the range of their values. Thus each checkpoint has its own statistics, and no variance is
-    negative. Lengths and angles are those of the parameters only.
+    negative. Lengths and angles are computed from the parameters only.
 
     Attributes:
         description: A description of the plane.
@@ -66,7 +66,7 @@ class Plane:
 
 
 def random_plane(model: nn.Module, *, seed: int = 0) -> Plane:
-    r"""Makes a plane through the model's parameters along filter-normalised random directions.
+    r"""Creates a plane through the model's parameters along filter-normalised random directions.
 
     Each filter d_{i,j} of a Gaussian direction (a slice along the weight's first dimension, which
     computes one channel or unit) is scaled to the norm of the model's filter:
@@ -120,7 +120,7 @@ def _filter_normalised(direction: Tensor, parameter: Tensor) -> Tensor:
 
 
 def plane_through(model: nn.Module, checkpoints: Mapping[str, State]) -> Plane:
-    r"""Makes the plane through three checkpoints.
+    r"""Creates the plane through three checkpoints.
 
     For w_1, w_2, w_3 in the given order, θ_0 = w_1, and x and y are orthonormal:
 
@@ -160,7 +160,7 @@ def plane_through(model: nn.Module, checkpoints: Mapping[str, State]) -> Plane:
 
 
 def trajectory_plane(model: nn.Module, checkpoints: Sequence[State]) -> Plane:
-    r"""Makes the plane of largest variance of a trajectory, through its last checkpoint.
+    r"""Creates the plane of largest variance of a trajectory, through its last checkpoint.
 
     x and y are the first two principal components of the checkpoints' parameters, the unit vectors
     that maximise :math:`\sum_t ⟨w_t - \bar w, x⟩^2` (Li et al. 2018, section 7), with signs such
@@ -207,7 +207,7 @@ def _spanned(
     names: Sequence[str],
     description: str,
 ) -> Plane:
-    """Makes a plane whose directions are linear combinations of checkpoints.
+    """Creates a plane whose directions are linear combinations of checkpoints.
 
     Args:
         model: The model.

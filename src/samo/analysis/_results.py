@@ -77,7 +77,7 @@ class Result(ABC):
 
     @classmethod
     def _checked(cls, fields: dict[str, Any], path: Path) -> Self:
-        """Makes the result from the fields of a file, checked against their annotations."""
+        """Creates the result from the fields of a file, checked against their annotations."""
         from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
         strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)

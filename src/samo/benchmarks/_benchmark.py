@@ -21,7 +21,7 @@ class Metric:
     """A metric of one task.
 
     Args:
-        make: Makes a new ``torchmetrics.Metric``, which is updated with predictions and targets.
+        make: Creates a new ``torchmetrics.Metric``, which is updated with predictions and targets.
         higher_is_better: Whether higher values are better.
         scale: The factor that converts the computed value to `unit` (100 for a percentage).
         unit: The unit in tables and on axes.
@@ -103,7 +103,7 @@ class Benchmark(ABC):
 
     @abstractmethod
     def model(self) -> nn.Module:
-        """Makes a new model, initialised from torch's global generator."""
+        """Creates a new model, initialised from torch's global generator."""
 
     @abstractmethod
     def batches(

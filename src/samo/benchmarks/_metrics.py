@@ -37,7 +37,7 @@ def percentage(
     transform: Callable[[Tensor], Tensor] | None = None,
     **options: Any,
 ) -> Metric:
-    """Makes a classification metric in percent, the higher the better.
+    """Creates a classification metric in percent, the higher the better.
 
     Args:
         name: A class of ``torchmetrics.classification``.
@@ -61,5 +61,5 @@ def percentage(
 
 
 def accuracy(classes: int) -> Metric:
-    """Makes the top-1 accuracy in percent, for logits ``[N, classes]`` and labels ``[N]``."""
+    """Creates the top-1 accuracy in percent, for logits ``[N, classes]`` and labels ``[N]``."""
     return percentage("MulticlassAccuracy", classes, average="micro")

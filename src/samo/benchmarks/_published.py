@@ -95,7 +95,7 @@ def published(benchmark: str | None = None) -> tuple[PublishedTable, ...]:
     """Returns the result tables of the SAMO and F-MTL papers.
 
     All tables of SAMO are included except Table 3, which is about passes and has no numbers. The
-    Multi-MNIST table of F-MTL is complete; the remarks say what the others include.
+    Multi-MNIST table of F-MTL is complete; the remarks describe the content of the others.
 
     Args:
         benchmark: Restricts the tables to the columns of this benchmark and the rows with a value

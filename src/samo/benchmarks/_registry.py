@@ -83,7 +83,7 @@ def get(name: str) -> type[Benchmark]:
 
 
 def create(name: str, **options: Any) -> Benchmark:
-    """Makes a benchmark with its data.
+    """Creates a benchmark with its data.
 
     Args:
         name: One of `available`, or ``"module:Class"`` for your own class.

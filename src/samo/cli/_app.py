@@ -103,7 +103,7 @@ def train_(
 ) -> None:
     """Train one run, or resume an interrupted one.
 
-    Defaults are those of the benchmark. Options of the method and of the preset are given by name:
+    Defaults depend on the benchmark. Options of the method and of the preset are given by name:
     --method-option alpha=2 --sharpness-option mu=0.02.
     """
     with reporting_errors() as console:

@@ -18,7 +18,7 @@ _ABOUT = "description"
 
 
 def tables(what: str | None) -> list[Table]:
-    """Makes the tables of ``samo list``; if no kind is given, all in a short form."""
+    """Creates the tables of ``samo list``; if no kind is given, all in a short form."""
     short = what is None
     made: dict[str, Callable[[], Table]] = {
         "benchmarks": _benchmarks,
@@ -30,7 +30,7 @@ def tables(what: str | None) -> list[Table]:
 
 
 def _table(title: str, rows: Sequence[Mapping[str, str]]) -> Table:
-    """Makes a table from rows that have a text for each column."""
+    """Creates a table from rows that have a text for each column."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for column in rows[0]:
         # Do not break the words of descriptions.

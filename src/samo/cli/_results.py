@@ -18,7 +18,7 @@ from ._arguments import say
 
 
 def scores_table(results: Mapping[str, Any]) -> RichTable:
-    """Makes the table of a finished run, with a row per metric, from ``results.json``."""
+    """Creates the table of a finished run, with a row per metric, from ``results.json``."""
     from ..report.tables import Cell, Table, cell, rich
 
     scores = reported(results)

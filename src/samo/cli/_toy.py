@@ -82,7 +82,7 @@ def _settings(
     rho: float | None,
     **common: Any,
 ) -> list[toy.Setting]:
-    """Makes all descents: each method with each preset, from each start."""
+    """Creates all descents: each method with each preset, from each start."""
     if not methods or not presets:
         raise RunError("give at least one method and one sharpness preset.")
     try:

@@ -56,7 +56,7 @@ class Workload:
         return [p for p in self.model.parameters() if id(p) not in own]
 
     def losses(self, examples: int | None = None) -> Losses:
-        """Makes the closure of a step.
+        """Creates the closure of a step.
 
         Args:
             examples: The number of examples; None for the whole batch.
@@ -89,7 +89,7 @@ class Case:
         title: A description in one line.
         sizes: For each size, the number of tasks, the batch, and the other arguments of `build`.
         steps: The default number of measured steps.
-        build: Makes the workload.
+        build: Creates the workload.
         most_tasks: The maximum number of tasks.
     """
 
@@ -292,7 +292,7 @@ def case_sizes(case: str, size: str, tasks: int | None, batch: int | None) -> di
 
 
 def build(case: str, given: Mapping[str, int], device: torch.device) -> Workload:
-    """Makes a workload from `case_sizes`, deterministically and with the random state unchanged."""
+    """Creates a workload from `case_sizes`, deterministically, without changing the random state."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return CASES[case].build(**given).to(device)

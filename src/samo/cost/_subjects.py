@@ -38,7 +38,7 @@ class Subject:
 
     Attributes:
         title: A description in one line.
-        engine: Makes the engine for a workload and a method.
+        engine: Creates the engine for a workload and a method.
         torchjd: If TorchJD runs the step, the number of losses that it differentiates at once (0
             for all); the bare arithmetic is still the engine's.
     """
@@ -48,7 +48,7 @@ class Subject:
     torchjd: int | None = None
 
     def run(self, workload: Workload, method: str) -> Run:
-        """Makes the step for a workload and a method, with a new engine or aggregator."""
+        """Creates the step for a workload and a method, with a new engine or aggregator."""
         if self.torchjd is not None:
             return _torchjd_run(workload, method, self.torchjd or None)
         engine = self.engine(workload, method)
@@ -125,7 +125,7 @@ def chosen(names: Sequence[str], method: str) -> dict[str, Subject]:
 
 
 def _torchjd_run(workload: Workload, method: str, chunk: int | None) -> Run:
-    """Makes a plain multi-task step as in TorchJD's documentation."""
+    """Creates a plain multi-task step as in TorchJD's documentation."""
     method_object = aggregation.create(method, len(workload.tasks))
     shared, heads = workload.shared, workload.heads
 

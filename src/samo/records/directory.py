@@ -67,7 +67,7 @@ class RunDirectory:
 
     @contextmanager
     def opened(self, config: Mapping[str, Any]) -> Iterator[None]:
-        """Makes the directory, locks it against other processes, and writes the configuration.
+        """Creates the directory, locks it against other processes, and writes the configuration.
 
         Yields:
             Nothing.

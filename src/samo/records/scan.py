@@ -233,7 +233,7 @@ def _results(file: Path, config: dict[str, Any], found: Findings) -> dict[str, A
 
 
 def _log(file: Path, found: Findings) -> Iterator[dict[str, Any]]:
-    """Yields the complete epochs; ignores an incomplete last line, as the run may still go on."""
+    """Yields the complete epochs; ignores an incomplete last line of a run in progress."""
     if not file.exists():
         return
     try:

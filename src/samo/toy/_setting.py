@@ -61,7 +61,7 @@ def setting(
     method_options: Mapping[str, Any] | None = None,
     sharpness_options: Mapping[str, Any] | None = None,
 ) -> Setting:
-    """Makes a setting; omitted arguments take the problem's defaults.
+    """Creates a setting; omitted arguments take the problem's defaults.
 
     Args:
         problem: The problem, or the name of one of `PROBLEMS`.

@@ -140,7 +140,7 @@ def _with_protocol(values: dict[str, Any], defaults: benchmarks.Defaults) -> dic
 
 
 def configured(**values: Any) -> RunConfig:
-    """Makes a configuration; reports all invalid values in one line.
+    """Creates a configuration; reports all invalid values in one line.
 
     Args:
         **values: The fields of `RunConfig`; None means the default.

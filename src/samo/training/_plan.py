@@ -89,7 +89,7 @@ def check_seeds(seeds: int) -> None:
 
 
 def benchmark_of(common: Mapping[str, Any]) -> benchmarks.Benchmark:
-    """Makes the benchmark that all runs share; raises RunError."""
+    """Creates the benchmark that all runs share; raises RunError."""
     options = common.get("benchmark_options") or {}
     with as_run_error(ValueError, TypeError, OSError, ImportError):
         return benchmarks.create(common["benchmark"], **options)

@@ -185,7 +185,7 @@ class Run:
 
 
 def made_benchmark(config: RunConfig) -> benchmarks.Benchmark:
-    """Makes the benchmark of a run; raises RunError."""
+    """Creates the benchmark of a run; raises RunError."""
     options: Any = config.benchmark_options
     with as_run_error(ValueError, OSError, ImportError, of=f"benchmark {config.benchmark!r}"):
         return benchmarks.create(config.benchmark, **options)
@@ -232,7 +232,7 @@ def _engine(config: RunConfig, model: nn.Module, tasks: Sequence[str], own: str 
 
 
 def _optimizer(config: RunConfig, model: nn.Module, method: nn.Module) -> Optimizer:
-    """Makes the optimizer; the method's own parameters have no weight decay."""
+    """Creates the optimizer; the method's own parameters have no weight decay."""
     groups: list[dict[str, Any]] = [
         {"params": list(model.parameters()), "weight_decay": config.weight_decay}
     ]

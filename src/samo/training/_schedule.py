@@ -24,7 +24,7 @@ class Schedule:
 
     Attributes:
         title: Description in one line.
-        make: Makes PyTorch's scheduler from an optimizer, the number of epochs, and the options.
+        make: Creates PyTorch's scheduler from an optimizer, the number of epochs, and the options.
         options: The names of its options, with their defaults.
     """
 

@@ -28,7 +28,7 @@ class Preset:
 
     Attributes:
         title: Description in one line.
-        perturb: Makes the perturbation from ρ and the options; None for plain training.
+        perturb: Creates the perturbation from ρ and the options; None for plain training.
         options: The names of its options, with their defaults.
         decompose: Whether it always aggregates loss gradients and flat gradients separately (an
             option of the other presets).
@@ -41,7 +41,7 @@ class Preset:
 
 
 def _estimating(title: str, estimator: Callable[..., LocalGradient]) -> Preset:
-    """Makes the preset of an estimator; the estimator's arguments become options."""
+    """Creates the preset of an estimator; the estimator's arguments become options."""
 
     def perturb(rho: float, alpha: float, adaptive: bool, **options: Any) -> Perturbation:
         return Perturbation(rho, alpha=alpha, local=estimator(**options), adaptive=adaptive)
@@ -100,7 +100,7 @@ def complete_preset(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def perturbation(
     name: str, rho: float | None, options: Mapping[str, Any]
 ) -> tuple[Perturbation | None, bool]:
-    """Makes the arguments ``perturbation`` and ``decompose`` of `samo.Engine`.
+    """Creates the arguments ``perturbation`` and ``decompose`` of `samo.Engine`.
 
     Args:
         name: The preset.

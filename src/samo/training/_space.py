@@ -191,7 +191,7 @@ class Arm:
         return any(isinstance(r, Range) or len(r.values) > 1 for r in self.space.values())
 
     def config(self, params: Mapping[str, Any], seed: int) -> RunConfig:
-        """Makes the configuration of a run from chosen values by full name."""
+        """Creates the configuration of a run from chosen values by full name."""
         values: dict[str, Any] = {**self.common, "method": self.method, "seed": seed}
         values["sharpness"] = self.sharpness
         for name, value in params.items():
@@ -204,7 +204,7 @@ class Arm:
         return f"{self.name}/trial-{slot:03d}"
 
     def cell(self, slot: int, params: Mapping[str, Any], seed: int) -> Cell:
-        """Makes a run of a trial."""
+        """Creates a run of a trial."""
         return Cell(f"{self.trial(slot)}/seed-{seed}", self.config(params, seed))
 
 

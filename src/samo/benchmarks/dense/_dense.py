@@ -166,7 +166,7 @@ def split_parts(
 
 
 def dense_metrics(classes: int, depth_unit: str) -> dict[str, dict[str, Metric]]:
-    """Makes the metrics of the papers' tables, by task and name."""
+    """Creates the metrics of the papers' tables, by task and name."""
     # Labels are checked when they are read.
     options: dict[str, Any] = {"ignore_index": VOID, "validate_args": False}
     module = f"{__package__}._metrics"

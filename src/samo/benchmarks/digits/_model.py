@@ -11,7 +11,7 @@ from ._data import CLASSES
 
 
 def perceptron(inputs: int, width: int, tasks: Sequence[str]) -> SharedTrunk:
-    """Makes a perceptron with two shared hidden layers and a linear head for each task."""
+    """Creates a perceptron with two shared hidden layers and a linear head for each task."""
     trunk = nn.Sequential(
         nn.Flatten(),
         nn.Linear(inputs, width),

@@ -134,14 +134,14 @@ def channels(width: int) -> tuple[list[int], list[int]]:
 
 
 def convolution(inputs: int, outputs: int) -> nn.Sequential:
-    """Makes a 3 × 3 convolution with batch normalisation and ReLU."""
+    """Creates a 3 × 3 convolution with batch normalisation and ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
     )
 
 
 def prediction_heads(tasks: Mapping[str, int], width: int) -> nn.ModuleDict:
-    """Makes the head of each task: a 3 × 3 and a 1 × 1 convolution."""
+    """Creates the head of each task: a 3 × 3 and a 1 × 1 convolution."""
     return nn.ModuleDict(
         {
             task: nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, outputs, 1))

@@ -92,7 +92,7 @@ class Molecules:
         )
 
     def graphs(self, chosen: Tensor) -> CompleteGraphs:
-        """Makes the graphs of a batch, as PyTorch Geometric's example does.
+        """Creates the graphs of a batch, as PyTorch Geometric's example does.
 
         A node has 11 features: the element (one-hot out of five), the atomic number, four zeros,
         and the number of hydrogens bonded to it. The zeros stand for aromaticity and hybridisation

@@ -31,7 +31,7 @@ def split_rows(table: TableFile, tasks: Sequence[Labels], column: str | None, se
     If no column has each row's split, the splits are drawn by the seed.
 
     Returns:
-        The rows of each split, in an order such that the first few have labels of every task.
+        The rows of each split; the first few have labels of every task.
 
     Raises:
         DataError: If there are no training or no test rows, the split of a row is unknown, or a

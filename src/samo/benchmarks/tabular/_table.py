@@ -55,7 +55,7 @@ class TableFile:
         return name
 
     def fault(self, name: str, row: int, what: str) -> ValueError:
-        """Makes an error about one value; the message counts the rows below the header from 1."""
+        """Creates an error about one value; the message counts the rows below the header from 1."""
         return ValueError(f"{self.path}, column {name!r}, row {row + 1}: {what}")
 
     def column(self, name: str) -> Column:

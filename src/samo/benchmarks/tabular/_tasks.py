@@ -41,7 +41,7 @@ class Task(ABC):
 
 
 def make_task(table: TableFile, labels: Labels, train: Integers) -> Task:
-    """Makes a task from its labels, with statistics of the training rows only."""
+    """Creates a task from its labels, with statistics of the training rows only."""
     column = labels.column
     if isinstance(column, Numbers):
         return Regression(*standardised(table, labels.task, column, train))

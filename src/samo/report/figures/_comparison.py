@@ -30,7 +30,7 @@ _PANELS = 6  # side by side
 
 
 def preset_entries(summary: Summary) -> list[Line2D]:
-    """Makes the entries of a legend, one per preset."""
+    """Creates the entries of a legend, one per preset."""
     return entries({name: look(name) for name in summary.presets})
 
 
@@ -166,7 +166,7 @@ def _dots(axis: Axes, summary: Summary, score: Score) -> None:
 
 @house_style()
 def rho_grid(summary: Summary) -> Figure:
-    """Draws the validation score by ρ: how much ρ matters, and whether the grid holds the best."""
+    """Draws the validation score by ρ, to show its influence and whether the grid has the best."""
     methods = summary.methods
     lowest = min(rho for by_rho in summary.grid.values() for rho in by_rho)
     figure, axes = panels(1, len(methods), sharey=True, height=2.8)

@@ -36,5 +36,5 @@ def draw_path(axis: Axes, points: NDArray[Any], style: Look) -> None:
 
 
 def start_entry() -> Line2D:
-    """Makes the entry of a legend for the starts."""
+    """Creates the entry of a legend for the starts."""
     return Line2D([], [], **_START, label="start")

@@ -111,13 +111,13 @@ def house_style() -> Iterator[None]:
 
 
 def panels(rows: int, columns: int, *, height: float = 2.5, **options: Any) -> tuple[Figure, Any]:
-    """Makes a figure of equal panels, with axes of shape ``[rows, columns]``, without pyplot."""
+    """Creates a figure of equal panels, with axes of shape ``[rows, columns]``, without pyplot."""
     figure = Figure(figsize=(WIDTH * columns, height * rows + 0.6), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def entries(styles: Mapping[str, Look]) -> list[Line2D]:
-    """Makes the entries of a legend from looks by name."""
+    """Creates the entries of a legend from looks by name."""
     return [Line2D([], [], **style.pen, label=plain(name)) for name, style in styles.items()]
 
 
@@ -181,7 +181,7 @@ def remark(axis: Axes, text: str, point: Any, offset: tuple[float, float], **opt
 
 
 def grid(count: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Makes a figure of `count` panels, in as many rows as needed."""
+    """Creates a figure of `count` panels, in as many rows as needed."""
     columns = min(count, columns)
     figure, axes = panels(-(-count // columns), columns, height=height)
     for axis in axes.flat[count:]:

@@ -68,7 +68,7 @@ def picture(
     """Draws a figure.
 
     Args:
-        draw: Makes the figure; None if there is nothing to draw.
+        draw: Creates the figure; None if there is nothing to draw.
         name: The start of all ids in the figure.
         caption: The caption.
         what: The name of the figure in a warning.

@@ -37,7 +37,7 @@ def citations(found: Findings, groups: Sequence[Group]) -> Iterator[Section]:
     said = ["The papers behind the methods and presets of these runs."]
     if unknown:
         names = ", ".join(sorted(unknown))
-        said.append(f"Not part of this package, hence without an entry: {names}.")
+        said.append(f"Not part of this package, so without an entry: {names}.")
     if used:
         text = "\n\n".join(entries)
         yield Section("citation", "Citation", [Words(said), Code(text, "BibTeX")])

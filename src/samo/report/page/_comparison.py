@@ -30,7 +30,7 @@ _INTERVALS = (
     "Differences to plain training with the same method, paired by seed, with 95 % confidence "
     "intervals. Large marks: over all methods."
 )
-_RHO = "The validation score by ρ: how much ρ matters, and whether the grid holds the best."
+_RHO = "The validation score by ρ, to show its influence and whether the grid has the best."
 _COURSE = (
     "Training by epoch. Conflicts: the share of task pairs whose gradients point against each "
     "other, mean over the steps. Sharpness: the loss at the perturbed weights minus the natural "
@@ -38,11 +38,11 @@ _COURSE = (
     "Weight: a task's share in the weights of the method."
 )
 _MAP = "The share of conflicting task pairs by epoch, for each method and preset."
-_COST = "The median time of a step, mean over the seeds, and the peak memory where it was recorded."
+_COST = "The median time of a step, mean over the seeds, and the peak memory if it was recorded."
 
 
 def comparison(group: Group, found: Findings, prefix: str, *, published: bool) -> Iterator[Section]:
-    """Makes the sections of a group, with ids that start with a prefix."""
+    """Creates the sections of a group, with ids that start with a prefix."""
     summary = group.summarized(published=published)
 
     def drawn(name: str, draw: Callable[[Summary], Figure | None], caption: str) -> list[Block]:

@@ -65,7 +65,7 @@ class Group:
 
 
 def groups(found: Findings) -> list[Group]:
-    """Groups all runs: those of a comparison by benchmark, others by shared settings."""
+    """Groups all runs: in a comparison by benchmark, others by shared settings."""
     made = []
     for directory, runs in found.comparisons.items():
         parts = _divided(runs, lambda run: run.config["benchmark"])
@@ -100,7 +100,7 @@ def _setting(run: FoundRun) -> str:
 
 
 def _divided(runs: Iterable[FoundRun], key: Callable[[FoundRun], str]) -> list[list[FoundRun]]:
-    """Divides runs by a key, such that no part has two runs with the same configuration."""
+    """Divides runs by a key so that no part has two runs with the same configuration."""
     parts: dict[tuple[str, int], list[FoundRun]] = {}
     counts: Counter[str] = Counter()
     for run in runs:

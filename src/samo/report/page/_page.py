@@ -42,7 +42,7 @@ class Page:
 
 
 def html_page(directory: Path | str, *, published: bool = False) -> Page:
-    """Makes a page of a comparison, a sweep, a run, or a directory with several of these.
+    """Creates a page of a comparison, a sweep, a run, or a directory with several of these.
 
     Unfinished, failed and missing runs are shown as such; invalid files are left out and listed.
     The directory is untrusted: none of its code is run, nothing outside it is read, and all text is
@@ -73,7 +73,7 @@ def html_page(directory: Path | str, *, published: bool = False) -> Page:
 
 
 def _sections(found: Findings, faults: list[str], *, published: bool) -> Iterator[Section]:
-    """Makes all sections. One that cannot be made is replaced by a warning."""
+    """Creates all sections. One that cannot be made is replaced by a warning."""
 
     def guarded(title: str, build: Callable[[], Iterator[Section]]) -> Iterator[Section]:
         try:

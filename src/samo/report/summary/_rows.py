@@ -75,7 +75,7 @@ class Column:
         task: The task.
         metric: The metric.
         unit: The unit.
-        higher_is_better: The direction.
+        higher_is_better: Whether higher values are better.
     """
 
     task: str

@@ -14,7 +14,7 @@ Loaded = Mapping[str, Any]
 
 
 def analyses_tables(runs: Mapping[str, Loaded]) -> Iterator[Table]:
-    """Makes a table per kind of analysis, with a row per run; for a single run, more tables."""
+    """Creates a table per kind of analysis, with a row per run; for a single run, more tables."""
     for title, numbers in _NUMBERS.items():
         rows = {name: numbers(results) for name, results in runs.items()}
         if heads := list(dict.fromkeys(head for row in rows.values() for head in row)):
@@ -96,7 +96,7 @@ def _by_task(results: Loaded) -> Iterator[Table]:
 
 
 def spectra_table(spectra: Iterable[tuple[str, Spectrum]]) -> Table:
-    """Makes the table of spectra by label."""
+    """Creates the table of spectra by label."""
     rows = [
         [
             Cell(label),

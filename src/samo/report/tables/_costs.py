@@ -24,7 +24,7 @@ _SPREADS = ("seconds", "to_bare", "to_erm", "bare_to_erm")
 
 
 def costs_table(results: Mapping[str, Any], *, spreads: bool = True) -> Table:
-    """Makes the table of a case, with a row per step; without spreads it fits a terminal."""
+    """Creates the table of a case, with a row per step; without spreads it fits a terminal."""
 
     def time(found: MedianRange | None) -> Cell:
         if found is None:
@@ -58,7 +58,7 @@ def costs_table(results: Mapping[str, Any], *, spreads: bool = True) -> Table:
 
 
 def cost_table(results: Mapping[str, Any]) -> RichTable:
-    """Makes the table of a result of `samo.cost.measure` for the terminal, with a row per step."""
+    """Creates the terminal table of a result of `samo.cost.measure`, with a row per step."""
     return rich(costs_table(results, spreads=False), close=True)
 
 

@@ -18,7 +18,7 @@ DIFFERENCES = (
 
 
 def differences_table(summary: Summary) -> Table:
-    """Makes the table of all differences; those whose interval excludes zero are marked."""
+    """Creates the table of all differences; those whose interval excludes zero are marked."""
     found = summary.differences
     scores = summary.scores(found)
     heads = [f"{score.label} {'↑' if score.higher_is_better else '↓'}" for score in scores]
@@ -39,7 +39,7 @@ def _cell(spread: Spread | None) -> Cell:
 
 
 def difference_table(summary: Summary) -> RichTable | None:
-    """Makes the table for the terminal: each preset over all methods; None if there is none."""
+    """Creates the table for the terminal: each preset over all methods; None if there is none."""
     if not summary.differences:
         return None
     # The difference over all methods is the last of its preset.

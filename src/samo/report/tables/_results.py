@@ -17,7 +17,7 @@ from ._table import Cell, Table, cell
 
 
 def results_table(summary: Summary) -> Table:
-    """Makes the table of all arms, with published results below."""
+    """Creates the table of all arms, with published results below."""
     rows, first = summary.rows, summary.columns[:1]
 
     def numbers(spreads: Iterable[Spread | None], *of: Column) -> list[Cell]:
@@ -104,7 +104,7 @@ def _notes(summary: Summary) -> Iterator[str]:
 
 
 def rich_table(summary: Summary, *, width: int) -> RichTable:
-    """Makes the table for the terminal.
+    """Creates the table for the terminal.
 
     Args:
         summary: The comparison.
@@ -150,7 +150,7 @@ def write_csv(path: Path, summary: Summary) -> None:
 
 
 def timings_table(summary: Summary) -> Table:
-    """Makes the table of times and memory."""
+    """Creates the table of times and memory."""
 
     def mean(row: Row, name: str) -> float | None:
         return statistics.fmean(values) if (values := row.timings(name)) else None

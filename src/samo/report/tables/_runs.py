@@ -24,7 +24,7 @@ def count_states(runs: Iterable[FoundRun]) -> str:
 
 
 def run_tables(runs: Sequence[FoundRun]) -> list[Table]:
-    """Makes the tables of all runs, of the settings that they share, and of their environments."""
+    """Creates the tables of all runs, of their shared settings, and of their environments."""
     configs = [_flat(run.config) for run in runs]
     names = dict.fromkeys(name for config in configs for name in config)
     differing = [name for name in names if len({_json(c.get(name)) for c in configs}) > 1]
@@ -85,7 +85,7 @@ def _environments(abouts: Sequence[dict[str, Any]]) -> Table:
 
 
 def problems_table(problems: Sequence[Problem]) -> Table:
-    """Makes the table of files that were left out."""
+    """Creates the table of files that were left out."""
     shown = problems[:500]
     rows = [[Cell(problem.path), Cell(problem.reason, mark="wide")] for problem in shown]
     more = len(problems) - len(shown)

@@ -68,7 +68,7 @@ class Table:
 
     @classmethod
     def of_columns(cls, columns: Iterable[tuple[str, Iterable[Cell]]], **attributes: Any) -> Self:
-        """Makes a table from (title, cells) of each column."""
+        """Creates a table from (title, cells) of each column."""
         heads, cells = zip(*columns, strict=True)
         return cls(heads=heads, rows=list(zip(*cells, strict=True)), **attributes)
 
@@ -76,7 +76,7 @@ class Table:
     def of_values(
         cls, heads: Sequence[str], rows: Iterable[Iterable[Any]], title: str = ""
     ) -> Self:
-        """Makes a table from plain values."""
+        """Creates a table from plain values."""
         return cls(title, heads, [[cell(value) for value in row] for row in rows])
 
     @property

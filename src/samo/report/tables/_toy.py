@@ -14,7 +14,7 @@ from ._table import Cell, Table, cell
 
 
 def toy_table(trajectories: Sequence[Trajectory]) -> RichTable:
-    """Makes the table of the ends of descents for the terminal, with a row per trajectory."""
+    """Creates the table of the ends of descents for the terminal, with a row per trajectory."""
     rows = [
         [
             Cell(t.setting.method),
