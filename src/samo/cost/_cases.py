@@ -292,7 +292,7 @@ def case_sizes(case: str, size: str, tasks: int | None, batch: int | None) -> di
 
 
 def build(case: str, given: Mapping[str, int], device: torch.device) -> Workload:
-    """Creates a workload from `case_sizes`, deterministically, without changing the random state."""
+    """Creates a workload from `case_sizes`, deterministically; keeps the random state."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return CASES[case].build(**given).to(device)

@@ -55,7 +55,7 @@ def format_choices(best: Mapping[str, Any]) -> str:
             f"{name.removeprefix('sharpness_options.')} = {_short(value)}"
             for name, value in chosen["params"].items()
         )
-        arms.append(f"{arm} ({chosen['trials']} trials) {params or 'nothing to search'}")
+        arms.append(f"{arm} ({chosen['trials']} trials) {params or 'no settings'}")
     return f"Chosen on validation data: {'; '.join(arms)}."
 
 
