@@ -16,7 +16,7 @@ from ._setting import Setting
 from ._task_gradients import TaskGradients
 
 Undo = list[Callable[[], None]]
-"""Functions that restore what a step has changed in methods, estimators and generators."""
+"""Functions that undo a step's changes to methods, estimators and generators."""
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Update:
 
     Attributes:
         shared: The gradient of the shared parameters.
-        weights: The tasks' weights, if there are any.
+        weights: The tasks' weights, if the method has weights.
         gramian: The Gramian of the task gradients, if one was computed.
         of_method: The gradients of the method's own parameters, if it has any.
     """
@@ -38,7 +38,7 @@ class Update:
 
 @dataclass
 class Part:
-    """One of the sums that make the update (two, if it is decomposed).
+    """One term of the update, which has two terms if the aggregation is decomposed.
 
     Attributes:
         combiner: Combines the rows.
@@ -54,13 +54,13 @@ class Part:
 def weigh(
     setting: Setting, guard: Guard, losses: Mapping[str, Tensor], undo: Undo
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Weighs the tasks by a method that needs no gradients.
+    """Computes the task weights of a method that needs no gradients.
 
     Args:
-        setting: What is common to the engine's steps.
-        guard: The finite checks.
+        setting: The engine's setting.
+        guard: The finiteness checks.
         losses: The natural losses of the present tasks.
-        undo: Gets what restores the method.
+        undo: Receives the function that restores the method.
 
     Returns:
         The weights, and the gradients of the method's own parameters.
@@ -83,10 +83,10 @@ def compare(
     """Computes the matrices to combine and their Gramians, with a single transfer to the CPU.
 
     Args:
-        setting: What is common to the engine's steps.
-        guard: The finite checks.
+        setting: The engine's setting.
+        guard: The finiteness checks.
         gradients: The gradients at the perturbed points, of all micro-batches and ranks.
-        natural: Those at the natural point, if the two are aggregated separately.
+        natural: The gradients at the natural point, if they are aggregated separately.
 
     Returns:
         The parts of the update; none if the gradients are summed already.
@@ -126,10 +126,10 @@ def combine(
     """Combines the rows of the parts.
 
     Args:
-        setting: What is common to the engine's steps.
+        setting: The engine's setting.
         parts: The parts, at least one.
         gradients: The task gradients.
-        weights: The weights, if the method has given them before.
+        weights: The weights, if they were known before the gradients.
 
     Returns:
         The update.
@@ -153,11 +153,11 @@ def tell(
     """Passes the losses to methods of the gradients that need them, and scales own gradients.
 
     Args:
-        setting: What is common to the engine's steps.
-        guard: The loss scale and the finite checks.
-        gradients: The task gradients, of which the own ones are scaled as the method requests.
+        setting: The engine's setting.
+        guard: The loss scale and the finiteness checks.
+        gradients: The task gradients; those of own parameters are scaled as the method requests.
         losses: The natural losses of the present tasks.
-        undo: Gets what restores the methods.
+        undo: Receives the functions that restore the methods.
 
     Returns:
         The gradients of the method's own parameters.
@@ -166,8 +166,9 @@ def tell(
     for combiner in (setting.combiner, setting.flat_combiner):
         if combiner is None or combiner.weighs_first:
             continue
-        # With a grad scaler the update may still overflow after all is learnt. Without one, the
-        # state of methods of whole matrices, which may be as large as the rows, is not copied.
+        # With a grad scaler the update may overflow after the method has changed its state. Without
+        # one, the state of methods of whole matrices, which may be as large as the rows, is not
+        # copied.
         if guard.factor is not None or (combiner.sees_losses and combiner.gramian_only):
             undo.append(combiner.bookmark())
         if not combiner.sees_losses:
@@ -181,7 +182,7 @@ def tell(
 
 
 def nothing_shared() -> Vector:
-    """Returns the gradient of no shared parameters."""
+    """Returns the empty gradient of a model without shared parameters."""
     return Layout([]).empty()
 
 

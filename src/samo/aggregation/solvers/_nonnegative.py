@@ -148,7 +148,7 @@ class NonnegativePrograms:
             step = 0.99 * _longest(x, s, dx, ds)
             x, s = x + step * dx, s + step * ds
         raise ConvergenceError(
-            f"The quadratic program of {len(q)} gradients is not solved after {_STEPS} steps."
+            f"The quadratic program of {len(q)} gradients did not converge in {_STEPS} steps."
         )
 
 
