@@ -20,8 +20,7 @@ def delta_m(
     with δ_k = 1 if a higher value is better, else 0 (SAMO, arXiv 2507.07883, §6; the baseline is
     usually single-task training). As in the published tables, the mean is over the metrics, so a
     task with more metrics has more weight. A negative Δm means better than the baseline. The
-    absolute value in the denominator keeps the sign correct for negative baselines, such as an R²
-    below zero.
+    absolute value in the denominator keeps the sign correct for negative baselines (R²).
 
     Args:
         values: The M values v, by name or in order.
@@ -61,7 +60,7 @@ def delta_m(
             if not math.isfinite(number):
                 raise ValueError(f"{name}[{key!r}] must be finite; found {number}.")
     if zero := [key for key, number in b.items() if number == 0]:
-        raise ValueError(f"baseline[{zero[0]!r}] is 0; it must be nonzero, since changes are relative to it.")
+        raise ValueError(f"baseline[{zero[0]!r}] is 0; relative changes need a nonzero baseline.")
     return math.fsum(100 * (-1) ** bool(up[k]) * (v[k] - b[k]) / abs(b[k]) for k in v) / len(v)
 
 

@@ -192,7 +192,7 @@ def test_what_this_machine_lacks_goes_to_the_cpu(monkeypatch: pytest.MonkeyPatch
         (
             lambda: aggregation.create("uw", 2),
             lambda: aggregation.create("uw", 4),
-            r"UW has other parameters: .*\[2\].* in the state, .*\[4\].* in the method",
+            r"parameters of UW differ: .*\[2\].* in the state, .*\[4\].* in the method",
         ),
         (
             lambda: aggregation.create("uw", 2).double(),

@@ -114,8 +114,7 @@ def _check(parts: Mapping[str, nn.Module], state: Mapping[str, Mapping[str, Any]
         other = {name: _form(_decode(value)) for name, value in state[path]["parameters"].items()}
         if own != other:
             raise ValueError(
-                f"The state of {mine[path]} has other parameters: {other} in the state, {own} in "
-                f"the method."
+                f"The parameters of {mine[path]} differ: {other} in the state, {own} in the method."
             )
 
 

@@ -27,8 +27,7 @@ class Sharded(Placement):
 
     Vectors consist of shards; norms and inner products are summed over the ranks. The model's own
     hooks gather the parameters of a unit when it is evaluated, and average and scatter the
-    gradients in its backward pass. Therefore, every rank must evaluate the same modules in the same
-    order.
+    gradients in its backward pass. All ranks must evaluate the same modules in the same order.
 
     Args:
         model: The model, after ``fully_shard``.

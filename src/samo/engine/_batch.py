@@ -142,7 +142,7 @@ def confine_autocast(
 ) -> Iterator[list[Losses]]:
     """Disables autocast except inside the closures, which run with the surrounding autocast.
 
-    Autocast is meant for forward passes. Backward passes follow the precision of these, and the
+    Autocast is meant for forward passes. Backward passes use the same precision as these, and the
     arithmetic on gradients would overflow in float16.
 
     Args:

@@ -116,8 +116,8 @@ def culprit(
         with torch.enable_grad():
             loss = loss_of[task]()
         gradients = placement.differentiate([loss], parameters, [guard.seed(loss)], retain=False)
-        # The norms are over all ranks that hold a part, so that all decide alike. A value times
-        # zero is zero or NaN; the norm itself may overflow although no element does.
+        # The norms are summed over the ranks, so that all decide alike. A value times zero is zero
+        # or NaN; the norm itself may overflow although no element does.
         value = Layout([loss], layout.global_sum).copy_of([loss.detach()])
         if any(v.mul_(0.0).norm().isnan() for v in (value, layout.copy_of(gradients))):
             return NonFiniteError([task], error.stage)

@@ -30,8 +30,7 @@ class Point:
     """Parameters, and a copy of their values to restore.
 
     Values are written through ``.data``, which autograd does not track: a graph recorded at the
-    point stays valid, because its saved parameters are restored bit for bit before its backward
-    pass.
+    point stays valid, since its saved parameters are restored bit for bit before backward.
 
     Attributes:
         live: The tensors that are written to.

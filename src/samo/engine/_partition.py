@@ -14,7 +14,7 @@ from samo.distributed import Placement, Ranks
 from samo.model import Reached, modules_of, parameters_of
 
 Declared = Iterable[Parameter | nn.Module] | Parameter | nn.Module
-"""Parameters, or modules, which stand for all of their parameters."""
+"""Parameters or modules; a module declares all of its parameters."""
 
 
 class Partition:

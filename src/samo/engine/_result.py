@@ -13,8 +13,8 @@ class StepResult:
     """The result of one call of `Engine.backward`.
 
     Attributes:
-        losses: The natural losses l_i(θ) by task, detached; means over the micro-batches. Only
-            present tasks are included, here and below.
+        losses: The natural losses l_i(θ) by task, detached; means over the micro-batches. Absent
+            tasks are omitted, here and below.
         perturbed_losses: The losses l_i(θ + ε_i, φ_i + η_i) by task; None without a perturbation.
         weights: The weights of the tasks in the aggregate, in the order of ``losses``, of shape
             ``[K]``; ``[2, K]`` if the aggregation is decomposed and needs the gradients: one row
@@ -26,9 +26,8 @@ class StepResult:
             gradients are then not finite, so ``grad_scaler.step`` skips the step.
         ranks: The number of processes that took the step together. Losses, Gramian and weights are
             those of the whole batch, identical on all ranks.
-        sync_perturbation: Whether the ranks perturbed along the same gradient. If False, each
-            perturbed along its own (m-sharpness), and perturbed losses are means over different
-            points.
+        sync_perturbation: Whether the ranks perturbed along one gradient. If False, each perturbed
+            along its own (m-sharpness), and perturbed losses are means over different points.
     """
 
     losses: Mapping[str, Tensor]

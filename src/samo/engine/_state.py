@@ -73,8 +73,7 @@ def restored(
         raise ValueError(
             "The state belongs to another model: "
             + "; ".join(
-                f"parameter {n!r} has shape {there.get(n)} in the state and {here.get(n)} in "
-                f"the model"
+                f"parameter {n!r} has shape {there.get(n)} in the state, {here.get(n)} here"
                 for n in differing
             )
         )

@@ -167,8 +167,7 @@ def tell(
         if combiner is None or combiner.weighs_first:
             continue
         # With a grad scaler the update may overflow after the method has changed its state. Without
-        # one, the state of methods of whole matrices, which may be as large as the rows, is not
-        # copied.
+        # one, the state of methods of whole matrices is not copied: it may be as large as the rows.
         if guard.factor is not None or (combiner.sees_losses and combiner.gramian_only):
             undo.append(combiner.bookmark())
         if not combiner.sees_losses:
