@@ -48,6 +48,9 @@ check: $(STAMP) docs ## lint, format check, strict types, documentation without 
 docs: $(STAMP) ## the documentation, in docs/_build/html
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
+# Each worker has a core: more threads than that, in numpy or in a process that a test starts, only cost.
+test test-slow: export OMP_NUM_THREADS ?= 1
+
 test: $(STAMP) ## the fast tests, the doctests and the README's examples
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu"
 

@@ -19,6 +19,11 @@ pytest_plugins = ["pytester"]
 # number: OMP_NUM_THREADS varies it.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
+if not torch.accelerator.is_available():
+    # Where an accelerator may yet be initialised, `torch.manual_seed` formats a traceback for each
+    # kind of them: milliseconds, thousands of times.
+    torch.manual_seed = torch.default_generator.manual_seed
+
 # No random examples, and no failure because a machine is slow.
 hypothesis.settings.register_profile("samo", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("samo")

@@ -125,7 +125,7 @@ def test_every_method_with_every_preset(method: str) -> None:
             method=method,
             sharpness=preset,
             start=(-5, 0.5),  # where gradients are not so small that TorchJD treats them as zero
-            steps=3,
+            steps=2,
             method_options=needed,
         )
         trajectory = toy.run(setting)

@@ -70,7 +70,7 @@ def test_separated_clusters_are_separated() -> None:
     assert nearest_is_own(found) == 1.0
     assert sorted(set(found.labels)) == ["0", "1", "2"]
     assert found.dimensions == 3
-    rows = torch.cat([x for x, _ in batches()]).numpy()
+    rows = torch.cat([x for x, _ in batches()]).double().numpy()
     truth = torch.cat([y for _, y in batches()]).numpy()
     assert found.silhouette == pytest.approx(float(silhouette_score(rows, truth)), rel=1e-6)
     centroids = {
@@ -85,27 +85,29 @@ def test_separated_clusters_are_separated() -> None:
     assert found.distance == pytest.approx(np.mean(apart))
 
 
+def relative_distance(found: Features) -> float:
+    """Returns the distance of two clusters relative to their mean radius in the embedding."""
+    points, labels = np.array(found.points), np.array(found.labels)
+    clusters = [points[labels == label] for label in np.unique(labels)]
+    radii = [np.linalg.norm(c - c.mean(0), axis=1).mean() for c in clusters]
+    return found.distance / float(np.mean(radii))
+
+
 def test_identical_clusters_are_not_separated() -> None:
+    """The perplexity is large enough that rounding does not change the shape of the embedding."""
     model = Net()
-    found = features(
-        model,
-        model.losses,
-        batches(20),
-        ["a", "b"],
-        {"one": lambda batch: batch[0], "same": lambda batch: batch[0] + 1e-6},
-        perplexity=5,
+    call = (model, model.losses, batches(), ["a", "b"])
+    same = features(
+        *call, {"one": lambda batch: batch[0], "same": lambda batch: batch[0] + 1e-6}, perplexity=30
     )
-    assert found.silhouette < 0.05
     apart = features(
-        model,
-        model.losses,
-        batches(20),
-        ["a", "b"],
-        {"one": lambda batch: batch[0], "other": lambda batch: batch[0] + 50},
-        perplexity=5,
+        *call, {"one": lambda batch: batch[0], "other": lambda batch: batch[0] + 50}, perplexity=30
     )
+    assert same.silhouette < 0.05
     assert apart.silhouette > 0.9
-    assert apart.distance > found.distance
+    assert relative_distance(same) < 0.5
+    assert relative_distance(apart) > 5
+    assert apart.distance > same.distance
 
 
 def test_outputs_of_submodules_are_embedded_and_the_model_is_unchanged(tmp_path: Path) -> None:

@@ -124,8 +124,17 @@ class Run:
         return values | {f"method {i}": p.detach() for i, p in numbers}
 
 
-@pytest.mark.parametrize("aggregator", ["uw", "famo", "gradvac", "pcgrad", "db-mtl"])
-@pytest.mark.parametrize("preset", PRESETS)
+# What a step leaves behind is each method's own affair and each preset's own: two of each other are
+# enough for every one of them.
+OVERFLOWING = ["uw", "famo", "gradvac", "pcgrad", "db-mtl"]
+TWO_OF_EACH = [
+    (preset, OVERFLOWING[(i + shift) % len(OVERFLOWING)])
+    for i, preset in enumerate(PRESETS)
+    for shift in (0, 2)
+]
+
+
+@pytest.mark.parametrize(("preset", "aggregator"), TWO_OF_EACH)
 def test_a_run_without_the_steps_that_overflow(preset: str, aggregator: str) -> None:
     """It ends at the same parameters, bit for bit: the method's state and all draws included."""
     second = "natural" if preset == "erm" else "perturbed"

@@ -21,7 +21,7 @@ FAULTS = {"error": {"n": 41}, "death": {"n": 42}}
 
 
 def cells() -> list[Cell]:
-    return plan(TOY, ["ls", "mgda"], ["erm", "gsam"], [0.02, 0.05], seeds=1, epochs=2)
+    return plan(TOY, ["ls", "mgda"], ["erm", "gsam"], [0.02, 0.05], seeds=1, epochs=1)
 
 
 def faulty() -> list[Cell]:
@@ -138,7 +138,7 @@ def test_a_directory_with_other_runs_is_refused_before_anything_starts(
     shutil.copytree(out / "ls", copy / "ls")
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("something started"))
     others = plan(TOY, ["mgda", "ls"], ["erm"], [], seeds=1, epochs=3)
-    with pytest.raises(RunError, match=r"epochs \(2 there, 3 here\)"):
+    with pytest.raises(RunError, match=r"epochs \(1 there, 3 here\)"):
         compare(others, copy)
     assert [path.name for path in copy.iterdir()] == ["ls"]
 

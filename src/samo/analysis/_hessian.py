@@ -220,13 +220,7 @@ def _chosen(
 
 
 def learn_partition(partition: Partition, data: Data, isolated: Isolated) -> None:
-    """Determines from the first batches which parameters the tasks share.
-
-    Args:
-        partition: The partition, which is updated.
-        data: The batches; evaluated until the partition is known.
-        isolated: Evaluates the model.
-    """
+    """Evaluates batches until the partition knows which parameters the tasks share."""
 
     def look(part: WeightedBatch) -> None:
         partition.update(part.losses())

@@ -31,16 +31,8 @@ def steps(
 ) -> Iterator[tuple[Step, dict[str, float]]]:
     """Computes the task gradients of each batch, as `samo.Engine.backward` does.
 
-    Args:
-        model: The model.
-        data: The batches.
-        isolated: Evaluates the model.
-        aggregator: ``"upgrad"`` keeps each task's gradient, ``"ls"`` their sum.
-        perturbation: The perturbation; None for natural gradients.
-        decompose: Whether to compute natural and flat gradients, and keep the flat ones.
-        shared: Shared parameters or modules.
-        own: Task-specific parameters or modules by task.
-        seed: The seed of the engine's random numbers.
+    The aggregator ``"upgrad"`` keeps each task's gradient, ``"ls"`` their sum. With `decompose`,
+    natural and flat gradients are computed, and the flat ones kept.
 
     Yields:
         The step of each batch, and the batch's shares of the tasks' examples.

@@ -37,9 +37,6 @@ def undisturbed(model: nn.Module) -> Iterator[Isolated]:
     the running statistics, which do not depend on how the data is divided into batches, and dropout
     is off.
 
-    Args:
-        model: The model.
-
     Yields:
         A function that evaluates the model, see `Isolated`: each evaluation sees the same buffers
         and random numbers.

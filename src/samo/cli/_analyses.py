@@ -20,18 +20,9 @@ from .. import (
     Perturbation,
     PreviousGradient,
     RandomDirection,
+    analysis,
 )
-from ..analysis import (
-    Losses,
-    Result,
-    estimator_quality,
-    features,
-    gradient_cosines,
-    hessian_spectrum,
-    landscape,
-    random_plane,
-    sharpness,
-)
+from ..analysis import Losses, Result
 from ..records import read_json, write_json
 from ..training import RunError, Trained, perturbation, to_device
 
@@ -126,7 +117,7 @@ class Subject:
 
 
 def _spectrum(of: Subject) -> dict[str, Result]:
-    return {"spectrum": hessian_spectrum(*of.data, sizes=of.sizes, seed=of.request.seed)}
+    return {"spectrum": analysis.hessian_spectrum(*of.data, sizes=of.sizes, seed=of.request.seed)}
 
 
 def _cosines(of: Subject) -> dict[str, Result]:
@@ -138,7 +129,8 @@ def _cosines(of: Subject) -> dict[str, Result]:
     ways = {"cosines": None} | ({"cosines-perturbed": own_way} if own_way else {})
     settings: dict[str, Any] = {"own": of.own, "sizes": of.sizes, "seed": of.request.seed}
     return {
-        name: gradient_cosines(*of.data, perturbation=way, **settings) for name, way in ways.items()
+        name: analysis.gradient_cosines(*of.data, perturbation=way, **settings)
+        for name, way in ways.items()
     }
 
 
@@ -149,7 +141,7 @@ def _sharpness(of: Subject) -> dict[str, Result]:
         "sharpness-global": Perturbation(of.rho, alpha=1.0),
     }
     return {
-        name: sharpness(*of.data, perturbation=way, own=of.own, sizes=of.sizes)
+        name: analysis.sharpness(*of.data, perturbation=way, own=of.own, sizes=of.sizes)
         for name, way in ways.items()
     }
 
@@ -158,15 +150,15 @@ def _estimators(of: Subject) -> dict[str, Result]:
     if len(of.run.tasks) < 2:
         return {}
     made = {name: make() for name, make in ESTIMATORS.items()}
-    quality = estimator_quality(
+    quality = analysis.estimator_quality(
         *of.data, estimators=made, own=of.own, rho=of.rho, sizes=of.sizes, seed=of.request.seed
     )
     return {"estimators": quality}
 
 
 def _landscape(of: Subject) -> dict[str, Result]:
-    plane = random_plane(of.model, seed=of.request.seed)
-    return {"landscape": landscape(*of.data, plane=plane, sizes=of.sizes)}
+    plane = analysis.random_plane(of.model, seed=of.request.seed)
+    return {"landscape": analysis.landscape(*of.data, plane=plane, sizes=of.sizes)}
 
 
 def _features(of: Subject) -> dict[str, Result]:
@@ -181,13 +173,13 @@ def _features(of: Subject) -> dict[str, Result]:
         module = "trunk"
     if "{task}" in module:
         by_task = {task: module.replace("{task}", task) for task in of.run.tasks}
-        return {"features": features(*of.data, of=by_task, seed=seed)}
+        return {"features": analysis.features(*of.data, of=by_task, seed=seed)}
     batch = next(iter(of))
     for task in of.run.tasks:
         classes = partial(of.classes, task)
         target = classes(batch)
         if target.dim() == 1 and not target.is_floating_point():
-            return {"features": features(*of.data, of=module, labels=classes, seed=seed)}
+            return {"features": analysis.features(*of.data, of=module, labels=classes, seed=seed)}
     raise RunError(
         "no task has a class for each example, which would label the clusters of features. Name "
         "submodules of the tasks, for instance --module heads.{task}.0."

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -85,30 +85,19 @@ class RunOptions:
 def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Exposes the fields of a command's parameter ``options: RunOptions`` as its own options."""
     own = inspect.signature(command, eval_str=True)
-    hints = get_type_hints(RunOptions, include_extras=True)
-    defaults = RunOptions()
-    names = [one.name for one in fields(RunOptions)]
-    shared = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=getattr(defaults, name),
-            annotation=hints[name],
-        )
-        for name in names
-    ]
-    kept = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in own.parameters.values()
-        if parameter.name != "options"
-    ]
+    shared, defaults = get_type_hints(RunOptions, include_extras=True), RunOptions()
+    named = inspect.Parameter.KEYWORD_ONLY
+    parameters = [p.replace(kind=named) for n, p in own.parameters.items() if n != "options"]
+    for name, hint in shared.items():
+        default = getattr(defaults, name)
+        parameters.append(inspect.Parameter(name, named, default=default, annotation=hint))
 
     @functools.wraps(command)
     def flat(**given: Any) -> None:
-        options = RunOptions(**{name: given.pop(name) for name in names})
+        options = RunOptions(**{name: given.pop(name) for name in shared})
         command(**given, options=options)
 
-    flat.__signature__ = own.replace(parameters=[*kept, *shared])  # type: ignore[attr-defined]
+    flat.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     return flat
 
 

@@ -15,11 +15,11 @@ from ._trajectory import Trajectory
 
 
 def save(trajectory: Trajectory, path: Path | str) -> None:
-    """Writes a trajectory: ``points``, ``losses``, and the ``setting`` as JSON, in an npz file.
+    """Writes ``points``, ``losses`` and the ``setting`` (JSON) to an npz file, atomically.
 
     Args:
         trajectory: The trajectory.
-        path: The file, which is written atomically.
+        path: The file.
     """
 
     def write(beside: Path) -> None:

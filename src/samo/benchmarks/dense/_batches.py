@@ -63,12 +63,6 @@ def augmented(
     nearest pixel. Depth is divided by the scale, since magnified objects are closer. Mirroring
     negates the x component of normals. Only the window is read.
 
-    Args:
-        examples: The images.
-        index: The index of the image.
-        fields: The requested fields.
-        how: The augmentation.
-
     Returns:
         Each field, shape ``[channels, H, W]``.
     """

@@ -35,13 +35,6 @@ def paired(left: Base, right: Base, n: int, seed: int, split: Split) -> tuple[Te
     In each corner, every picture is used equally often, up to one. The first n pairs of a larger
     number are the same.
 
-    Args:
-        left: The pictures top left.
-        right: The pictures bottom right.
-        n: The number of pairs.
-        seed: The seed of the data.
-        split: The split of the pairs.
-
     Returns:
         Images, uint8, shape ``[n, 1, 36, 36]``, and the labels of both corners, shape ``[n]``.
     """

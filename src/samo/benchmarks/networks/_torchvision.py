@@ -20,8 +20,8 @@ def load_weights(module: nn.Module, file: Path, ignored: Sequence[str] = ()) -> 
     The module changes only if all tensors fit.
 
     Args:
-        module: The module, with the names of the file.
-        file: The file, as ``torch.save`` writes it.
+        module: The module.
+        file: A file of ``torch.save``.
         ignored: Names in the file that the module does not have.
 
     Raises:

@@ -21,14 +21,7 @@ _PARTS: tuple[Split, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class RenderedExamples:
-    """Rooms that are rendered on first access and then cached.
-
-    Args:
-        seed: The seed of the data.
-        part: The number of the split.
-        n: The number of images.
-        size: Height and width.
-    """
+    """Rooms that are rendered on first access and then cached, see `rendered`."""
 
     seed: int
     part: int

@@ -44,12 +44,7 @@ LAYOUTS = {
 def rendered(layout: str, seed: int, part: int, index: int, size: tuple[int, int]) -> Rendered:
     """Renders one image, which depends on the arguments alone.
 
-    Args:
-        layout: ``"nyuv2"`` for a room, ``"cityscapes"`` for a street.
-        seed: The seed of the data.
-        part: The number of the split; images of different splits are independent.
-        index: The number of the image.
-        size: Height and width.
+    Images of different parts are independent: each split is a part.
 
     Returns:
         The image, and class, depth and normal of each pixel.

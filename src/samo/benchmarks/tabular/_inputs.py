@@ -48,16 +48,7 @@ class Inputs:
 def encode(
     table: TableFile, names: Sequence[str], types: Mapping[str, str], train: Integers
 ) -> Inputs:
-    """Reads and encodes the input columns.
-
-    Args:
-        table: The file.
-        names: The columns.
-        types: ``"numeric"`` or ``"categorical"`` for columns with a declared type.
-        train: The training rows.
-
-    Returns:
-        The inputs.
+    """Returns the encoded input columns; `types` has the declared types of columns, by name.
 
     Raises:
         ValueError: If a column does not have its declared type, consists of identifiers, or has

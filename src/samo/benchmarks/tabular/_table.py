@@ -55,16 +55,7 @@ class TableFile:
         return name
 
     def fault(self, name: str, row: int, what: str) -> ValueError:
-        """Makes an error about one value.
-
-        Args:
-            name: The column.
-            row: The row's index, from 0; the message counts the rows below the header from 1.
-            what: The rest of the message.
-
-        Returns:
-            The error.
-        """
+        """Makes an error about one value; the message counts the rows below the header from 1."""
         return ValueError(f"{self.path}, column {name!r}, row {row + 1}: {what}")
 
     def column(self, name: str) -> Column:
@@ -169,12 +160,6 @@ def standardised(
     table: TableFile, name: str, column: Numbers, train: Integers
 ) -> tuple[Floats, float]:
     """Standardises a column by mean and standard deviation of the training rows.
-
-    Args:
-        table: The file.
-        name: The column's name.
-        column: The column.
-        train: The training rows, of which at least one has a value.
 
     Returns:
         The standardised values (NaN for missing ones) and the standard deviation (1 if all training

@@ -10,18 +10,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ...analysis import (
-    FORMAT,
-    KINDS,
-    AnalysisError,
-    Cosines,
-    EstimatorQuality,
-    Features,
-    Landscape,
-    Result,
-    Sharpness,
-    Spectrum,
-)
+from ... import analysis
+from ...analysis import AnalysisError, EstimatorQuality, Result, Spectrum
 from ...records.foreign import UnusableError, parse, plain, read_text
 from ...records.scan import Findings, FoundRun
 from ..figures import cosines, estimators, features, loss_planes, sharpness, spectrum
@@ -84,11 +74,11 @@ def _result(file: Path, root: Path) -> Result:
     if not isinstance(content, dict):
         raise UnusableError("it is not a JSON object")
     kind, version = content.pop("kind", None), content.pop("format", None)
-    known = {one.kind: one for one in KINDS}
+    known = {one.kind: one for one in analysis.KINDS}
     if kind not in known:
         raise UnusableError(f"its kind must be one of {', '.join(known)}; found {kind!r}")
-    if version != FORMAT:
-        raise UnusableError(f"its format must be {FORMAT}; found {version!r}")
+    if version != analysis.FORMAT:
+        raise UnusableError(f"its format must be {analysis.FORMAT}; found {version!r}")
     return known[kind]._checked(content, file)
 
 
@@ -120,11 +110,11 @@ def analyses(group: Group, found: Findings, prefix: str) -> list[Block]:
     return [
         *spectra,
         *([replace(spectra_table(numbers), id=f"{prefix}-spectra")] if spectra else []),
-        *pictures(Cosines, cosines, _COSINES),
-        *pictures(Sharpness, sharpness, _SHARPNESS, seeds=True, themed=True, abreast=6),
+        *pictures(analysis.Cosines, cosines, _COSINES),
+        *pictures(analysis.Sharpness, sharpness, _SHARPNESS, seeds=True, themed=True, abreast=6),
         *pictures(EstimatorQuality, _draw_estimators, _ESTIMATORS, themed=True, abreast=1),
-        *pictures(Landscape, loss_planes, _LANDSCAPE, abreast=1),
-        *pictures(Features, features, _FEATURES),
+        *pictures(analysis.Landscape, loss_planes, _LANDSCAPE, abreast=1),
+        *pictures(analysis.Features, features, _FEATURES),
     ]
 
 
