@@ -3,7 +3,7 @@
   const root = document.documentElement;
   const theme = document.getElementById("theme");
   const system = matchMedia("(prefers-color-scheme: dark)");
-  // Pages that were opened from a file may have no storage.
+  // Pages opened from a file may have no storage.
   const stored = {
     get() { try { return localStorage.getItem("samo-theme"); } catch { return null; } },
     set(value) { try { localStorage.setItem("samo-theme", value); } catch { /* for this page only */ } },
@@ -24,7 +24,7 @@
     const x = Number(a), y = Number(b);
     return Number.isNaN(x) || Number.isNaN(y) ? words.compare(a, b) : x - y;
   };
-  // What there is nothing to show of comes last, whichever way the others go.
+  // Empty cells come last in both directions.
   const sort = (table, column, direction) => {
     const body = table.tBodies[0];
     const keyed = [...body.rows].map((row) => [row.cells[column].dataset.key, row]);
