@@ -108,16 +108,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def check_ranks(world: World, model: nn.Module, configuration: Mapping[str, str]) -> None:
-    """Checks that all ranks have the same engine and the same model.
-
-    Args:
-        world: The processes.
-        model: The model.
-        configuration: The engine's options.
-
-    Raises:
-        ValueError: If they do not; the message names the differences.
-    """
+    """Raises ValueError if engine or model differ between ranks, with the differences."""
     named = dict(model.named_parameters())
     shapes = {f"{name}: {list(p.shape)}" for name, p in named.items()}
     facts = {**configuration, **world.streams.facts(), "parameters": ", ".join(sorted(shapes))}

@@ -54,15 +54,7 @@ class Batch:
         return list(self.agreed.means)
 
     def evaluate(self, guard: Guard) -> None:
-        """Runs the natural pass, and combines its tasks and losses with those of the other ranks.
-
-        Args:
-            guard: Collects the losses.
-
-        Raises:
-            ValueError: If no task is present, or the partition cannot be determined.
-            NonFiniteError: If a loss is not finite.
-        """
+        """Runs the natural pass, and agrees with the other ranks on tasks and losses."""
         tasks, partition = self._setting.tasks, self._setting.partition
         world = self._setting.world
         keep_saved_tensors()
@@ -85,14 +77,7 @@ class Batch:
             guard.check([task], "natural loss", loss)
 
     def replay(self, tasks: Iterable[str]) -> dict[str, Tensor]:
-        """Evaluates the losses of some tasks at the parameters as they are now.
-
-        Args:
-            tasks: The tasks; those that are absent on this rank are skipped.
-
-        Returns:
-            The losses, with graphs if gradients are enabled.
-        """
+        """Evaluates losses at the present parameters; tasks absent on this rank are skipped."""
         here = [task for task in tasks if task in self.losses]
         if not here:
             return {}
@@ -173,18 +158,7 @@ def confine_autocast(
 
 
 def closures_of(losses: Losses | Sequence[Losses]) -> list[Losses]:
-    """Checks the losses argument of `Engine.backward`.
-
-    Args:
-        losses: A closure, or a list of them.
-
-    Returns:
-        The closures: one, or one for each micro-batch.
-
-    Raises:
-        TypeError: If an element is not a function.
-        ValueError: If the list is empty.
-    """
+    """Returns the closures that `Engine.backward` was given, checked."""
     closures = list(losses) if isinstance(losses, Sequence) else [losses]
     if not closures:
         raise ValueError("losses is an empty list; give a closure, or one for each micro-batch.")
@@ -241,21 +215,7 @@ def evaluated(
 def sizes_of(
     batch_size: BatchSize | Sequence[BatchSize] | None, closures: int, tasks: Sequence[str]
 ) -> list[dict[str, float]]:
-    """Checks the batch_size argument of `Engine.backward`.
-
-    Args:
-        batch_size: A number, or one for each task; a list of these for micro-batches.
-        closures: The number of closures.
-        tasks: All tasks of the engine.
-
-    Returns:
-        For each closure, the size by task; 1 if none was given.
-
-    Raises:
-        TypeError: If a size is not a number.
-        ValueError: If a size is negative or of an unknown task, or the number of sizes differs from
-            the number of closures.
-    """
+    """Returns the checked sizes by closure and task; a size that is not given is 1."""
     given = list(batch_size) if isinstance(batch_size, Sequence) else [batch_size] * closures
     if len(given) != closures:
         raise ValueError(

@@ -65,17 +65,7 @@ class Guard:
         self.to_cpu([])
 
     def to_cpu(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Calls `verify` and copies tensors to the CPU, in a single transfer.
-
-        Args:
-            tensors: Tensors of float64.
-
-        Returns:
-            The tensors on the CPU.
-
-        Raises:
-            NonFiniteError: For the first collected value that is not finite.
-        """
+        """Calls `verify` and copies float64 tensors to the CPU, in a single transfer."""
         pending, self._pending = self._pending, []
         if not pending and all(tensor.device.type == "cpu" for tensor in tensors):
             return list(tensors)

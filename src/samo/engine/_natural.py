@@ -55,15 +55,7 @@ def split(point: Point, counts: Sequence[int]) -> list[Point]:
 
 @contextmanager
 def displaced(moves: Iterable[tuple[Point, Vector]], step: float = 1.0) -> Iterator[None]:
-    """Moves parameters to ``values + step * direction``, and restores them on exit.
-
-    Args:
-        moves: Points, each with its direction.
-        step: The step.
-
-    Yields:
-        Nothing.
-    """
+    """Moves parameters to ``values + step * direction``, and restores them on exit."""
     live: list[Tensor] = []
     values: list[Tensor] = []
     directions: list[Tensor] = []
@@ -146,12 +138,7 @@ class NaturalPass:
         return not (estimator.groups_tasks or estimator.uses_mean)
 
     def use_rows(self, natural: TaskGradients, shares: Mapping[str, float]) -> None:
-        """Computes g_0 and η_i from task gradients at the natural point.
-
-        Args:
-            natural: The gradients.
-            shares: The factors that the gradients were multiplied by.
-        """
+        """Computes g_0 and η_i from natural task gradients, which have the factors ``shares``."""
         places = {id(parameter): i for i, parameter in enumerate(self._partition.shared)}
         at = [places[id(parameter)] for parameter in self.shared]
         mean = self.workspace.vector("mean", self.point.values.layout).copy_([None] * len(at))

@@ -58,19 +58,7 @@ def make_setting(
     sync_perturbation: bool = True,
     gradient_dtype: torch.dtype | None = None,
 ) -> Setting:
-    """Checks the options of an engine, and creates its setting.
-
-    Args:
-        model: The model.
-        tasks: The names of the tasks.
-        aggregator: The TorchJD object.
-        perturbation: The perturbation.
-        decompose: Whether to aggregate loss gradients and flat gradients separately.
-        partition: The shared and own parameters; determined from the graph if None.
-        seed: The seed of the engine's random numbers.
-        process_group: The processes.
-        sync_perturbation: Whether all ranks perturb along the gradient of the whole batch.
-        gradient_dtype: The dtype in which task gradients are stored.
+    """Checks the options of an engine (see `Engine`), and creates its setting.
 
     Returns:
         The setting.
@@ -130,17 +118,7 @@ def check_model(model: object) -> None:
 
 
 def checked_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
-    """Returns the names of the tasks, checked.
-
-    Args:
-        tasks: The names.
-
-    Returns:
-        The names.
-
-    Raises:
-        ValueError: If the list is empty, or an item is not a name or is repeated.
-    """
+    """Returns the names of the tasks; raises ValueError if they are not distinct names."""
     names = tuple(tasks) if isinstance(tasks, Iterable) else ()
     if isinstance(tasks, str) or not names or not all(isinstance(t, str) and t for t in names):
         raise ValueError(f"tasks must be a list of at least one task name; found {tasks!r}.")
@@ -150,16 +128,7 @@ def checked_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_world(world: World, combining: Combiner, perturbation: Perturbation | None) -> None:
-    """Checks that the method and the perturbation support these processes.
-
-    Args:
-        world: The processes.
-        combining: The method.
-        perturbation: The perturbation.
-
-    Raises:
-        ValueError: If they do not.
-    """
+    """Raises ValueError if the method or the perturbation does not support these processes."""
     estimator = None if perturbation is None else perturbation.estimator
     if not world.sync_perturbation and estimator is not None and estimator.groups_tasks:
         raise ValueError(

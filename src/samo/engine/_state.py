@@ -15,16 +15,7 @@ from ._setting import Setting
 def captured(
     setting: Setting, aggregator: nn.Module, configuration: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Returns the state of an engine.
-
-    Args:
-        setting: Its setting.
-        aggregator: Its aggregator.
-        configuration: Its options.
-
-    Returns:
-        Tensors and plain values.
-    """
+    """Returns the state of an engine: tensors and plain values."""
     setting.world.placement.settle()
     perturbation, flat = setting.perturbation, setting.flat_combiner
     local = None if perturbation is None else perturbation.local

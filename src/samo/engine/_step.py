@@ -247,17 +247,7 @@ class Step:
     def _plan(
         self, use: str, stage: str, *, divides: bool = False, remembers: bool = False
     ) -> Plan:
-        """Plans how task gradients are stored.
-
-        Args:
-            use: The purpose of the matrix in the workspace.
-            stage: The name of the gradients in errors.
-            divides: Whether the columns may be divided among the ranks.
-            remembers: Whether each task's gradient is also stored separately.
-
-        Returns:
-            The plan.
-        """
+        """Plans how task gradients are stored; their columns may be divided among the ranks."""
         setting, combiner = self._setting, self._setting.combiner
         columns = weights = None
         if (

@@ -100,12 +100,7 @@ class TaskGradients:
         return self.rows.rows[self._index[task]]
 
     def collect(self, tasks: Sequence[str], losses: Mapping[str, Tensor]) -> None:
-        """Adds the gradients of some tasks' losses, times this rank's shares.
-
-        Args:
-            tasks: The tasks.
-            losses: This rank's losses of them, with their graphs, which are freed.
-        """
+        """Adds the gradients of losses, times this rank's shares; the graphs are freed."""
         plan, weights = self.plan, self.plan.weights or {}
         together = plan.weighs_own and not plan.remembers
         groups = [list(tasks)] if together else [[task] for task in tasks]
@@ -125,13 +120,7 @@ class TaskGradients:
             self._add_shared(group, shared, weighed=together)
 
     def merge(self, earlier: TaskGradients) -> None:
-        """Adds the gradients of earlier micro-batches.
-
-        The partition may differ from theirs: later micro-batches can reach more parameters.
-
-        Args:
-            earlier: The gradients of earlier micro-batches.
-        """
+        """Adds the gradients of earlier micro-batches, which may have reached fewer parameters."""
         for task in earlier.sizes:
             found = dict(zip(map(id, earlier._shared), earlier.row(task).tensors, strict=True))
             if task in earlier.own:

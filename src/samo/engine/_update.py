@@ -54,17 +54,7 @@ class Part:
 def weigh(
     setting: Setting, guard: Guard, losses: Mapping[str, Tensor], undo: Undo
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Computes the task weights of a method that needs no gradients.
-
-    Args:
-        setting: The engine's setting.
-        guard: The finiteness checks.
-        losses: The natural losses of the present tasks.
-        undo: Receives the function that restores the method.
-
-    Returns:
-        The weights, and the gradients of the method's own parameters.
-    """
+    """Returns the weights of a method that needs no gradients, and its parameters' gradients."""
     combiner = setting.combiner
     if combiner.sized:
         guard.verify()  # a loss that is not finite must not enter the method's state
@@ -80,20 +70,7 @@ def weigh(
 def compare(
     setting: Setting, guard: Guard, gradients: TaskGradients, natural: TaskGradients | None
 ) -> list[Part]:
-    """Computes the matrices to combine and their Gramians, with a single transfer to the CPU.
-
-    Args:
-        setting: The engine's setting.
-        guard: The finiteness checks.
-        gradients: The gradients at the perturbed points, of all micro-batches and ranks.
-        natural: The gradients at the natural point, if they are aggregated separately.
-
-    Returns:
-        The parts of the update; none if the gradients are summed already.
-
-    Raises:
-        NonFiniteError: If a row is not finite.
-    """
+    """Computes the rows to combine and their Gramians, with a single transfer to the CPU."""
     if gradients.rows is None or not setting.partition.shared:
         guard.verify()
         return []
@@ -123,17 +100,7 @@ def compare(
 def combine(
     setting: Setting, parts: Sequence[Part], gradients: TaskGradients, weights: Tensor | None
 ) -> Update:
-    """Combines the rows of the parts.
-
-    Args:
-        setting: The engine's setting.
-        parts: The parts, at least one.
-        gradients: The task gradients.
-        weights: The weights, if they were known before the gradients.
-
-    Returns:
-        The update.
-    """
+    """Combines the rows of the parts; ``weights`` are those known before the gradients."""
     combined = [_combined(setting, part, gradients, weights) for part in parts]
     shared, weights = combined[0]
     for other, its in combined[1:]:
@@ -150,18 +117,7 @@ def tell(
     losses: Mapping[str, Tensor],
     undo: Undo,
 ) -> list[Tensor | None]:
-    """Passes the losses to methods of the gradients that need them, and scales own gradients.
-
-    Args:
-        setting: The engine's setting.
-        guard: The loss scale and the finiteness checks.
-        gradients: The task gradients; those of own parameters are scaled as the method requests.
-        losses: The natural losses of the present tasks.
-        undo: Receives the functions that restore the methods.
-
-    Returns:
-        The gradients of the method's own parameters.
-    """
+    """Passes the losses to methods that need them; returns the methods' parameters' gradients."""
     of_method: list[Tensor | None] = []
     for combiner in (setting.combiner, setting.flat_combiner):
         if combiner is None or combiner.weighs_first:

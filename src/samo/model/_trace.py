@@ -137,14 +137,7 @@ class Trace:
         return losses
 
     def rehearse(self, evaluate: Callable[[], T]) -> T:
-        """Evaluates before the natural pass, and undoes all effects on buffers and random state.
-
-        Args:
-            evaluate: The evaluation.
-
-        Returns:
-            Its result.
-        """
+        """Evaluates, and undoes all effects on buffers and random state."""
         kept = state_of(self._traced.model)
         install(self._stand_ins)
         try:
