@@ -215,7 +215,7 @@ def evaluated(
 def sizes_of(
     batch_size: BatchSize | Sequence[BatchSize] | None, closures: int, tasks: Sequence[str]
 ) -> list[dict[str, float]]:
-    """Returns the sizes that `Engine.backward` was given, by closure and task, checked; 1 if omitted."""
+    """Returns the checked sizes by closure and task; a size that is not given is 1."""
     given = list(batch_size) if isinstance(batch_size, Sequence) else [batch_size] * closures
     if len(given) != closures:
         raise ValueError(
