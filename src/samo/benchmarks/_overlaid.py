@@ -18,7 +18,7 @@ CLASSES = 10
 
 
 class OverlaidPairs(Benchmark):
-    """Two overlapping pictures in one image: which is top left, and which is bottom right?
+    """Classification of two overlapping pictures in one image, top left and bottom right.
 
     A batch is a tuple of images, left labels and right labels.
 

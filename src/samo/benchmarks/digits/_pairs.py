@@ -16,7 +16,7 @@ from ._model import perceptron
 
 @final
 class Digits(OverlaidPairs):
-    """Two overlapping digits in one image: which is top left, and which is bottom right?
+    """Classification of two overlapping digits in one image, top left and bottom right.
 
     Constructed like Multi-MNIST, from scikit-learn's 1,797 digits of 8 × 8 pixels. The digits are
     split into train, validation and test *before* they are paired, so no digit of a test image

@@ -29,7 +29,7 @@ _NETWORKS: dict[str, type[LeNet] | type[ResNet18]] = {"resnet18": ResNet18, "len
 
 
 class PairsFromFiles(OverlaidPairs):
-    """Two overlapping pictures in one image: which is top left, and which is bottom right?
+    """Classification of two overlapping pictures in one image, top left and bottom right.
 
     The images are constructed as in Pareto MTL (Lin et al., 2019, arXiv 1912.12854), on which
     F-MTL (arXiv 2211.13723) reports: 36 × 36 pixels, one 28 × 28 picture in the top left corner,
@@ -127,7 +127,7 @@ def _folder(data: Path, source: Source, *, alone: bool) -> Path | None:
 
 @final
 class MultiMNIST(PairsFromFiles):
-    """Two overlapping MNIST digits in one image: which is top left, which bottom right?
+    """Classification of two overlapping MNIST digits in one image, top left and bottom right.
 
     See `PairsFromFiles` for the images and the arguments.
 
@@ -143,7 +143,7 @@ class MultiMNIST(PairsFromFiles):
 
 @final
 class MultiFashion(PairsFromFiles):
-    """Two overlapping Fashion-MNIST articles in one image: which is top left, which bottom right?
+    """Classification of two overlapping Fashion-MNIST articles, top left and bottom right.
 
     See `PairsFromFiles` for the images and the arguments.
     """
@@ -153,7 +153,7 @@ class MultiFashion(PairsFromFiles):
 
 @final
 class MultiFashionMNIST(PairsFromFiles):
-    """A digit (MNIST) top left and an article (Fashion-MNIST) bottom right, overlapping.
+    """Classification of an MNIST digit, top left, and an overlapping Fashion-MNIST article.
 
     See `PairsFromFiles` for the images and the arguments.
     """
