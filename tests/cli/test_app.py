@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import samo.cli
 from samo import aggregation, benchmarks
 from samo.cli._app import app
-from samo.cli._arguments import RunOptions
+from samo.cli._run_options import RunOptions
 from samo.training import PRESETS, SCHEDULES, plan, train
 
 TOY = "tests.toy:Toy"

@@ -27,6 +27,7 @@ from ._grad_norm import GradNorm, GradNormWeighting
 from ._gradvac import GradVac, GradVacWeighting
 from ._imtl import IMTL, IMTLWeighting
 from ._ldc_mtl import LDCMTL
+from ._lookup import available, create, describe, method_of
 from ._method import Method
 from ._mgda import MGDA, MGDAWeighting
 from ._moco import MoCo
@@ -34,7 +35,6 @@ from ._nash_mtl import NashMTL, NashMTLWeighting
 from ._pcd import PCD, PCDWeighting
 from ._pcgrad import PCGrad, PCGradWeighting
 from ._projector import ExactProjector
-from ._registry import available, create, describe, method_of
 from ._scale_free import ScaleFree
 from ._sdmgrad import SDMGradWeighting
 from ._sees_losses import SeesLosses

@@ -14,7 +14,8 @@ from .. import NonFiniteError
 from ..analysis import KINDS
 from ..training import RunError, trained
 from ._analyses import ANALYSES, Analyses, Request, Subject, runs_below
-from ._arguments import Device, Split, fail, reporting_errors, say
+from ._console import fail, reporting_errors, say
+from ._run_options import Device, Split
 from ._views import AnalyzeView
 
 if TYPE_CHECKING:

@@ -12,7 +12,14 @@ from rich.console import Console
 from .. import __version__
 from ..training import PRESETS, compare, configured, plan, train
 from ._analyze import analyze_
-from ._arguments import (
+from ._bench import bench_
+from ._console import fail, reporting_errors, say
+from ._data import data
+from ._list import tables
+from ._parse import assignments, names, numbers
+from ._report import report_
+from ._results import published_delta_m, scores_table, show_results
+from ._run_options import (
     Baselines,
     BenchmarkName,
     Jobs,
@@ -22,17 +29,8 @@ from ._arguments import (
     Presets,
     Published,
     RunOptions,
-    fail,
-    reporting_errors,
-    say,
     with_run_options,
 )
-from ._bench import bench_
-from ._data import data
-from ._list import tables
-from ._options import assignments, names, numbers
-from ._report import report_
-from ._results import published_delta_m, scores_table, show_results
 from ._show import show_
 from ._sweep import sweep_
 from ._toy import toy_

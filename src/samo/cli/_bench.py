@@ -10,8 +10,8 @@ import typer
 
 from ..cost import CASES, SUBJECTS, Conditions, chosen, conditions, measure, read_results
 from ..training import RunError
-from ._arguments import reporting_errors, say
-from ._options import names
+from ._console import reporting_errors, say
+from ._parse import names
 from ._views import BenchView
 
 

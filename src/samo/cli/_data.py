@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..training import RunError
-from ._arguments import reporting_errors, say
+from ._console import reporting_errors, say
 from ._views import CountView
 
 data = typer.Typer(

@@ -10,7 +10,8 @@ import typer
 
 from ..records import write_atomically
 from ..training import RunError
-from ._arguments import Published, complain, reporting_errors, say
+from ._console import complain, reporting_errors, say
+from ._run_options import Published
 
 
 def report_(

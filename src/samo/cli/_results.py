@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 
 from .. import benchmarks
 from ..records.schema import reported
-from ._arguments import say
+from ._console import say
 
 # Matplotlib is loaded at the end of a command only: all imports of `report` are in functions.
 

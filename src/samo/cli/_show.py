@@ -9,7 +9,8 @@ import typer
 
 from ..benchmarks import DensePrediction
 from ..training import RunError, Trained, trained
-from ._arguments import Split, reporting_errors, say
+from ._console import reporting_errors, say
+from ._run_options import Split
 
 if TYPE_CHECKING:
     from ..report import DensePictures

@@ -11,7 +11,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from ..training import SweepPlan, SweepResult, compare, finals, plan_sweep, sweep
-from ._arguments import (
+from ._console import fail, reporting_errors, say
+from ._parse import names, ranges
+from ._results import show_results
+from ._run_options import (
     Baselines,
     BenchmarkName,
     Jobs,
@@ -19,13 +22,8 @@ from ._arguments import (
     Presets,
     Published,
     RunOptions,
-    fail,
-    reporting_errors,
-    say,
     with_run_options,
 )
-from ._options import names, ranges
-from ._results import show_results
 from ._views import CompareView
 
 Values = Annotated[str | None, typer.Option(metavar="RANGE", help="a..b or a,b,c.")]

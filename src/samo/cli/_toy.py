@@ -12,8 +12,9 @@ from rich.console import Console
 from .. import NonFiniteError, aggregation, toy
 from .._names import unknown
 from ..training import PRESETS, RunError, complete_preset
-from ._arguments import OptionPairs, reporting_errors, say
-from ._options import assignments, names
+from ._console import reporting_errors, say
+from ._parse import assignments, names
+from ._run_options import OptionPairs
 from ._views import View
 
 

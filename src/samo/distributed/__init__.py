@@ -1,7 +1,7 @@
 """One process or several: their communication, and the placement of the parameters."""
 
+from ._alone import Alone, Replicated
 from ._placement import Fill, Placement
-from ._plain import Alone, Replicated
 from ._ranks import Agreement, Ranks
 from ._world import World, check_ranks, unwrapped, world_of
 

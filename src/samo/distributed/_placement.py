@@ -1,6 +1,6 @@
 """The interface of a placement: parameters and gradients are replicated on every rank, or sharded.
 
-It has two implementations: `Replicated` (in ``_plain.py``) and `Sharded` (in ``_sharded.py``).
+It has two implementations: `Replicated` (in ``_alone.py``) and `Sharded` (in ``_sharded.py``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The interface to the processes that take a step together.
 
 The stages of a step are the same for one process and for many. To communicate, they call `Ranks`,
-which has two implementations: `Alone` (in ``_plain.py``) for a single process, and `Together` (in
-``_process_group.py``) for ``torch.distributed``.
+which has two implementations: `Alone` (in ``_alone.py``) for a single process, and `Together` (in
+``_together.py``) for ``torch.distributed``.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from samo.model import Streams
 from samo.tensors import in_parts
 
+from ._alone import Alone, Replicated
 from ._placement import Placement
-from ._plain import Alone, Replicated
 from ._ranks import Ranks
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -95,7 +95,7 @@ def _ranks_of(model: nn.Module, tasks: Sequence[str], group: ProcessGroup | None
         raise ValueError("This process is not in process_group: only its members take its steps.")
     if dist.get_world_size(group) == 1:
         return Alone()
-    from ._process_group import Together
+    from ._together import Together
 
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     return Together(group, device, tasks)

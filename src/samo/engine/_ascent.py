@@ -14,7 +14,7 @@ from samo.model import rademacher_
 from samo.perturbations import Noise
 from samo.tensors import Vector, wide
 
-from ._natural import NaturalPass, displaced
+from ._natural import NaturalPoint, displaced
 
 
 class Ascent:
@@ -32,7 +32,7 @@ class Ascent:
         tasks: The tasks of the group that are perturbed on this rank.
     """
 
-    def __init__(self, natural: NaturalPass, group: Sequence[str], *, last: bool = False) -> None:
+    def __init__(self, natural: NaturalPoint, group: Sequence[str], *, last: bool = False) -> None:
         self.group = list(group)
         self.tasks = [task for task in group if task in natural.agreed.means]
         self._natural = natural
@@ -126,18 +126,8 @@ class Ascent:
         return total / len(self.tasks) if len(self.tasks) > 1 else total
 
 
-def ascents(natural: NaturalPass, tasks: Sequence[str]) -> Iterator[Ascent]:
-    """Yields the ascents of a batch: one for all tasks if there is one ε, else one per group.
-
-    The estimator determines the groups; by default, each task is a group of its own.
-
-    Args:
-        natural: The natural pass, with its gradients.
-        tasks: The tasks present on any rank.
-
-    Yields:
-        The ascents, for the same groups on all ranks.
-    """
+def ascents(natural: NaturalPoint, tasks: Sequence[str]) -> Iterator[Ascent]:
+    """Yields the ascents of a batch: one for all tasks if there is one ε, else one per group."""
     estimator = natural.estimator
     if estimator is None:
         groups = [list(tasks)]

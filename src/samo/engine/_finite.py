@@ -87,18 +87,7 @@ def culprit(
     placement: Placement,
     guard: Guard,
 ) -> NonFiniteError:
-    """Determines the task at fault if the gradient of a sum is not finite.
-
-    Args:
-        error: The error, which names all tasks of the sum.
-        loss_of: Evaluates a task's loss again, for each task that can be evaluated.
-        parameters: The trainable parameters.
-        placement: The placement of the parameters.
-        guard: The loss scale.
-
-    Returns:
-        An error that names one task, or the same error if none is found.
-    """
+    """Returns an error that names the task at fault for a sum's gradient, if one is found."""
     if len(error.tasks) == 1:
         return error
     layout = Layout(parameters, placement.global_sum)

@@ -73,7 +73,7 @@ def displaced(moves: Iterable[tuple[Point, Vector]], step: float = 1.0) -> Itera
         torch._foreach_copy_(live, values)
 
 
-class NaturalPass:
+class NaturalPoint:
     """The natural point of one batch, and the gradients of its losses there.
 
     Args:
@@ -169,17 +169,7 @@ class NaturalPass:
     def gradient(
         self, tasks: Sequence[str], chosen: Sequence[int] | None, *, retain: bool
     ) -> Vector:
-        """Returns the gradient of the mean loss of some tasks, and computes missing η_i.
-
-        Args:
-            tasks: The tasks.
-            chosen: The indices of the tensors to differentiate with respect to, all if None; the
-                others are zero.
-            retain: Whether the natural graph is needed again.
-
-        Returns:
-            The gradient.
-        """
+        """Returns the gradient of the mean loss of tasks with respect to the ``chosen`` tensors."""
         numbers = range(len(self.shared)) if chosen is None else chosen
         gradient, weight = self.fresh(), 1 / len(tasks)
         if not self._rows:

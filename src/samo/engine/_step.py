@@ -1,4 +1,4 @@
-"""One step: evaluate, ascend, collect, aggregate, write."""
+"""One step: evaluate, differentiate, ascend, aggregate, write."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from samo.tensors import Layout
 from ._ascent import ascents
 from ._batch import Batch, Losses
 from ._finite import Guard, culprit
-from ._natural import NaturalPass
+from ._natural import NaturalPoint
 from ._setting import Setting
 from ._task_gradients import Plan, TaskGradients, accumulate
-from ._update import Part, Undo, Update, combine, compare, nothing_shared, tell, weigh
+from ._update import Part, Undo, Update, combine, compare, known_weights, nothing_shared, tell
 
 Found = dict[str, list[tuple[Tensor, float]]]
 """The losses of micro-batches with their sizes, by task."""
 
 
 class Step:
-    """One step of an engine.
+    """One step of an engine, in five stages.
 
-    For each closure, `gather` runs the natural pass (`Batch.evaluate`), computes g_0 and η_i
-    (`NaturalPass`), evaluates the losses at the perturbed points (`Ascent`), and collects the
-    gradients there (`TaskGradients`). Then `aggregate` combines them into one gradient, and `write`
-    adds it to ``.grad``. Before `write`, no state that the user can see has changed.
+    1. `_evaluate`: the losses of a closure at the natural point θ (`Batch`).
+    2. `_differentiate`: their gradients there, g_0 and η_i, as far as the ascent needs them
+       (`NaturalPoint`).
+    3. `_ascend`: the losses and gradients at the perturbed points (`Ascent`, `TaskGradients`). The
+       first three stages are repeated for each micro-batch, and make up `gather`.
+    4. `aggregate`: one gradient of the tasks' gradients (`Update`).
+    5. `write`: adds it to ``.grad``. Before, no state that the user can see has changed.
 
     Args:
         setting: The engine's setting.
@@ -93,16 +96,13 @@ class Step:
         for number, (closure, sizes) in enumerate(zip(closures, self._batch_sizes, strict=True)):
             with Trace(setting.traced) as trace:
                 batch = Batch(closure, sizes, setting, trace)
+                # Two matrices alternate, since the sum of the micro-batches before is in the other.
+                use = str(number % 2)
                 with self._blaming(batch):
                     self._evaluate(batch)
-                    natural, first = self._ascend(batch, str(number % 2))
-                    gradients = self._collect(batch, natural, str(number % 2))
-                    for its, before in ((gradients, self._gradients), (first, self._natural)):
-                        if its is not None and len(closures) > 1:
-                            its.weigh(batch.agreed.sizes)
-                        if its is not None and before is not None:
-                            its.merge(before)
-                    self._gradients, self._natural = gradients, first
+                    point, natural = self._differentiate(batch, use)
+                    gradients = self._ascend(batch, point, use)
+                    self._add(batch, gradients, natural)
                     if number == len(closures) - 1:
                         self._finish()
 
@@ -111,26 +111,28 @@ class Step:
         batch.evaluate(self._guard)
         for task in batch.losses:
             self.sizes[task] = self.sizes.get(task, 0.0) + batch.sizes[task]
-        _add(self._losses, batch.agreed.means, batch.agreed.sizes)
+        _record(self._losses, batch.agreed.means, batch.agreed.sizes)
         if len(self._closures) == 1 and self._setting.combiner.weighs_first:
-            self._weights = weigh(self._setting, self._guard, self.losses, self._undo)
+            self._weights = known_weights(self._setting, self._guard, self.losses, self._undo)
 
-    def _ascend(self, batch: Batch, use: str) -> tuple[NaturalPass | None, TaskGradients | None]:
+    def _differentiate(
+        self, batch: Batch, use: str
+    ) -> tuple[NaturalPoint | None, TaskGradients | None]:
         """Computes the gradients at the natural point that the ascent needs.
 
         Returns:
-            The natural pass (None without a perturbation), and its task gradients if they are
+            The natural point (None without a perturbation), and its task gradients if they are
             aggregated separately.
         """
         setting, guard = self._setting, self._guard
         perturbation = setting.perturbation
         if perturbation is None or perturbation.rho == 0:
             return None, None
-        natural = NaturalPass(setting, perturbation, batch, guard)
+        point = NaturalPoint(setting, perturbation, batch, guard)
         kept = setting.flat_combiner is not None
         # If natural task gradients are computed anyway, g_0 is their mean. If they are not needed
         # afterwards, the perturbed gradients overwrite them in the same rows.
-        if kept or (natural.needs_rows and perturbation.alpha > 0 and self._weights is None):
+        if kept or (point.needs_rows and perturbation.alpha > 0 and self._weights is None):
             plan = self._plan(f"natural {use}" if kept else use, "natural gradient")
             first = TaskGradients(setting, batch.agreed.shares, guard, plan)
             first.collect(batch.tasks, batch.losses)
@@ -138,39 +140,48 @@ class Step:
             if setting.world.sync_perturbation:
                 first.reduce()
                 shares = dict.fromkeys(batch.tasks, 1.0)
-            natural.use_rows(first, shares)
+            point.use_rows(first, shares)
         else:
-            natural.differentiate_mean()
-        estimator = natural.estimator
+            point.differentiate_mean()
+        estimator = point.estimator
         if estimator is not None and estimator.groups_tasks:
             self._undo.append(partial(estimator.load_state_dict, estimator.state_dict()))
-        return natural, first if kept else None
+        return point, first if kept else None
 
-    def _collect(self, batch: Batch, natural: NaturalPass | None, use: str) -> TaskGradients:
-        """Collects the task gradients at the perturbed points."""
+    def _ascend(self, batch: Batch, point: NaturalPoint | None, use: str) -> TaskGradients:
+        """Computes the task gradients at the perturbed points."""
         setting, guard = self._setting, self._guard
         shares, world = batch.agreed.shares, setting.world
-        if natural is None:
+        if point is None:
             plan = self._plan(use, "natural gradient", divides=True)
             gradients = TaskGradients(setting, shares, guard, plan)
             gradients.collect(batch.tasks, batch.losses)
             return gradients
-        remembers = natural.estimator is not None and natural.estimator.remembers
+        remembers = point.estimator is not None and point.estimator.remembers
         plan = self._plan(use, "perturbed gradient", divides=True, remembers=remembers)
         gradients = TaskGradients(setting, shares, guard, plan)
-        for ascent in ascents(natural, batch.tasks):
+        for ascent in ascents(point, batch.tasks):
             with ascent.displaced():
                 with torch.enable_grad():
                     found = batch.replay(ascent.group)
                 means = world.ranks.means(ascent.group, found, shares)
                 for task, loss in means.items():
                     guard.check([task], "perturbed loss", loss)
-                _add(self._perturbed, means, batch.agreed.sizes)
+                _record(self._perturbed, means, batch.agreed.sizes)
                 # The task at fault in a sum can be determined only at the point where it fails.
                 in_sum = len(ascent.group) > 1 and gradients.rows is None
                 with self._blaming(batch) if in_sum else nullcontext():
                     gradients.collect(ascent.group, found)
         return gradients
+
+    def _add(self, batch: Batch, gradients: TaskGradients, natural: TaskGradients | None) -> None:
+        """Adds the gradients of a micro-batch to those of the ones before."""
+        for its, before in ((gradients, self._gradients), (natural, self._natural)):
+            if its is not None and len(self._closures) > 1:
+                its.multiply_sizes(batch.agreed.sizes)
+                if before is not None:
+                    its.merge(before)
+        self._gradients, self._natural = gradients, natural
 
     def _finish(self) -> None:
         """Sums over the ranks, averages over the micro-batches, and compares the gradients."""
@@ -187,7 +198,7 @@ class Step:
         of_method = tell(setting, guard, gradients, self.losses, self._undo)
         if gradients.rows is not None and setting.combiner.weighs_first:
             # The means over all micro-batches are known only now.
-            self._weights = weigh(setting, guard, self.losses, self._undo)
+            self._weights = known_weights(setting, guard, self.losses, self._undo)
             if setting.combiner.weighs_own:
                 gradients.multiply_own(self._weights[0])
         weights, of_weights = self._weights or (None, [])
@@ -283,8 +294,8 @@ class Step:
             raise culprit(error, loss_of, parameters, placement, self._guard) from None
 
 
-def _add(found: Found, losses: Mapping[str, Tensor], sizes: Mapping[str, float]) -> None:
-    """Adds the losses of a micro-batch."""
+def _record(found: Found, losses: Mapping[str, Tensor], sizes: Mapping[str, float]) -> None:
+    """Records the losses of a micro-batch."""
     for task, loss in losses.items():
         found[task].append((loss, sizes[task]))
 

@@ -139,7 +139,7 @@ class TaskGradients:
             self.sizes[task] = self.sizes.get(task, 0.0) + earlier.sizes[task]
         self.reached |= earlier.reached
 
-    def weigh(self, sizes: Mapping[str, float]) -> None:
+    def multiply_sizes(self, sizes: Mapping[str, float]) -> None:
         """Multiplies each task's gradient by the size of its micro-batch."""
         self.sizes = {task: sizes[task] for task in self.sizes}
         self._multiply(self.sizes)
@@ -292,14 +292,7 @@ def accumulate(
     reached: Sequence[bool],
     placement: Placement,
 ) -> None:
-    """Accumulates gradients in ``.grad`` of the reached parameters, as ``Tensor.backward`` does.
-
-    Args:
-        parameters: The parameters.
-        gradients: This rank's part of their gradients, which may be stored as ``.grad``.
-        reached: Which of the parameters were reached.
-        placement: The placement of the parameters.
-    """
+    """Adds to ``.grad`` of the reached parameters, as ``Tensor.backward`` does."""
     sums, terms = [], []
     for parameter, gradient, here in zip(parameters, gradients, reached, strict=True):
         if not here:

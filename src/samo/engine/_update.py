@@ -51,7 +51,7 @@ class Part:
     gramian: Tensor | None
 
 
-def weigh(
+def known_weights(
     setting: Setting, guard: Guard, losses: Mapping[str, Tensor], undo: Undo
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Returns the weights of a method that needs no gradients, and its parameters' gradients."""

@@ -2,7 +2,7 @@
 
 from ._graph import Reached, distances
 from ._random import Streams, global_generators, rademacher_, set_states, states_of
-from ._trace import Trace, Traced, devices_of, modules_of, parameters_of, put_back, state_of
+from ._replay import Trace, Traced, devices_of, modules_of, parameters_of, put_back, state_of
 
 __all__ = [
     "Reached",

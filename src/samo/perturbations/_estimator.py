@@ -70,7 +70,8 @@ class LocalGradient(ABC):
             estimator with α = 0.
         groups_tasks: Whether `group` puts several tasks at one perturbed point.
         remembers: Whether it needs every task's sharpness-aware gradient after a step (`remember`).
-        stateful: Whether it keeps state between steps; each engine then has its own copy.
+        stateful: Whether it keeps state between steps; each engine then has its own copy. The state
+            changes in `group` and `remember` only: a failed step must leave it as it was.
         references: The keys of its papers in ``references.bib``.
     """
 

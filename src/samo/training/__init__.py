@@ -6,9 +6,9 @@ from ._compare import compare
 from ._config import RunConfig, configured
 from ._evaluate import to_device
 from ._plan import Cell, plan
+from ._presets import PRESETS, Preset, complete_preset, perturbation
 from ._run import Progress, Watch
 from ._schedule import SCHEDULES, Schedule
-from ._sharpness import PRESETS, Preset, complete_preset, perturbation
 from ._sweep import Best, SweepResult, finals, sweep
 from ._sweep_plan import SweepPlan, plan_sweep
 from ._train import train

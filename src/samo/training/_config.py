@@ -21,8 +21,8 @@ from pydantic import (
 from .. import aggregation, benchmarks
 from ..benchmarks import OptimizerName
 from ..records import RunError
+from ._presets import PRESETS, complete_preset, perturbation
 from ._schedule import complete_schedule
-from ._sharpness import PRESETS, complete_preset, perturbation
 
 _FROM_BENCHMARK = ("epochs", "batch_size", "lr", "weight_decay", "optimizer", "schedule")
 

@@ -12,7 +12,7 @@ from .. import aggregation, benchmarks
 from ..records import RunError
 from ._config import RunConfig, configured
 from ._errors import as_run_error
-from ._sharpness import PRESETS, complete_preset
+from ._presets import PRESETS, complete_preset
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from ._config import RunConfig
 from ._errors import as_run_error
 from ._evaluate import Scores, average, evaluate, to_device
 from ._memory import PeakMemory
+from ._presets import perturbation
 from ._schedule import SCHEDULES, advance
 from ._seeding import random_state, set_random_state
-from ._sharpness import perturbation
 
 # Evaluation builds no graph, so larger batches fit.
 _EVALUATION_BATCH = 4

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from ._options import completed
+from ._defaults import completed
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from .._names import unknown
 from ..records import RunError
 from ._config import RunConfig, configured
 from ._plan import Cell
-from ._sharpness import PRESETS
+from ._presets import PRESETS
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

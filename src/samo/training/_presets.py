@@ -17,7 +17,7 @@ from .. import (
     TaskGroups,
 )
 from .._presets import along_own_gradient, along_the_mean
-from ._options import completed
+from ._defaults import completed
 
 _COMMON = {"adaptive": False, "decompose": False}
 

@@ -14,7 +14,7 @@ from torchjd.aggregation import Aggregator, GramianWeightedAggregator, Weighting
 from torchjd.scalarization import Scalarizer
 
 from ._method import Method
-from ._table import METHODS
+from ._methods import METHODS
 
 _BY_NAME = {name: method for method in METHODS for name in (method.name, *method.aliases)}
 

@@ -1,23 +1,19 @@
-"""Options shared by several commands, and the handling of errors."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from rich.console import Console
 
-from .. import NonFiniteError
-from ..benchmarks import DataError
-from ..training import PRESETS, SCHEDULES, RunError
-from ._options import assignments, benchmark_options
+from ..training import PRESETS, SCHEDULES
+from ._parse import assignments, benchmark_options
 
 BenchmarkName = Annotated[
     str, typer.Argument(help="A benchmark (see `samo list`), or your own as module:Class.")
@@ -99,38 +95,3 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
 
     flat.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     return flat
-
-
-def say(console: Console, *lines: object) -> None:
-    """Prints text as it is, without wrapping; further lines are indented."""
-    console.print(*lines, sep="\n  ", highlight=False, markup=False, soft_wrap=True)
-
-
-def complain(message: str, style: str = "red") -> None:
-    """Prints a line on standard error."""
-    errors = Console(stderr=True)
-    errors.print(f"samo: {message}", style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def reporting_errors() -> Iterator[Console]:
-    """Reports errors of the user in one line and exits; other errors keep their traceback."""
-    try:
-        yield Console()
-    except (RunError, DataError) as error:
-        complain(str(error))
-        raise typer.Exit(2) from error
-    except NonFiniteError as error:
-        complain(str(error))
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        complain("interrupted. Run the same command again to resume.", "yellow")
-        raise typer.Exit(130) from error
-
-
-def fail(failures: Mapping[str, str]) -> None:
-    """Reports failed runs with their reasons and exits with status 1, if there are any."""
-    for path, reason in failures.items():
-        complain(f"{path} failed: {reason}")
-    if failures:
-        raise typer.Exit(1)

@@ -1,0 +1,48 @@
+"""Output of the commands, and their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+
+from .. import NonFiniteError
+from ..benchmarks import DataError
+from ..training import RunError
+
+
+def say(console: Console, *lines: object) -> None:
+    """Prints text as it is, without wrapping; further lines are indented."""
+    console.print(*lines, sep="\n  ", highlight=False, markup=False, soft_wrap=True)
+
+
+def complain(message: str, style: str = "red") -> None:
+    """Prints a line on standard error."""
+    errors = Console(stderr=True)
+    errors.print(f"samo: {message}", style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def reporting_errors() -> Iterator[Console]:
+    """Reports errors of the user in one line and exits; other errors keep their traceback."""
+    try:
+        yield Console()
+    except (RunError, DataError) as error:
+        complain(str(error))
+        raise typer.Exit(2) from error
+    except NonFiniteError as error:
+        complain(str(error))
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        complain("interrupted. Run the same command again to resume.", "yellow")
+        raise typer.Exit(130) from error
+
+
+def fail(failures: Mapping[str, str]) -> None:
+    """Reports failed runs with their reasons and exits with status 1, if there are any."""
+    for path, reason in failures.items():
+        complain(f"{path} failed: {reason}")
+    if failures:
+        raise typer.Exit(1)
