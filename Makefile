@@ -1,5 +1,5 @@
-# Every target sets up what it needs: on a fresh machine `make test` alone is enough.
-# PYTHON: the interpreter that .venv is made from. CONSTRAINTS: the file with the pinned versions.
+# Every target installs its requirements: on a fresh machine, `make test` is enough.
+# PYTHON: the interpreter that creates .venv. CONSTRAINTS: the file with the pinned versions.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 
@@ -12,10 +12,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 .DEFAULT_GOAL := help
 .PHONY: help setup browser check docs test test-slow test-gpu examples demo bench bench-aggregation bench-estimators bench-spectra format clean
 
-help: ## this list
+help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## make .venv with everything for development
+setup: $(STAMP) ## create .venv with all development dependencies
 
 # The build backend is installed first, from the pins, so that nothing unpinned is fetched.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
@@ -24,13 +24,13 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
-browser: ## what the report's tests need: Chromium and npm (by apt where there are none), axe-core (by npm)
+browser: ## install the requirements of the report's tests: Chromium and npm (by apt, if missing), axe-core (by npm)
 	@missing=; \
 	command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing=chromium; \
 	command -v npm >/dev/null || missing="$$missing npm"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
-		echo "make browser: install $$missing first; that needs root." >&2; exit 1; \
+		echo "make browser: install $$missing first; this requires root." >&2; exit 1; \
 	fi; \
 	apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
@@ -40,41 +40,41 @@ $(AXE): tests/browser/package-lock.json
 	npm ci --prefix tests/browser --silent --no-audit --no-fund
 	@touch $@
 
-check: $(STAMP) docs ## lint, format check, strict types, documentation without warnings
+check: $(STAMP) docs ## lint, check format and strict types, build the documentation without warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-docs: $(STAMP) ## the documentation, in docs/_build/html
+docs: $(STAMP) ## build the documentation in docs/_build/html
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
 # Each worker has a core: more threads than that, in numpy or in a process that a test starts, only cost.
 test test-slow: export OMP_NUM_THREADS ?= 1
 
-test: $(STAMP) ## the fast tests, the doctests and the README's examples
+test: $(STAMP) ## run the fast tests, the doctests and the README's examples
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu"
 
-test-slow: $(STAMP) ## the tests that take long
+test-slow: $(STAMP) ## run the slow tests
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-test-gpu: $(STAMP) ## the tests that need a CUDA device (skipped where there is none)
+test-gpu: $(STAMP) ## run the tests that need a CUDA device (skipped without one)
 	$(BIN)/python -m pytest -m gpu
 
-examples: $(STAMP) ## every command of the how-to pages, in fresh environments with the extras that they name
+examples: $(STAMP) ## run every command of the how-to pages, in fresh environments with the named extras
 	$(BIN)/python tests/run_pages.py
 
-demo: $(STAMP) ## sharpness-aware training against plain training on real digits
+demo: $(STAMP) ## compare sharpness-aware with plain training on real digits
 	$(BIN)/samo compare digits --methods ls,fairgrad --sharpness erm,gsam,samo --rho 0.2 --seeds 3 --epochs 20 --jobs 2 --out runs/demo
 
-bench: $(STAMP) ## what a step costs: all cases, presets and estimators, and how the costs grow
+bench: $(STAMP) ## measure the cost of a step: all cases, presets and estimators, and the growth of the cost
 	$(BIN)/samo bench --out benchmarks/results/bench
 	$(BIN)/samo bench --method ls --out benchmarks/results/bench
 	$(BIN)/python benchmarks/growth.py
 
-bench-aggregation: $(STAMP) ## what a call of each method costs, ours and TorchJD's
+bench-aggregation: $(STAMP) ## measure a call of each method, of this package and of TorchJD
 	$(BIN)/python benchmarks/aggregation.py
 
-bench-estimators: $(STAMP) ## how good the estimators are, and what they cost; DATA: the directory with fashion_mnist/
+bench-estimators: $(STAMP) ## measure quality and cost of the estimators; DATA: the directory with fashion_mnist/
 	$(BIN)/python benchmarks/estimators.py quality --case digits
 	$(BIN)/python benchmarks/estimators.py quality --case multifashion --data $(DATA)
 	$(BIN)/python benchmarks/estimators.py quality --case questions --data $(DATA)
@@ -83,13 +83,13 @@ bench-estimators: $(STAMP) ## how good the estimators are, and what they cost; D
 	$(BIN)/python benchmarks/estimators_accuracy.py --runs runs/multifashion
 	$(BIN)/python benchmarks/questions.py --runs runs/questions --jobs 2
 
-bench-spectra: $(STAMP) ## spectra of digits along training, ERM against GSAM
+bench-spectra: $(STAMP) ## compute Hessian spectra during training on digits, ERM and GSAM
 	$(BIN)/python benchmarks/spectra.py
 
-format: $(STAMP) ## format, and mend what ruff can mend
+format: $(STAMP) ## format, and apply ruff's automatic fixes
 	$(BIN)/ruff check --fix-only --exit-zero
 	$(BIN)/ruff format
 
-clean: ## remove .venv, caches and builds; runs/ stays
+clean: ## remove .venv, caches and builds, but not runs/
 	rm -rf $(VENV) dist build docs/_build docs/_generated .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from ._presets import ERM, FMTL, GSAM, LSAM, SAMO
     from .engine import Engine, StepResult
 
-# What needs TorchJD is loaded at its first use: where solvers such as cvxpy are installed, TorchJD
-# loads them, which takes seconds.
+# Names that need TorchJD are imported at first use: TorchJD imports solvers such as cvxpy if they
+# are installed, which takes seconds.
 _LAZY = dict.fromkeys(("ERM", "FMTL", "GSAM", "LSAM", "SAMO"), "._presets")
 _LAZY |= {
     "Engine": ".engine",

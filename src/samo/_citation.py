@@ -16,13 +16,13 @@ def bibtex(keys: Iterable[str]) -> str:
     """Returns the entries of ``references.bib`` with the given keys.
 
     Args:
-        keys: The keys, in the order wanted; a repeated one counts once.
+        keys: The keys, in the order of the result; duplicates are ignored.
 
     Returns:
-        The entries, with an empty line between two.
+        The entries, separated by empty lines.
 
     Raises:
-        LookupError: If there is no entry of that key.
+        LookupError: If a key is unknown.
 
     Example:
         >>> from samo._citation import bibtex
@@ -37,16 +37,16 @@ def bibtex(keys: Iterable[str]) -> str:
 
 
 def source(key: str) -> str:
-    """Returns authors, year and place of a paper in one line.
+    """Returns authors, year and URL of a paper in one line.
 
     Args:
         key: The key in ``references.bib``.
 
     Returns:
-        Authors, year and address.
+        Authors, year and URL.
 
     Raises:
-        LookupError: If there is no entry of that key.
+        LookupError: If a key is unknown.
 
     Example:
         >>> from samo._citation import source

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class PartitionError(ValueError):
-    """The parameters cannot be divided into shared ones and the tasks' own."""
+    """The parameters cannot be divided into shared parameters and the tasks' own."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -15,9 +15,9 @@ class NonFiniteError(ArithmeticError):
     The parameters are restored and ``.grad`` is unchanged when this is raised.
 
     Attributes:
-        tasks: The task at fault; several names if the gradient of their sum is at fault and none of
-            theirs alone.
-        stage: Where in the step it was detected, for instance ``"natural loss"``.
+        tasks: The task at fault; several tasks if only the gradient of their summed losses is not
+            finite.
+        stage: The stage of the step that detected it, for instance ``"natural loss"``.
     """
 
     def __init__(self, tasks: Sequence[str], stage: str) -> None:
@@ -27,14 +27,14 @@ class NonFiniteError(ArithmeticError):
         names = ", ".join(repr(task) for task in self.tasks)
         super().__init__(
             f"The {stage} of {noun} {names} is not finite (NaN or infinity). Parameters are "
-            f"restored and .grad is untouched; look for a diverging loss, a logarithm or a "
-            f"division of zero, or too large a learning rate or rho."
+            f"restored and .grad is unchanged. Check for a diverging loss, a logarithm of zero, a "
+            f"division by zero, or a learning rate or rho that is too large."
         )
 
 
 class RankError(RuntimeError):
     """Another rank has failed, or can no longer be reached.
 
-    Raised on the ranks that have not failed, at the place where they needed the other. Parameters
-    are restored and ``.grad`` is unchanged, as after any other exception.
+    Raised on the other ranks when they next communicate. Parameters are restored and ``.grad`` is
+    unchanged, as after any other exception.
     """

@@ -10,7 +10,7 @@ def unknown(what: str, found: str, allowed: Iterable[str]) -> str:
     """Formats the error message for an unknown name.
 
     Args:
-        what: What the name stands for, for instance ``"benchmark"``.
+        what: The kind of the name, for instance ``"benchmark"``.
         found: The unknown name.
         allowed: The known names.
 
@@ -25,5 +25,5 @@ def unknown(what: str, found: str, allowed: Iterable[str]) -> str:
     by_lower = {name.lower(): name for name in names}
     near = get_close_matches(found.lower(), by_lower, n=1, cutoff=0.4)
     hint = f", did you mean {by_lower[near[0]]!r}?" if near else "."
-    known = f"Known: {', '.join(names)}." if names else "There is none to choose from."
+    known = f"Known: {', '.join(names)}." if names else "None is available."
     return f"unknown {what} {found!r}{hint} {known}"

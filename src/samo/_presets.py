@@ -53,8 +53,8 @@ def ERM(
         **options: Further options of `Engine`.
 
     Returns:
-        The engine. A step costs a forward pass and K backward passes (one where the weights are
-        known before the gradients).
+        The engine. A step costs a forward pass and K backward passes (one if the weights are known
+        before the gradients).
     """
     return Engine(model, tasks, aggregator=aggregator, **options)
 
@@ -79,7 +79,7 @@ def GSAM(
         aggregator: A method's name or a TorchJD object.
         rho: The radius ρ.
         adaptive: Whether to scale by the parameters' absolute values (ASAM).
-        where: Limits the perturbation, see `Perturbation`.
+        where: Restricts the perturbation; see `Perturbation`.
         **options: Further options of `Engine`.
 
     Returns:
@@ -107,7 +107,7 @@ def LSAM(
         aggregator: A method's name or a TorchJD object.
         rho: The radius ρ.
         adaptive: Whether to scale by the parameters' absolute values (ASAM).
-        where: Limits the perturbation, see `Perturbation`.
+        where: Restricts the perturbation; see `Perturbation`.
         **options: Further options of `Engine`.
 
     Returns:
@@ -135,7 +135,7 @@ def FMTL(
         aggregator: A method's name or a TorchJD object.
         rho: The radius ρ, of shared and own perturbations.
         adaptive: Whether to scale by the parameters' absolute values (ASAM).
-        where: Limits the perturbation, see `Perturbation`.
+        where: Restricts the perturbation; see `Perturbation`.
         **options: Further options of `Engine`.
 
     Returns:
@@ -168,13 +168,13 @@ def SAMO(
         aggregator: A method's name or a TorchJD object.
         rho: The radius ρ.
         alpha: The weight α of the mean gradient.
-        local: The estimator of the local gradient; ``SPSA(mu=0.01)`` if left out.
+        local: The estimator of the local gradient; ``SPSA(mu=0.01)`` if None.
         adaptive: Whether to scale by the parameters' absolute values (ASAM).
-        where: Limits the perturbation, see `Perturbation`.
+        where: Restricts the perturbation; see `Perturbation`.
         **options: Further options of `Engine`.
 
     Returns:
-        The engine. A step costs 3K + 1 forward passes, of which 2K without a graph, and K + 1
+        The engine. A step costs 3K + 1 forward passes (2K of them without a graph) and K + 1
         backward passes.
     """
     perturbation = Perturbation(

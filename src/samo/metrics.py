@@ -12,28 +12,28 @@ def delta_m(
     baseline: Mapping[Any, float] | Sequence[float],
     higher_is_better: Mapping[Any, bool] | Sequence[bool],
 ) -> float:
-    r"""Returns the mean relative loss of performance in percent (Δm); lower is better.
+    r"""Returns the mean relative performance drop in percent (Δm); lower is better.
 
     .. math::
         \Delta m = \frac{100}{M} \sum_{k=1}^{M} (-1)^{\delta_k} \frac{v_k - b_k}{|b_k|}
 
-    with δ_k = 1 where a higher value is better, else 0 (SAMO, arXiv 2507.07883, §6; the baseline is
-    usually single-task training). As in the published tables, the mean is over the metrics, so that
-    a task with more of them weighs more. A negative Δm says better than the baseline. Published
-    metrics are positive; by the absolute value, a rising R² is better below zero, too.
+    with δ_k = 1 if a higher value is better, else 0 (SAMO, arXiv 2507.07883, §6; the baseline is
+    usually single-task training). As in the published tables, the mean is over the metrics, so a
+    task with more metrics has more weight. A negative Δm means better than the baseline. The
+    absolute value in the denominator keeps the sign correct for negative baselines (R²).
 
     Args:
         values: The M values v, by name or in order.
-        baseline: The values b of the baseline, under the same names or in the same order.
-        higher_is_better: The direction of each metric, likewise.
+        baseline: The values b of the baseline, with the same names or in the same order.
+        higher_is_better: Whether a higher value is better, for each metric.
 
     Returns:
         Δm in percent.
 
     Raises:
         TypeError: If some of the three are mappings and some are not.
-        ValueError: If they do not agree in names or in number, there are none, a value is not
-            finite, or a baseline is zero.
+        ValueError: If their names or lengths differ, they are empty, a value is not finite, or a
+            baseline is zero.
 
     Example:
         >>> values = {"mIoU": 0.75, "error": 2.0}
@@ -60,7 +60,7 @@ def delta_m(
             if not math.isfinite(number):
                 raise ValueError(f"{name}[{key!r}] must be finite; found {number}.")
     if zero := [key for key, number in b.items() if number == 0]:
-        raise ValueError(f"baseline[{zero[0]!r}] is 0, so that no change relative to it exists.")
+        raise ValueError(f"baseline[{zero[0]!r}] is 0; relative changes need a nonzero baseline.")
     return math.fsum(100 * (-1) ** bool(up[k]) * (v[k] - b[k]) / abs(b[k]) for k in v) / len(v)
 
 

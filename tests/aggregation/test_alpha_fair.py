@@ -246,7 +246,7 @@ def test_rounding_of_dependent_gradients(seed: int, alpha: float) -> None:
 
 
 def test_no_solution_is_no_weights() -> None:
-    with pytest.raises(ConvergenceError, match=r"alpha=2\.0 are not found in 500 iterations"):
+    with pytest.raises(ConvergenceError, match=r"alpha=2\.0 did not converge in 500 iterations"):
         weigh(torch.tensor([[1.0, -3.0], [-3.0, 1.0]]), 2.0)
     for number in (math.nan, math.inf):
         with pytest.raises(ValueError, match="The Gramian must be finite; found"):

@@ -57,7 +57,7 @@ def test_where_nothing_helps_all_it_is_the_mean() -> None:
 
 def test_says_that_it_is_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_conic_grad, "_STEPS", 2)
-    with pytest.warns(RuntimeWarning, match="not found the best direction after 2 steps"):
+    with pytest.warns(RuntimeWarning, match="ConicGrad did not converge in 2 steps"):
         ConicGrad()(gradients("conflicting", 11))
 
 

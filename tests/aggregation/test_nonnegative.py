@@ -65,7 +65,7 @@ def test_hard_programs(condition: float, rounds: int, monkeypatch: pytest.Monkey
 def test_what_is_not_solved_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_nonnegative, "_ROUNDS", 0)
     monkeypatch.setattr(_nonnegative, "_STEPS", 3)
-    with pytest.raises(ConvergenceError, match="of 9 gradients is not solved after 3 steps"):
+    with pytest.raises(ConvergenceError, match="of 9 gradients did not converge in 3 steps"):
         solved(of_spectrum(9, 1e6), draw(2, 9))
 
 

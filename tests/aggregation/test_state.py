@@ -187,17 +187,17 @@ def test_what_this_machine_lacks_goes_to_the_cpu(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
-        (by_name("dwa"), by_name("famo"), "The state is of DWA; the method here is FAMO"),
-        (by_name("mgda"), by_name("pcgrad"), "is of MGDA, .*MGDAWeighting; .* here is PCGrad"),
+        (by_name("dwa"), by_name("famo"), "The state belongs to DWA; the method is FAMO"),
+        (by_name("mgda"), by_name("pcgrad"), "belongs to MGDA, .*MGDAWeighting; .* is PCGrad"),
         (
             lambda: aggregation.create("uw", 2),
             lambda: aggregation.create("uw", 4),
-            r"UW is of other parameters: .*\[2\].* there, .*\[4\].* here",
+            r"parameters of UW differ: .*\[2\].* in the state, .*\[4\].* in the method",
         ),
         (
             lambda: aggregation.create("uw", 2).double(),
             lambda: aggregation.create("uw", 2),
-            "float64.* there, .*float32.* here",
+            "float64.* in the state, .*float32.* in the method",
         ),
     ],
 )
@@ -214,5 +214,5 @@ def test_a_state_of_another_method_changes_nothing(
 def test_an_optimizer_of_foreign_tensors_is_refused() -> None:
     method = Everything()
     method.optimizer = torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.1)
-    with pytest.raises(ValueError, match=r"optimizer 'optimizer' .* tensors of the method's own"):
+    with pytest.raises(ValueError, match=r"optimizer 'optimizer' .* the method's own tensors"):
         capture(method)

@@ -194,22 +194,22 @@ ENGINES: Table = {
     "claimed twice": (
         lambda m: engine(m, shared=[m.trunk, m.heads["a"]], own={"a": m.heads["a"].weight}),
         samo.PartitionError,
-        r"'heads.a.weight' is claimed twice: by shared= and by own\['a'\]",
+        r"'heads.a.weight' is declared twice: in shared= and in own\['a'\]",
     ),
     "claimed by two tasks": (
         lambda m: engine(m, own={"a": m.heads, "b": m.heads["b"]}),
         samo.PartitionError,
-        r"'heads.b.weight' is claimed twice: by own\['a'\] and by own\['b'\]",
+        r"'heads.b.weight' is declared twice: in own\['a'\] and in own\['b'\]",
     ),
     "another model's": (
         lambda m: engine(m, shared=OTHER),
         samo.PartitionError,
-        r"shared= holds a parameter of shape \(3, 7\) that is not one of the model's",
+        r"shared= contains a parameter of shape \(3, 7\) that is not in the model",
     ),
     "another model's own": (
         lambda m: engine(m, own={"b": OTHER}),
         samo.PartitionError,
-        r"own\['b'\] holds a parameter of shape \(3, 7\) that is not one of the model's",
+        r"own\['b'\] contains a parameter of shape \(3, 7\) that is not in the model",
     ),
     "names": (
         lambda m: engine(m, shared=["trunk"]),
@@ -548,7 +548,7 @@ def test_a_method_s_own_counter_is_no_epoch_to_end():
 OTHERS: dict[str, tuple[Callable[..., samo.Engine], str]] = {
     "tasks": (
         lambda m: samo.SAMO(m, ["a", "b"], aggregator="mgda"),
-        r"tasks is \['a', 'b'\] there and \['a', 'b', 'c'\] here",
+        r"tasks is \['a', 'b'\] in the state and \['a', 'b', 'c'\] in the engine",
     ),
     "order": (
         lambda m: samo.SAMO(m, TASKS[::-1], aggregator="mgda"),
@@ -556,23 +556,23 @@ OTHERS: dict[str, tuple[Callable[..., samo.Engine], str]] = {
     ),
     "aggregator": (
         lambda m: samo.SAMO(m, TASKS, aggregator="upgrad"),
-        r"aggregator is UPGrad.* there and MGDA.* here",
+        r"aggregator is UPGrad.* in the state and MGDA.* in the engine",
     ),
     "rho": (
         lambda m: samo.SAMO(m, TASKS, aggregator="mgda", rho=0.3),
-        r"perturbation is .*rho=0.3.* there and .*rho=0.05.* here",
+        r"perturbation is .*rho=0.3.* in the state and .*rho=0.05.* in the engine",
     ),
     "estimator": (
         lambda m: samo.SAMO(m, TASKS, aggregator="mgda", local=samo.RandomDirection()),
-        r"perturbation is .*RandomDirection.* there and .*SPSA.* here",
+        r"perturbation is .*RandomDirection.* in the state and .*SPSA.* in the engine",
     ),
     "no perturbation": (
         lambda m: samo.ERM(m, TASKS, aggregator="mgda"),
-        r"perturbation is None there",
+        r"perturbation is None in the state",
     ),
     "decompose": (
         lambda m: samo.SAMO(m, TASKS, aggregator="mgda", decompose=True),
-        r"decompose is True there and False here",
+        r"decompose is True in the state and False in the engine",
     ),
 }
 
@@ -586,7 +586,7 @@ def test_a_state_of_another_configuration_is_refused(other):
     theirs = make(problem("plain").model)
     theirs.backward(lambda tasks: losses(theirs.model, tasks))
     before = made.state_dict()
-    with pytest.raises(ValueError, match=r"The state is of another configuration: .*" + message):
+    with pytest.raises(ValueError, match=r"The state has another configuration: .*" + message):
         made.load_state_dict(theirs.state_dict())
     after = made.state_dict()
     same(after["streams"], before["streams"])

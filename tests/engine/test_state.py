@@ -157,15 +157,18 @@ def test_state_is_a_copy():
     ("change", "message"),
     [
         ({"aggregator": "mgda"}, "aggregator is "),
-        ({"tasks": ["a", "b"]}, r"tasks is \['a', 'b', 'c'\] there and \['a', 'b'\] here"),
-        ({"rho": 0.2}, "perturbation is .*rho=0.05.* there and .*rho=0.2.* here"),
+        (
+            {"tasks": ["a", "b"]},
+            r"tasks is \['a', 'b', 'c'\] in the state and \['a', 'b'\] in the engine",
+        ),
+        ({"rho": 0.2}, "perturbation is .*rho=0.05.* in the state and .*rho=0.2.* in the engine"),
         ({"local": samo.SPSA(mu=0.1)}, "SPSA"),
-        ({"decompose": True}, "decompose is False there and True here"),
+        ({"decompose": True}, "decompose is False in the state and True in the engine"),
         (
             {"width": 7},
-            r"another model: parameter 'trunk.0.weight' .*\[6, 4\] there.*\[7, 4\] here",
+            r"another model: parameter 'trunk.0.weight' .*\[6, 4\] in the state.*\[7, 4\] here",
         ),
-        ({"width": 6, "name": "z"}, r"'trunk.0.weight' has shape \[6, 4\] there and None here"),
+        ({"width": 6, "name": "z"}, r"'trunk.0.weight' has shape \[6, 4\] in the state, None here"),
     ],
 )
 def test_a_state_of_another_configuration_changes_nothing(change, message):

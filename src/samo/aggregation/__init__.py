@@ -1,13 +1,13 @@
-"""Aggregation methods by name: which there are, what each needs, and how to make one.
+"""Aggregation methods by name: lists, describes and creates them.
 
 The methods are those of TorchJD, with the defaults of their papers, and classes of the same kinds
-for methods that TorchJD lacks, or for which this package has a faster or an exact solver.
+for methods that TorchJD lacks or for which this package has a faster or exact solver.
 
 A weighting maps the Gramian of the task gradients, ``[K, K]``, to the weights of the tasks,
 ``[K]``; an aggregator maps the matrix of the gradients, ``[K, m]``, to a direction, ``[m]``; and a
-scalarizer maps the losses, ``[K]``, to a scalar. A call raises ``ValueError`` for values that the
-method does not allow, such as a Gramian that is not finite, losses that must be positive, or
-another number of tasks than before, and `ConvergenceError` if a solver does not converge.
+scalarizer maps the losses, ``[K]``, to a scalar. A call raises ``ValueError`` for invalid values,
+such as a Gramian that is not finite, losses that are not positive for a method that needs positive
+ones, or another number of tasks than before, and `ConvergenceError` if a solver does not converge.
 
 Example:
     >>> from samo import aggregation

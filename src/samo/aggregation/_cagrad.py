@@ -22,7 +22,7 @@ from .solvers import (
 )
 
 _ITERATIONS = 60
-# Relative to the squared distance, and to the terms that it is the sum of.
+# Relative to the squared distance, and to the terms of its sum.
 _TOLERANCE, _ROUNDING = 1e-12, 1e-15
 
 
@@ -90,8 +90,8 @@ def _best(cosines: Array, norms: Array, c: float, noise: float) -> Array:
 
     The nearest d to :math:`g_0` with :math:`J d \ge t` is the quadratic program of C and
     :math:`q = b - t a`, with :math:`b_i = g_i^\top g_0 / \|g_i\|` and :math:`a_i = 1 / \|g_i\|`.
-    Its distance from :math:`g_0` grows with t, and is the root of a quadratic in t as long as the
-    same x are positive.
+    Its distance from :math:`g_0` grows with t, and is the root of a quadratic in t for a fixed set
+    of positive x.
 
     Args:
         cosines: C, ``[K, K]``.
@@ -108,7 +108,7 @@ def _best(cosines: Array, norms: Array, c: float, noise: float) -> Array:
     xp, mean, programs = library(), norms / len(norms), NonnegativePrograms(cosines, noise)
     b, a = cosines @ mean, xp.where(norms > 0, 1.0, 0.0) / xp.where(norms > 0, norms, 1.0)
     square = c * c * max(float(mean @ b), 0.0)
-    # The most that the ball allows for one task; no task can gain from a zero gradient.
+    # The largest improvement of one task in the ball; a task with a zero gradient has none.
     low, high = -math.inf, float(((b + square**0.5) * norms).min())
     level, positive = high, None
     for _ in range(_ITERATIONS):
@@ -131,6 +131,6 @@ def _best(cosines: Array, norms: Array, c: float, noise: float) -> Array:
         if not low < level < high:
             level = (low + high) / 2
     raise ConvergenceError(
-        f"CAGrad's direction is not found in {_ITERATIONS} iterations: its squared distance from "
-        f"the mean gradient has a relative error of {surplus / square:.1e}."
+        f"CAGrad did not converge in {_ITERATIONS} iterations: the squared distance of its "
+        f"direction from the mean gradient has a relative error of {surplus / square:.1e}."
     )

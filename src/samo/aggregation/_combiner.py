@@ -1,10 +1,9 @@
-"""How a step calls an aggregation method: what the method needs in order to weigh the tasks.
+"""Calls of aggregation methods in a step, by what they need to weigh the tasks.
 
 TorchJD has aggregators, weightings and scalarizers. For a step they differ in what they need: the
 losses alone (`WeightsOfLosses`), nothing (`WeightsOfCount`), the Gramian of the task gradients
 (`WeightsOfGramian`), or the whole matrix (`WholeMatrix`). `combiner` determines which, by type, and
-checks that the method fits. A method requests more by the capabilities `SeesLosses` and
-`ScaleFree`.
+checks that the method fits. Methods declare more by inheriting from `SeesLosses` and `ScaleFree`.
 """
 
 from __future__ import annotations
@@ -52,25 +51,25 @@ class Combiner(ABC):
     """How one method combines K task gradients into one.
 
     A method that has tensors with an entry for each of the K tasks, or state, is *sized*. For an
-    absent task it gets a replacement: the task's last loss; in the Gramian, a gradient of the
-    others' mean norm that is orthogonal to them; in the matrix, a zero gradient. Other methods get
-    the tasks that are present only.
+    absent task it receives a replacement: the task's last loss; in the Gramian, a gradient of the
+    others' mean norm that is orthogonal to them; in the matrix, a zero gradient. Other methods
+    receive the present tasks only.
 
     Args:
         method: The TorchJD object that is called.
         n_tasks: The number of tasks K.
-        whole: The TorchJD object that it is a part of.
+        whole: The TorchJD object that contains it.
 
     Attributes:
-        weighs_first: Whether the weights are known before the task gradients: `weigh` gives them.
+        weighs_first: Whether the weights are known before the task gradients: `weigh` returns them.
         weighs_own: Whether the weights apply to the tasks' own parameters as well.
-        gramian_only: Whether nothing but inner products and weighted sums of rows is computed.
+        gramian_only: Whether only inner products and weighted sums of rows are computed.
         whole_rows: Whether `combine` needs whole task gradients, not shards of them.
-        sees_losses: Whether the method, one of the gradients, receives the losses too (`tell`).
-        last: The last losses that a sized method, or any with all tasks present, received.
+        sees_losses: Whether the method receives the losses in addition to gradients (`tell`).
+        last: The last losses of all K tasks that the method received.
 
     Raises:
-        ValueError: If the method does not take K tasks.
+        ValueError: If the method does not accept K tasks.
     """
 
     weighs_first: ClassVar[bool] = False
@@ -100,7 +99,7 @@ class Combiner(ABC):
         return [p for p in self.method.parameters() if p.requires_grad]
 
     def bookmark(self) -> Callable[[], None]:
-        """Returns a function that restores the present state of the method."""
+        """Returns a function that restores the current state of the method."""
         state, last = capture(self.method), self.last
 
         def undo() -> None:
@@ -112,11 +111,11 @@ class Combiner(ABC):
     def tell(
         self, losses: Tensor, present: Sequence[int]
     ) -> tuple[Tensor | None, list[Tensor | None]]:
-        """Passes the losses to a method that sees them (`SeesLosses`).
+        """Passes the losses to a method that needs them (`SeesLosses`).
 
         Args:
             losses: The natural losses of the present tasks, of shape ``[len(present)]``.
-            present: The numbers of the present tasks.
+            present: The indices of the present tasks.
 
         Returns:
             The factors of the gradients of the tasks' own parameters (None for ones), and the
@@ -127,7 +126,7 @@ class Combiner(ABC):
         return self._differentiated(self._seeing.see_losses, losses, present)
 
     def filled(self, losses: Tensor, present: Sequence[int]) -> Tensor:
-        """Returns the losses; for a sized method, those of absent tasks are their last ones."""
+        """Returns the losses; for a sized method, absent tasks have their last losses."""
         if not self.sized or len(present) == self.n_tasks:
             full = losses
         else:
@@ -168,7 +167,7 @@ class Combiner(ABC):
 
         Args:
             losses: The natural losses of the present tasks, of shape ``[len(present)]``.
-            present: The numbers of the present tasks.
+            present: The indices of the present tasks.
 
         Returns:
             The weights of the present tasks, and the gradients of the method's parameters.
@@ -187,7 +186,7 @@ class Combiner(ABC):
             rows: The gradients of the present tasks.
             gramian: Their inner products, of shape ``[len(present), len(present)]``, in float64 on
                 the CPU.
-            present: The numbers of the present tasks.
+            present: The indices of the present tasks.
 
         Returns:
             The combined gradient, and the weights of the present tasks if the method has weights.
@@ -281,7 +280,7 @@ class WeightsOfGramian(Combiner):
         """Returns the weights of the present tasks, given the Gramian of their gradients."""
         index = _index(present, gramian.device)
         if self.sized and len(present) < self.n_tasks:
-            # A zero gradient would do harm: the shortest vector in its hull is that one alone.
+            # Not a zero gradient, which alone would be the shortest vector in the convex hull.
             full = gramian.diagonal().mean() * torch.eye(self.n_tasks, dtype=gramian.dtype)
             full[index[:, None], index] = gramian
             gramian = full
@@ -355,14 +354,14 @@ def combiner(method: object, n_tasks: int) -> Combiner:
 
 
 def _innermost(weighting: object) -> object:
-    """Returns the weighting inside of weightings that smooth another's weights."""
+    """Returns the weighting inside weightings that smooth the weights of another."""
     while isinstance(weighting, CRMOGMWeighting):
         weighting = weighting.weighting
     return weighting
 
 
 def _power_near(number: float) -> float:
-    """Returns a power of two near a number, by which division is exact; 1 for zero."""
+    """Returns a power of two near a number, since division by it is exact; 1 for zero."""
     return math.ldexp(1.0, math.frexp(number)[1]) if number else 1.0
 
 

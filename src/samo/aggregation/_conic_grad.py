@@ -63,10 +63,9 @@ class ConicGrad(ConstructorRepr, GramianWeightedAggregator):
     no direction in the cone improves all tasks, d is the axis :math:`g_0`.
 
     The paper solves a Lagrangian dual of the max-min problem by the Sherman–Morrison–Woodbury
-    formula and normalises d; this class does not follow its steps. Instead, with P the projection
-    onto the cone, :math:`d \propto P(\sum_i w_i g_i)` where w minimises
-    :math:`\|P(\sum_i w_i g_i)\|` over the simplex: a smooth convex problem, which an interior-point
-    method solves in float64.
+    formula and normalises d; this class uses another algorithm. With P the projection onto the
+    cone, :math:`d \propto P(\sum_i w_i g_i)` where w minimises :math:`\|P(\sum_i w_i g_i)\|` over
+    the simplex: a smooth convex problem, which an interior-point method solves in float64.
 
     Args:
         c: The smallest cosine c between the direction and the mean gradient, in [0, 1]. The default
@@ -166,8 +165,8 @@ def _minimized(cone: _Cone) -> tuple[_Projection, Array]:
         here = cone.projected(w)
     else:
         warnings.warn(
-            f"ConicGrad has not found the best direction after {_STEPS} steps: the duality gap is "
-            f"{here.gap:.1e} for gradients of norm 1.",
+            f"ConicGrad did not converge in {_STEPS} steps: the duality gap is {here.gap:.1e} for "
+            f"gradients of norm 1.",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -29,8 +29,8 @@ class DBMTL(ConstructorRepr, Aggregator, SeesLosses, Stateful):
     with :math:`\nabla \log l_i = g_i / l_i`, :math:`\beta_k = \beta / k^{\beta_\sigma}` at call k,
     and :math:`\hat g = 0` initially (Lin et al., arXiv 2308.12029). The tasks' own parameters
     minimise the sum of the logarithms. The authors' code adds 1e-8 to losses and norms; here losses
-    must be positive, and a zero gradient stays zero. If no losses are given, the gradients are used
-    without the division by them.
+    must be positive, and a zero gradient stays zero. If no losses are given, the gradients are not
+    divided by them.
 
     State: :math:`\hat g`, a matrix of the shape of the gradients in float32 or wider, with the size
     of K copies of the shared parameters.

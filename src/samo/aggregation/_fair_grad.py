@@ -52,7 +52,7 @@ class FairGrad(ConstructorRepr, GramianWeightedAggregator):
     no direction improves all of its tasks, and the equation has no solution. The weights returned
     then give the limit of the directions of :math:`G + \varepsilon I` for ε → 0: it leaves the
     losses of such tasks unchanged, to first order, and is α-fair for the others among all
-    directions that do. If all tasks are such, it is zero.
+    directions with this property. If it holds for all tasks, the direction is zero.
 
     Args:
         alpha: The fairness α, at least 0.

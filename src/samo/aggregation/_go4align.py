@@ -29,7 +29,7 @@ class GO4Align(ConstructorRepr, Scalarizer, Stateful):
     initialisation; here the optimal clusters are computed exactly, without random numbers.
 
     Args:
-        num_groups: The number of groups; K if there are fewer tasks.
+        num_groups: The number of groups; K if K is smaller.
         robust_step_size: The step size η of the probabilities, at least 0.
 
     Raises:

@@ -1,4 +1,4 @@
-"""GradNorm: learns weights with which all tasks train at similar rates."""
+"""GradNorm: learns weights such that all tasks train at similar rates."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class GradNormWeighting(ConstructorRepr, Weighting[PSDMatrix], SeesLosses, State
 
 @final
 class GradNorm(ConstructorRepr, GramianWeightedAggregator, SeesLosses, Stateful):
-    r"""Gradient normalisation: weights with which all tasks train at similar rates.
+    r"""Gradient normalisation: weights such that all tasks train at similar rates.
 
     Each call takes a gradient step for the weights w, initially 1, on
 
@@ -101,14 +101,14 @@ class GradNorm(ConstructorRepr, GramianWeightedAggregator, SeesLosses, Stateful)
 
     with the bracket held constant, and then rescales them to :math:`\sum_i w_i = K` (Chen et al.,
     ICML 2018, arXiv 1711.02257, Eqs. 1 and 2, Algorithm 1). The norms come from the diagonal of the
-    Gramian. The aggregate, and the gradients of the tasks' own parameters, have the weights from
+    Gramian. The aggregate, and the gradients of the tasks' own parameters, use the weights from
     before the step.
 
     The norms are those of all shared parameters; the paper uses the last shared layer to save time.
-    The step is Adam's with this learning rate, which is what the authors use as far as is known.
-    Weights stay above 1e-4; the paper does not say what keeps them positive. The first losses are
-    :math:`l^{(0)}` (for an absent task, the mean of the others). Without losses all :math:`r_i`
-    are 1. Losses must be positive.
+    The optimizer of the weights is Adam, presumably as in the authors' experiments; the paper does
+    not name it. Weights stay above 1e-4; the paper does not say how they are kept positive. The
+    first losses are :math:`l^{(0)}` (for an absent task, the mean of the others). Without losses
+    all :math:`r_i` are 1. Losses must be positive.
 
     Args:
         alpha: The strength α of the restoring force, at least 0: 1.5 in the paper's experiments on

@@ -67,8 +67,8 @@ class GradVac(ConstructorRepr, GramianWeightedAggregator, Stateful):
     The direction is the sum of the :math:`g_i^{PC}` (Wang et al., ICLR 2021, arXiv 2010.05874,
     Algorithm 1). The orders come from torch's global generator.
 
-    The result has the same distribution as that of TorchJD's class of the same name, which takes
-    one pair at a time; here each step takes one j for every task i, and ``eps`` is
+    The result has the same distribution as that of TorchJD's class of the same name, which
+    processes one pair at a time; here each step processes one j for every task i, and ``eps`` is
     relative to the size of the gradients.
 
     State: the moving averages, ``[K, K]``, in float64; initially 0, and reset when the number of

@@ -47,7 +47,7 @@ class IMTL(ConstructorRepr, GramianWeightedAggregator, SeesLosses):
     r"""Impartial multi-task learning, with both of its balances.
 
     IMTL-L scales each loss by a factor that is trained with the model; IMTL-G combines the
-    gradients of the scaled losses to a direction with equal projections onto each of them:
+    gradients of the scaled losses into a direction with equal projections onto each of them:
 
     .. math::
         \tilde l_i = e^{s_i} l_i - s_i, \qquad \tilde g_i = e^{s_i} g_i, \qquad

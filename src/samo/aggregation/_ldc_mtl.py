@@ -32,8 +32,8 @@ class LDCMTL(ConstructorRepr, Scalarizer, Stateful):
     W is the parameter ``logits``, σ the sigmoid, and initially W = 1, as in the authors' code for
     CelebA. Pass `parameters()` to the optimizer of the model.
 
-    Two things are omitted: the paper's router, a small network that computes W from the features of
-    the model (in the authors' code for the dense benchmarks), since a scalarizer receives only the
+    This class omits the paper's router, a small network that computes W from the features of the
+    model (in the authors' code for the dense benchmarks), since a scalarizer receives only the
     losses; and the normalisation of the losses by their first values, from earlier versions of the
     paper. The order of the tasks matters, since neighbours are compared. A weight
     :math:`\partial S / \partial l_i` can be negative if λ is not small compared to 1 / K.

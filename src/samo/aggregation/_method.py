@@ -1,4 +1,4 @@
-"""The entry of a method in the table, and how a method is made from it."""
+"""Entries of the table of methods, which create the methods."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Method:
     Attributes:
         name: The name.
         title: The full name.
-        needs: What the weights of the tasks depend on: ``"nothing"``, the ``"losses"``, the
+        needs: The input that the task weights depend on: ``"nothing"``, the ``"losses"``, the
             ``"gramian"`` of the task gradients, or the ``"gradients"`` themselves.
         kind: The class: an aggregator, a weighting or a scalarizer of TorchJD or of this package.
         references: Keys of its papers in ``references.bib``.
         published: Defaults from the papers, for options without a default in ``kind``.
-        note: What a user should know before using it.
+        note: A remark for users.
         aliases: Other names.
         trained: Whether it has parameters that the user's optimizer must train.
         tasks_for: Returns the smallest number of tasks, from the options.
@@ -56,7 +56,7 @@ class Method:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The options that have defaults, with these."""
+        """The default values of the options that have one."""
         parameters = inspect.signature(self.kind).parameters
         given = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
         given.update(self.published)
@@ -78,7 +78,7 @@ class Method:
         return self.tasks_for(self.defaults)
 
     def make(self, n_tasks: int, arguments: Mapping[str, Any]) -> Aggregator | Scalarizer:
-        """Makes the aggregator or scalarizer.
+        """Creates the aggregator or scalarizer.
 
         Args:
             n_tasks: The number of tasks K, passed to constructors that take it.

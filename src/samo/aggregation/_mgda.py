@@ -43,7 +43,7 @@ class MGDA(GramianWeightedAggregator):
     Sener and Koltun's code and TorchJD's class of the same name take up to 100 Frank-Wolfe steps.
     Here the solution is exact: the duality gap :math:`w^\top G w - \min_i (G w)_i` is below 1e-11
     times the squared norms of the gradients with nonzero weights, however different the sizes of
-    the gradients are. If there are zero gradients, these share the weights equally.
+    the gradients are. Zero gradients, if any, share the weights equally.
 
     Example:
         >>> import torch

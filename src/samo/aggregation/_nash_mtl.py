@@ -48,9 +48,9 @@ class NashMTL(ConstructorRepr, GramianWeightedAggregator):
     The authors' code and TorchJD's class of the same name take the matrix J and solve a sequence of
     at most 20 convex programs, starting from the weights of the previous step, and often stop far
     from the solution. Here the Gramian suffices, the solution is exact and no step depends on
-    another, so there is no ``optim_niter``. Nor is there ``update_weights_every``, which would save
-    no backward passes here. This is `FairGrad` with α = 1; see there for tasks that cannot all
-    improve.
+    another, so ``optim_niter`` is not needed; nor is ``update_weights_every``, which would save no
+    backward passes here. This is `FairGrad` with α = 1, which describes the case of tasks that
+    cannot all improve.
 
     Args:
         max_norm: The largest norm of the direction; 0 for no limit.

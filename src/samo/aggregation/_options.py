@@ -77,7 +77,7 @@ class _Ranged:
 
 
 def of_weighting() -> Any:
-    """Declares an option of an aggregator that is the option of the same name of its weighting.
+    """Declares an option of an aggregator that forwards to its weighting's option.
 
     Returns:
         A descriptor, to be used as a class attribute: ``c: float = of_weighting()``.

@@ -1,4 +1,4 @@
-"""PCGrad: projects task gradients onto the normal planes of those that they conflict with."""
+"""PCGrad: projects task gradients onto the normal planes of conflicting gradients."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class PCGrad(GramianWeightedAggregator):
     The direction is the sum of the :math:`g_i^{PC}` (Yu et al., NeurIPS 2020, arXiv 2001.06782,
     Algorithm 1). The orders come from torch's global generator.
 
-    The result has the same distribution as that of TorchJD's class of the same name, which takes
-    one pair at a time; here each step takes one j for every task i.
+    The result has the same distribution as that of TorchJD's class of the same name, which
+    processes one pair at a time; here each step processes one j for every task i.
 
     Example:
         >>> import torch

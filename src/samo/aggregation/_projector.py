@@ -49,7 +49,7 @@ class ExactProjector(DualConeProjector):
         """
         xp, (cosines, norms) = library(), normalized(G)
         u = to_array(U.reshape(-1, len(G)))
-        # A zero gradient plays no part: its cosines with the others are zero.
+        # A zero gradient has no effect: its cosines with the others are zero.
         linear = xp.where(norms > 0, (u * norms) @ cosines, 0.0)
         x, _ = NonnegativePrograms(cosines, resolution(G)).solve(linear)
         v = u + x / xp.where(norms > 0, norms, 1.0)

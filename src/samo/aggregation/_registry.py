@@ -1,4 +1,4 @@
-"""Looks methods up in the table, makes them, and recognises them."""
+"""Looks up, creates and recognises the methods of the table."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def describe(name: str) -> Method:
         The entry.
 
     Raises:
-        ValueError: If there is no such method.
+        ValueError: If the method is unknown.
 
     Example:
         >>> from samo import aggregation
@@ -61,7 +61,7 @@ def describe(name: str) -> Method:
 
 
 def create(name: str, n_tasks: int, **options: Any) -> Aggregator | Scalarizer:
-    """Makes a method from its name.
+    """Creates a method from its name.
 
     Args:
         name: Its name or an alias, in any case, with ``-`` or ``_``.
@@ -74,7 +74,7 @@ def create(name: str, n_tasks: int, **options: Any) -> Aggregator | Scalarizer:
         the Gramian, and an ``Aggregator`` for methods of the gradients.
 
     Raises:
-        ValueError: If there is no such method, it needs more tasks, or an option is out of range.
+        ValueError: If the method is unknown or needs more tasks, or an option is out of range.
         TypeError: If an option is unknown, missing, or of the wrong type.
         ImportError: If the method needs a package that is not installed.
 
@@ -99,11 +99,11 @@ def method_of(aggregator: Aggregator | Weighting[Any] | Scalarizer) -> Method | 
     """Finds the table entry of an object.
 
     Args:
-        aggregator: A TorchJD aggregator, weighting or scalarizer, made by `create` or not.
+        aggregator: A TorchJD aggregator, weighting or scalarizer, created by `create` or not.
 
     Returns:
-        The entry, with the references of the methods inside it too (CR-MOGM has one), or None if
-        the method is not in the table.
+        The entry, with the references of methods that it contains (as CR-MOGM does), or None if the
+        method is not in the table.
     """
     kinds = [kind for module in aggregator.modules() for kind in type(module).__mro__]
     found = [_BY_TYPE[kind] for kind in kinds if kind in _BY_TYPE]

@@ -1,4 +1,4 @@
-"""The capability of gradient methods that need the losses too."""
+"""The capability of gradient methods that also need the losses."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class SeesLosses(ABC):
-    r"""Base class of aggregators and weightings that receive the losses too.
+    r"""Base class of aggregators and weightings that also receive the losses.
 
     TorchJD calls an aggregator with the gradients and a weighting with their Gramian. A method that
-    needs the losses too receives them beforehand, in `see_losses`. The engine calls it at each
+    also needs the losses receives them beforehand, in `see_losses`. The engine calls it at each
     step, on the outermost module of its aggregator that inherits from this class; with TorchJD's
     own functions, the user calls it. A method should also work without losses.
 
@@ -44,14 +44,14 @@ class SeesLosses(ABC):
         r"""Receives the losses that belong to the gradients of the next call.
 
         A method that keeps state, or has a tensor with an entry for each task, receives K losses at
-        each step: for an absent task its last one, and its gradient is replaced too. Other methods
-        receive the losses of the present tasks.
+        each step: for an absent task, its last loss and a replacement of its gradient. Other
+        methods receive the losses of the present tasks.
 
         Args:
             losses: The natural losses, of shape ``[K]``, in the order of the rows.
 
         Returns:
             A scalar S that is differentiable with respect to ``losses``, and to the parameters of
-            the method if it has any. The tasks' own parameters minimise S, and so do those of the
-            method. None stands for the sum of the losses.
+            the method if it has any. S is the objective of the tasks' own parameters and of those
+            of the method. None stands for the sum of the losses.
         """

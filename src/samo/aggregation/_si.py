@@ -18,7 +18,7 @@ class SI(Scalarizer):
         S(l) = \sum_i \log l_i, \qquad \frac{\partial S}{\partial l_i} = \frac{1}{l_i}
 
     The baseline "SI" of Nash-MTL (Navon et al., ICML 2022, arXiv 2202.01017) and of later papers.
-    The scale of a loss makes no difference.
+    The gradient does not depend on the scale of a loss.
 
     Raises:
         ValueError: In a call, if a loss is not positive.

@@ -28,7 +28,7 @@ _MODULES_OWN = frozenset(vars(nn.Module())) - {"training"}
 
 
 class _NotDataError(Exception):
-    """A value is configuration, not state."""
+    """Raised for values that are configuration, not state."""
 
 
 def capture(module: nn.Module) -> State:
@@ -41,7 +41,7 @@ def capture(module: nn.Module) -> State:
         The name of the class and the state of each module inside it, by path.
 
     Raises:
-        ValueError: If an optimizer holds tensors that are not the method's own.
+        ValueError: If an optimizer has tensors that do not belong to the method.
 
     Example:
         >>> import torch
@@ -68,15 +68,15 @@ def restore(module: nn.Module, state: Mapping[str, Mapping[str, Any]]) -> None:
         state: The result of `capture`.
 
     Raises:
-        ValueError: If the state belongs to another class, or to parameters of other names, shapes
-            or dtypes. The method is unchanged then.
+        ValueError: If the state belongs to another class, or its parameters have other names,
+            shapes or dtypes. The method is then unchanged.
     """
     parts = dict(module.named_modules())
     _check(parts, state)
     for path, part in parts.items():
         _restore_tensors(part, state[path])
-        # TorchJD's NashMTL creates its cvxpy problem at the first call only. Each call sets all of
-        # its contents.
+        # TorchJD's NashMTL creates its cvxpy problem at the first call only. Each call sets its
+        # complete contents.
         if state[path]["attributes"].get("step") and hasattr(part, "_init_optim_problem"):
             part._init_optim_problem()
     tensors = dict(_trainable(module))
@@ -108,13 +108,13 @@ def _check(parts: Mapping[str, nn.Module], state: Mapping[str, Mapping[str, Any]
     mine = {path: type(part).__qualname__ for path, part in parts.items()}
     saved = {path: entry["class"] for path, entry in state.items()}
     if mine != saved:
-        raise ValueError(f"The state is of {_listed(saved)}; the method here is {_listed(mine)}.")
+        raise ValueError(f"The state belongs to {_listed(saved)}; the method is {_listed(mine)}.")
     for path, part in parts.items():
         own = {name: _form(value) for name, value in part._parameters.items()}
         other = {name: _form(_decode(value)) for name, value in state[path]["parameters"].items()}
         if own != other:
             raise ValueError(
-                f"The state of {mine[path]} is of other parameters: {other} there, {own} here."
+                f"The parameters of {mine[path]} differ: {other} in the state, {own} in the method."
             )
 
 
@@ -156,7 +156,7 @@ def _encode_optimizer(
     if getattr(torch.optim, kind, None) is not type(optimizer) or any(None in g for g in groups):
         raise ValueError(
             f"The optimizer {attribute!r} of the aggregation method cannot be saved: it must be "
-            f"one of torch.optim, over tensors of the method's own; found {kind}."
+            f"one of torch.optim, over the method's own tensors; found {kind}."
         )
     return {"class": kind, "tensors": groups, "state": _encode(optimizer.state_dict())}
 

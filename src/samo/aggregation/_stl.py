@@ -19,15 +19,15 @@ class STL(ConstructorRepr, Scalarizer):
     .. math::
         S(l) = l_t
 
-    The baseline of multi-task learning, with one run for each task. The other tasks stay in the
-    run, so that everything else is equal; this costs their forward passes.
+    The baseline of multi-task learning, with one run for each task. The other tasks are still
+    evaluated, so that everything else is equal, at the cost of their forward passes.
 
     Args:
         n_tasks: The number of tasks K.
-        task: The position of the trained task, 0 to K - 1.
+        task: The index of the trained task, 0 to K - 1.
 
     Raises:
-        ValueError: If there is no such task.
+        ValueError: If ``task`` is out of range.
 
     Example:
         >>> import torch
@@ -44,8 +44,8 @@ class STL(ConstructorRepr, Scalarizer):
             raise ValueError(f"task must be an integer in 0..{n_tasks - 1}; found {task!r}.")
         self.n_tasks = n_tasks
         self.task = task
-        # A tensor of length K makes the engine pass losses for absent tasks too: `task` is a
-        # position among all tasks.
+        # A tensor of length K makes the engine also pass losses of absent tasks: `task` is an index
+        # among all tasks.
         self.register_buffer("weights", torch.zeros(n_tasks).index_fill(0, torch.tensor(task), 1.0))
 
     def forward(self, values: Tensor, /) -> Tensor:

@@ -1,6 +1,6 @@
 """The table of all methods: one entry for each name.
 
-An entry has the name, the title, what the method needs, its class, and where they apply references,
+An entry has a name, a title, the input that the method needs, its class, and optionally references,
 published defaults, a note and aliases, as described in `Method`.
 """
 
@@ -48,7 +48,7 @@ METHODS = (
         "nothing",
         STL,
         ("caruana1997multitask",),
-        note="task is the position of the trained task.",
+        note="task is the index of the trained task.",
     ),
     Method(
         "si",

@@ -1,4 +1,4 @@
-"""One process or several: what they exchange, and where the parameters are."""
+"""One process or several: their communication, and the placement of the parameters."""
 
 from ._placement import Fill, Placement
 from ._plain import Alone, Replicated

@@ -1,6 +1,6 @@
-"""The interface to where the parameters and their gradients are: whole on every rank, or sharded.
+"""The interface of a placement: parameters and gradients are replicated on every rank, or sharded.
 
-It has two forms: `Replicated` (in ``_plain.py``) and `Sharded` (in ``_sharded.py``).
+It has two implementations: `Replicated` (in ``_plain.py``) and `Sharded` (in ``_sharded.py``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Fill = Callable[[Tensor, torch.Generator], object]
 
 
 class Placement(ABC):
-    """How a model is distributed over the ranks; what follows for its evaluation and gradients.
+    """How a model is placed on the ranks, with its evaluation and differentiation.
 
     Attributes:
         whole: Whether each rank holds whole parameters and gradients.
@@ -36,19 +36,19 @@ class Placement(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Brings the model to the state in which a step starts."""
+        """Prepares the model for a step."""
 
     @abstractmethod
     def settle(self) -> None:
-        """Ensures that the model's registered parameters are those that the engine knows."""
+        """Ensures that the parameters registered in the model are those that the engine knows."""
 
     @abstractmethod
     def evaluating(self) -> AbstractContextManager[None]:
-        """Surrounds each call of the user's closure."""
+        """Returns the context for each call of the user's closure."""
 
     @abstractmethod
     def taking_part(self, losses: Mapping[str, Tensor], agreed: Agreement) -> dict[str, Tensor]:
-        """Returns this rank's losses that the step continues with, in the order of the tasks."""
+        """Returns the losses of this rank that the step uses, in the order of the tasks."""
 
     @abstractmethod
     def behind(self, leaves: set[int]) -> set[int]:
@@ -72,22 +72,22 @@ class Placement(ABC):
             retain: Whether the graph is needed again.
 
         Returns:
-            What this rank holds of the gradients; None for parameters that are not reached.
+            This rank's parts of the gradients; None for parameters that are not reached.
         """
 
     @abstractmethod
     def as_gradient(self, part: Tensor, parameter: Tensor) -> Tensor:
-        """Returns the gradient of a parameter, given what this rank holds of it."""
+        """Returns the gradient of a parameter, given this rank's part of it."""
 
     @abstractmethod
     def reduce_(
         self, large: Sequence[Tensor], small: Sequence[Tensor], marks: Sequence[bool] = ()
     ) -> Sequence[bool]:
-        """Sums gradients over the ranks in place, and unites marks, unless that is done already."""
+        """Sums gradients over the ranks in place and returns which marks any rank has set."""
 
     @abstractmethod
     def columns(self, parameters: Sequence[Parameter]) -> Ranks | None:
-        """Returns the ranks to divide the columns of the task gradients among; None for none."""
+        """Returns the ranks that divide the columns of the task gradients among them, or None."""
 
     @abstractmethod
     def fill(

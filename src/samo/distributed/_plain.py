@@ -1,4 +1,4 @@
-"""The plain case: a single process, and models that are whole on every rank."""
+"""A single process, and models that are replicated on every rank."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Alone(Ranks):
         return {task: losses[task].detach().clone() for task in tasks}
 
     def largest(self, flags: Tensor) -> Tensor:
-        """Returns the integers."""
+        """Returns the flags."""
         return flags
 
     def total(self, part: Tensor) -> Tensor:
@@ -79,17 +79,17 @@ class Alone(Ranks):
 class Replicated(Placement):
     """Every rank holds the whole model, wrapped in ``DistributedDataParallel`` or not.
 
-    A wrapper's reducer is bypassed, since gradients are computed by ``torch.autograd.grad``, and so
-    is its broadcast of the buffers, which would be visible in replays: at the start of each step
-    the buffers are those of rank 0. So no collective operation runs inside a closure.
+    A wrapper's reducer is bypassed, since gradients are computed by ``torch.autograd.grad``. So is
+    its broadcast of buffers, which would affect replays; the buffers of rank 0 are broadcast at the
+    start of each step instead. No collective operation runs inside a closure.
 
     Args:
         model: The model.
         ranks: The ranks.
 
     Attributes:
-        divided_from: The number of shared parameters from which on the columns of their gradients
-            are divided among the ranks.
+        divided_from: The smallest number of shared parameters for which the columns of their
+            gradients are divided among the ranks.
 
     Raises:
         ValueError: If a wrapper cannot be bypassed.
@@ -105,8 +105,8 @@ class Replicated(Placement):
         self._wrappers = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
         if any(wrapper.static_graph for wrapper in self._wrappers):
             raise ValueError(
-                "DistributedDataParallel(static_graph=True) reduces gradients in its first backward"
-                " pass whatever happens: leave static_graph out. The engine reduces them."
+                "DistributedDataParallel(static_graph=True) always reduces gradients in its first "
+                "backward pass: use static_graph=False. The engine reduces the gradients."
             )
 
     def start(self) -> None:
@@ -118,11 +118,11 @@ class Replicated(Placement):
         """Does nothing."""
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """Keeps wrappers from synchronising anything."""
+        """Disables the wrappers' synchronisation."""
         return self._silent() if self._wrappers else nullcontext()
 
     def taking_part(self, losses: Mapping[str, Tensor], agreed: Agreement) -> dict[str, Tensor]:
-        """Returns the losses that count."""
+        """Returns the losses with a positive share."""
         return {t: losses[t] for t, share in agreed.shares.items() if share > 0}
 
     def behind(self, leaves: set[int]) -> set[int]:

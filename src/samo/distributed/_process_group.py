@@ -1,4 +1,4 @@
-"""Several processes that take a step together, on ``torch.distributed``."""
+"""Several processes that take a step together, by ``torch.distributed``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ._ranks import Agreement, Ranks
 
 
 class _Place(Enum):
-    """The places of a step at which ranks exchange something."""
+    """The points of a step at which ranks communicate."""
 
     END = 0
     NATURAL = 1
@@ -45,10 +45,10 @@ class Together(Ranks):
     """The ranks of a process group.
 
     Small values (losses, and whether a rank has failed) are exchanged in a *message* of constant
-    length, so that a rank that fails need not know what the others are about to exchange. Large
-    transfers are announced by a message: no rank waits for gradients that will not be sent. A
-    message costs an all-reduce of 8(2K + 5) bytes. It includes the place of the step at which the
-    rank is, so that ranks that are out of step are detected.
+    length, so that a failing rank need not know what the others exchange next. A message precedes
+    each large transfer: no rank waits for gradients that will not be sent. A message costs an
+    all-reduce of 8(2K + 5) bytes. It includes the rank's position in the step, so that ranks that
+    are out of step are detected.
 
     Args:
         group: The process group.
@@ -70,10 +70,10 @@ class Together(Ranks):
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Announces an exception within to the other ranks, and raises theirs."""
+        """Announces an exception in its body to the other ranks, and raises theirs."""
         if not self._met and self._backend == "gloo":
             with self._reaching():
-                dist.monitored_barrier(self._group)  # names a rank that has not come
+                dist.monitored_barrier(self._group)  # names a rank that has not arrived
         self._met, self._settled = True, False
         try:
             yield
@@ -121,7 +121,7 @@ class Together(Ranks):
             for i, t in enumerate(self._tasks)
             if totals[t] > 0
         }
-        # The means are in float64 whatever the losses are: the same bits on all ranks.
+        # The means are in float64 for any dtype of the losses: the same bits on all ranks.
         shares = {task: here.get(task, 0.0) / totals[task] for task in present}
         return Agreement(means, {t: totals[t] for t in present}, shares, sums[2 * k].item() > 0)
 
@@ -227,13 +227,13 @@ class Together(Ranks):
             self._settled = True
             raise RankError(
                 f"The ranks are not in step: rank {self.rank} is at {place.name}, others are "
-                f"elsewhere. All must call the engine the same number of times, each time with as "
-                f"many closures."
+                f"not. All ranks must call the engine the same number of times, with the same "
+                f"number of closures."
             )
         return message[len(head) : len(head) + len(values)]
 
     def _everyone(self, mine: Any) -> list[Any]:
-        """Gathers an object from each rank, as JSON: torch's own way needs NumPy."""
+        """Gathers an object from each rank as JSON, since ``all_gather_object`` needs NumPy."""
         text = torch.tensor([*json.dumps(mine).encode()], dtype=torch.uint8, device=self._device)
         longest = torch.tensor([len(text)], device=self._device)
         with self._reaching():
@@ -252,15 +252,15 @@ class Together(Ranks):
             self._settled = True
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise RankError(
-                f"Rank {self.rank} cannot reach another rank: it has died, or has not come to the "
-                f"same place within the process group's timeout ({reason}). The group is of no "
-                f"more use: end this process. Started by torchrun --max-restarts, all ranks start "
-                f"again from the last checkpoint."
+                f"Rank {self.rank} cannot reach another rank: it has died, or did not arrive "
+                f"within the process group's timeout ({reason}). The group can no longer be used: "
+                f"end this process. Under torchrun --max-restarts, all ranks then restart from the "
+                f"last checkpoint."
             ) from error
 
 
 def _by_kind(flats: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Groups tensors by device and dtype, without empty ones."""
+    """Groups nonempty tensors by device and dtype."""
     groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for flat in flats:
         if flat.numel():
@@ -280,7 +280,7 @@ def _described(error: Exception) -> _Failure:
 
 
 def _settle(failures: Sequence[_Failure | None], mine: Exception | None) -> None:
-    """Raises what the other ranks have raised; returns if it is this rank's own error."""
+    """Raises the error of the other ranks; returns if it is this rank's own error."""
     found = {rank: failure for rank, failure in enumerate(failures) if failure is not None}
     if all(stage for *_, stage in found.values()):
         # If the gradient of a sum is at fault, not every rank can determine the task.

@@ -1,8 +1,8 @@
 """The interface to the processes that take a step together.
 
-The stages of a step are the same for one process and for many. Where they need what other ranks
-know, they call `Ranks`, which has two forms: `Alone` (in ``_plain.py``) for a single process, and
-`Together` (in ``_process_group.py``) on ``torch.distributed``.
+The stages of a step are the same for one process and for many. To communicate, they call `Ranks`,
+which has two implementations: `Alone` (in ``_plain.py``) for a single process, and `Together` (in
+``_process_group.py``) for ``torch.distributed``.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Agreement:
-    """What the ranks have agreed on about one closure's losses.
+    """The result of `Ranks.agree` for one closure's losses.
 
     Attributes:
-        means: The losses of the tasks that some rank has, in the order of the tasks: means over
+        means: The losses of the tasks present on any rank, in the order of the tasks: means over
             the ranks that have them, weighted by the sizes.
         sizes: The sizes n_i of these tasks, summed over the ranks.
         shares: This rank's share n_i(here) / n_i of each size; 0 where it has no loss.
-        news: Whether some rank has seen something new about the partition.
+        news: Whether the losses of any rank may change the partition.
     """
 
     means: dict[str, Tensor]
@@ -36,12 +36,12 @@ class Agreement:
 class Ranks(ABC):
     """The processes that take a step together.
 
-    All of them call the same methods in the same order. A rank that fails announces it instead of
-    its next call (`together`), so that the others stop there too and leave nothing behind.
+    All of them call the same methods in the same order. A rank that fails announces this instead of
+    its next call (`together`), so that the others stop there too and undo the step.
 
     Attributes:
         size: The number of ranks N.
-        rank: The number of this rank.
+        rank: The rank of this process.
     """
 
     size: int
@@ -61,7 +61,7 @@ class Ranks(ABC):
         """Checks that these facts are the same on all ranks.
 
         Raises:
-            ValueError: If one is not; it names the fact and its values.
+            ValueError: If a fact differs; the message has its values.
         """
 
     @abstractmethod
@@ -72,8 +72,8 @@ class Ranks(ABC):
 
         Args:
             losses: This rank's losses, by task.
-            sizes: The sizes over which they are means.
-            news: Whether they tell something new about the partition.
+            sizes: The numbers of samples that they are averaged over.
+            news: Whether they may change the partition.
         """
 
     @abstractmethod
@@ -106,4 +106,4 @@ class Ranks(ABC):
 
     @abstractmethod
     def broadcast_(self, flats: Sequence[Tensor]) -> None:
-        """Overwrites tensors by those of rank 0."""
+        """Overwrites tensors with those of rank 0."""

@@ -17,8 +17,8 @@ from samo.tensors import Vector, assembled, local, part_of
 from ._placement import Fill, Placement
 from ._ranks import Agreement, Ranks
 
-# The number of random numbers drawn at a time, of which a shard is kept. A multiple of 16: on the
-# CPU, torch then draws the normal numbers that one draw of all would give.
+# The number of random numbers drawn at a time, of which a shard is kept. A multiple of 16, for
+# which torch on the CPU draws the same normal numbers as in a single call.
 _CHUNK = 1 << 18
 
 
@@ -27,7 +27,7 @@ class Sharded(Placement):
 
     Vectors consist of shards; norms and inner products are summed over the ranks. The model's own
     hooks gather the parameters of a unit when it is evaluated, and average and scatter the
-    gradients in its backward pass. So every rank must evaluate the same modules in the same order.
+    gradients in its backward pass. All ranks must evaluate the same modules in the same order.
 
     Args:
         model: The model, after ``fully_shard``.
@@ -51,23 +51,23 @@ class Sharded(Placement):
                 _check(name, parameter, ranks.size)
 
     def start(self) -> None:
-        """Frees what an evaluation outside of the engine has gathered, which may be outdated."""
+        """Frees parameters gathered by an evaluation outside the engine, which may be outdated."""
         self._reshard()
 
     def settle(self) -> None:
-        """Registers the shards instead of gathered parameters."""
+        """Registers the shards in place of gathered parameters."""
         self._reshard()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Frees the gathered parameters after each evaluation, since the shards will move."""
+        """Frees the gathered parameters after each evaluation, since the shards will change."""
         try:
             yield
         finally:
             self._reshard()
 
     def taking_part(self, losses: Mapping[str, Tensor], agreed: Agreement) -> dict[str, Tensor]:
-        """Returns all of them: every rank takes part in the collective operations of each task."""
+        """Returns all losses: every rank takes part in the collective operations of each task."""
         if absent := [task for task in agreed.means if task not in losses]:
             raise ValueError(
                 f"Tasks {absent} are absent on this rank and present on others. In a sharded model "
@@ -183,8 +183,8 @@ class _Numbers:
 def _check(name: str, parameter: Parameter, size: int) -> None:
     if not isinstance(parameter, DTensor):
         raise ValueError(
-            f"Parameter {name!r} is whole, while others are sharded: apply fully_shard to the "
-            f"whole model (its root last) before the engine is made, or freeze the parameter."
+            f"Parameter {name!r} is not sharded, but others are: apply fully_shard to the whole "
+            f"model (its root last) before creating the engine, or freeze the parameter."
         )
     mesh, placements = parameter.device_mesh, parameter.placements
     if mesh.ndim != 1 or not placements[0].is_shard() or mesh.size() != size:

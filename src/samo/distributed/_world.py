@@ -27,7 +27,7 @@ class World:
 
     Attributes:
         ranks: The ranks.
-        placement: Where the parameters are.
+        placement: The placement of the parameters.
         streams: The engine's random number generators.
         sync_perturbation: Whether all ranks perturb along the gradient of the whole batch.
     """
@@ -38,7 +38,7 @@ class World:
     sync_perturbation: bool = True
 
     def alone(self, model: nn.Module) -> World:
-        """Returns this process alone, with random numbers of its own (m-sharpness)."""
+        """Returns a world of this process alone, with its own random numbers (m-sharpness)."""
         ranks = Alone()
         streams = self.streams.apart(self.ranks.rank)
         return World(ranks, Replicated(model, ranks), streams)
@@ -52,7 +52,7 @@ def world_of(
     *,
     sync_perturbation: bool,
 ) -> World:
-    """Returns the processes of a group: of the default group if none is given.
+    """Returns the processes of a group, by default of the default group.
 
     Args:
         model: The model.
@@ -108,16 +108,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def check_ranks(world: World, model: nn.Module, configuration: Mapping[str, str]) -> None:
-    """Checks that all ranks have the same engine and the same model.
-
-    Args:
-        world: The processes.
-        model: The model.
-        configuration: The engine's options.
-
-    Raises:
-        ValueError: If they do not; it names what differs and its values.
-    """
+    """Raises ValueError if engine or model differ between ranks, with the differences."""
     named = dict(model.named_parameters())
     shapes = {f"{name}: {list(p.shape)}" for name, p in named.items()}
     facts = {**configuration, **world.streams.facts(), "parameters": ", ".join(sorted(shapes))}

@@ -1,4 +1,4 @@
-"""The engine, and one step of it."""
+"""The engine and its steps."""
 
 from ._batch import Losses, confine_autocast, evaluated
 from ._engine import Engine

@@ -18,9 +18,9 @@ from ._natural import NaturalPass, displaced
 
 
 class Ascent:
-    """ε and η_i of the tasks of a group, which are perturbed together.
+    """The perturbations ε and η_i of a group of tasks with a common perturbed point.
 
-    It is the `Probe` of its tasks: what their estimator may ask for.
+    It implements `Probe`, the interface that estimators use.
 
     Args:
         natural: The natural pass.
@@ -29,7 +29,7 @@ class Ascent:
 
     Attributes:
         group: The tasks of the group.
-        tasks: Those that are perturbed here, which another rank's alone are not.
+        tasks: The tasks of the group that are perturbed on this rank.
     """
 
     def __init__(self, natural: NaturalPass, group: Sequence[str], *, last: bool = False) -> None:
@@ -115,7 +115,7 @@ class Ascent:
         return self._natural.gradient(self.tasks, tensors, retain=not self._last)
 
     def from_the_loss(self) -> list[int]:
-        """Returns the numbers of the tensors, nearest to the losses first."""
+        """Returns the indices of the tensors, nearest to the losses first."""
         return self._natural.from_the_loss
 
     def _mean_of(self, losses: Mapping[str, Tensor]) -> Tensor:
@@ -129,11 +129,11 @@ class Ascent:
 def ascents(natural: NaturalPass, tasks: Sequence[str]) -> Iterator[Ascent]:
     """Yields the ascents of a batch: one for all tasks if there is one ε, else one per group.
 
-    The estimator determines the groups; most have each task alone.
+    The estimator determines the groups; by default, each task is a group of its own.
 
     Args:
         natural: The natural pass, with its gradients.
-        tasks: The tasks that some rank has.
+        tasks: The tasks present on any rank.
 
     Yields:
         The ascents, for the same groups on all ranks.

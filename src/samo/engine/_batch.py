@@ -26,17 +26,17 @@ BatchSize = float | Mapping[str, float]
 
 
 class Batch:
-    """One closure of a step: its losses at the natural point, and replays at other points.
+    """One closure of a step: its losses at the natural point, and its replays at other points.
 
     Args:
         closure: The closure.
         sizes: The size of the batch, by task.
-        setting: What is common to the engine's steps.
+        setting: The engine's setting.
         trace: The open trace of the model.
 
     Attributes:
         sizes: The size of the batch, by task.
-        agreed: The tasks that some rank has, with their mean losses and this rank's shares.
+        agreed: The tasks present on any rank, with their mean losses and this rank's shares.
         losses: This rank's natural losses by task, with their graphs.
     """
 
@@ -50,19 +50,11 @@ class Batch:
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks that some rank has, in their order."""
+        """The tasks present on any rank, in order."""
         return list(self.agreed.means)
 
     def evaluate(self, guard: Guard) -> None:
-        """Runs the natural pass, and agrees with the other ranks on the tasks and losses.
-
-        Args:
-            guard: Collects the losses.
-
-        Raises:
-            ValueError: If no task is present, or the partition cannot be determined.
-            NonFiniteError: If a loss is not finite.
-        """
+        """Runs the natural pass, and agrees with the other ranks on tasks and losses."""
         tasks, partition = self._setting.tasks, self._setting.partition
         world = self._setting.world
         keep_saved_tensors()
@@ -75,8 +67,8 @@ class Batch:
         if not agreed.means:
             raise ValueError(
                 f"The losses closure was asked for {list(tasks)} and returned {list(losses)}. It "
-                f"may leave out tasks (or give them the batch_size 0) only if it does so "
-                f"throughout a step, and not all of them."
+                f"may omit tasks (or give them the batch_size 0), but not all of them, and must "
+                f"omit the same tasks throughout a step."
             )
         self.losses = world.placement.taking_part(losses, agreed)
         if agreed.news:
@@ -85,14 +77,7 @@ class Batch:
             guard.check([task], "natural loss", loss)
 
     def replay(self, tasks: Iterable[str]) -> dict[str, Tensor]:
-        """Evaluates the losses of some tasks at the parameters as they are now.
-
-        Args:
-            tasks: The tasks, of which those that this rank does not have are skipped.
-
-        Returns:
-            The losses, with graphs if gradients are enabled.
-        """
+        """Evaluates losses at the present parameters; tasks absent on this rank are skipped."""
         here = [task for task in tasks if task in self.losses]
         if not here:
             return {}
@@ -105,7 +90,7 @@ class Batch:
         return {task: losses[task] for task in here}
 
     def rehearse(self) -> None:
-        """Evaluates before the natural pass to determine the partition."""
+        """Evaluates the losses before the natural pass, to determine the partition."""
         setting = self._setting
         with torch.enable_grad():
             ask = partial(self._ask, setting.tasks, may_leave_out=True)
@@ -122,9 +107,9 @@ class Batch:
 def keep_saved_tensors() -> None:
     """Allows compiled graphs to be differentiated several times, once ``torch.compile`` is in use.
 
-    By default their backward pass may overwrite its inputs (it "donates" them). If the shape of a
-    batch may vary, that is decided before it is known that the graph is retained, and the second
-    task's backward pass fails. The setting applies to the whole process.
+    By default their backward pass may overwrite its inputs (it "donates" them). With dynamic
+    shapes, this is decided before it is known that the graph is retained, and the second task's
+    backward pass fails. The setting applies to the whole process.
     """
     dynamo: Any = sys.modules.get("torch._dynamo")
     if dynamo is None or not any(dynamo.eval_frame.cached_backends.values()):
@@ -140,9 +125,9 @@ def keep_saved_tensors() -> None:
 def confine_autocast(
     closures: Sequence[Losses], device_types: Iterable[str]
 ) -> Iterator[list[Losses]]:
-    """Disables autocast except inside of the closures, which run with the surrounding autocast.
+    """Disables autocast except inside the closures, which run with the surrounding autocast.
 
-    Autocast is meant for forward passes. Backward passes follow the precision of these, and the
+    Autocast is meant for forward passes. Backward passes use the same precision as these, and the
     arithmetic on gradients would overflow in float16.
 
     Args:
@@ -173,18 +158,7 @@ def confine_autocast(
 
 
 def closures_of(losses: Losses | Sequence[Losses]) -> list[Losses]:
-    """Checks the losses argument of `Engine.backward`.
-
-    Args:
-        losses: A closure, or a list of them.
-
-    Returns:
-        The closures: one, or one for each micro-batch.
-
-    Raises:
-        TypeError: If an element is not a function.
-        ValueError: If the list is empty.
-    """
+    """Returns the closures that `Engine.backward` was given, checked."""
     closures = list(losses) if isinstance(losses, Sequence) else [losses]
     if not closures:
         raise ValueError("losses is an empty list; give a closure, or one for each micro-batch.")
@@ -192,8 +166,8 @@ def closures_of(losses: Losses | Sequence[Losses]) -> list[Losses]:
         if not callable(closure):
             raise TypeError(
                 f"losses must be a function of task names that returns their losses, or a list of "
-                f"such functions; found {type(closure).__name__}. It is called several times a "
-                f"step, so losses that were computed already cannot be used."
+                f"such functions; found {type(closure).__name__}. It is called several times per "
+                f"step, so losses that are already computed cannot be used."
             )
     return closures
 
@@ -231,7 +205,7 @@ def evaluated(
     if len(losses) < len(wanted) and not may_leave_out:
         raise ValueError(
             f"The losses closure was asked for {list(wanted)} and returned {list(answer)}. It may "
-            f"leave out tasks only if it does so throughout a step, and not all of them."
+            f"omit tasks, but not all of them, and must omit the same tasks throughout a step."
         )
     for task, loss in losses.items():
         _check(task, loss)
@@ -241,21 +215,7 @@ def evaluated(
 def sizes_of(
     batch_size: BatchSize | Sequence[BatchSize] | None, closures: int, tasks: Sequence[str]
 ) -> list[dict[str, float]]:
-    """Checks the batch_size argument of `Engine.backward`.
-
-    Args:
-        batch_size: A number, or one for each task; a list of these where there are micro-batches.
-        closures: The number of closures.
-        tasks: All tasks of the engine.
-
-    Returns:
-        For each closure, the size by task; 1 if none was given.
-
-    Raises:
-        TypeError: If a size is not a number.
-        ValueError: If a size is negative or of an unknown task, or their number is not that of the
-            closures.
-    """
+    """Returns the checked sizes by closure and task; a size that is not given is 1."""
     given = list(batch_size) if isinstance(batch_size, Sequence) else [batch_size] * closures
     if len(given) != closures:
         raise ValueError(
@@ -269,7 +229,7 @@ def sizes_of(
             raise ValueError(f"batch_size names unknown tasks {unknown}; found {batch_size!r}.")
         for value in by_task.values():
             if value is not None and not isinstance(value, int | float):
-                raise TypeError(f"batch_size must be made of numbers; found {value!r}.")
+                raise TypeError(f"batch_size must contain only numbers; found {value!r}.")
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"batch_size must be finite and at least 0; found {value!r}.")
         sizes = {task: by_task.get(task) for task in tasks}

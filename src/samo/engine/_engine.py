@@ -36,10 +36,10 @@ from ._step import Step
 
 
 class Engine:
-    r"""Replaces ``loss.backward()`` by a sharpness-aware multi-task step.
+    r"""Replaces ``loss.backward()`` with a sharpness-aware multi-task step.
 
-    For each task i, the loss is evaluated at a perturbed point, and the gradients found there are
-    aggregated:
+    For each task i, the loss is evaluated at a perturbed point, and the gradients at these points
+    are aggregated:
 
     .. math::
         g_i = \nabla l_i(\theta + \varepsilon_i, \varphi_i + \eta_i), \qquad
@@ -49,32 +49,32 @@ class Engine:
     the aggregator. For a scalarizer S, A is the sum with the weights
     :math:`w_i = \partial S / \partial l_i` at the natural losses; they apply to the own parameters
     as well, and S's own parameters get their gradient. Decomposed aggregation (F-MTL, arXiv
-    2211.13723) is
-    :math:`A(\nabla l_1, \dots) + A(g_1 - \nabla l_1, \dots)`, each by a copy of A with its own
-    state; for methods whose weights are known before the gradients, the two sums are one. A method
-    of the gradients that needs the losses too receives them, and may define the objective of the
-    own parameters (`samo.aggregation.SeesLosses`).
+    2211.13723) is :math:`A(\nabla l_1, \dots) + A(g_1 - \nabla l_1, \dots)`, each term with a copy
+    of A that has its own state; it equals :math:`A(g_1, \dots)` for methods whose weights are known
+    before the gradients. A gradient method that also needs the losses receives them, and may define
+    the objective of the own parameters (`samo.aggregation.SeesLosses`).
 
     Args:
-        model: The model. Its buffers, and the random state that its modules use, are guarded.
+        model: The model. A step changes its buffers and the random state as one forward pass does.
         tasks: The names of the K tasks.
         aggregator: A method's name (see `samo.aggregation.available`), or any TorchJD
             ``Aggregator``, ``Weighting[PSDMatrix]`` or ``Scalarizer``.
-        perturbation: How to perturb; None for plain multi-task learning.
+        perturbation: The perturbation; None for plain multi-task learning.
         decompose: Whether to aggregate loss gradients and flat gradients separately.
         shared: Parameters or modules that are shared.
-        own: Parameters or modules that are one task's own, by task. Parameters that are declared
-            neither here nor in ``shared`` are assigned by the autograd graph at the first step; if
-            only ``own`` is declared, all others are shared.
+        own: Parameters or modules that belong to one task, by task. Parameters that are declared
+            neither here nor in ``shared`` are assigned from the autograd graph at the first step;
+            if only ``own`` is declared, all others are shared.
         seed: The seed of the engine's own random numbers; the global generators are never seeded.
             It must be the same on all ranks.
-        process_group: The processes that take each step together, all from the same parameters, on
-            the union of their batches. Left out, it is the default group if ``torch.distributed``
-            is initialised before the first step. The model may be wrapped in
+        process_group: The processes that take each step together, on the union of their batches;
+            all start from the same parameters. If None, the default group is used, provided that
+            ``torch.distributed`` is initialised before the first step. The model may be wrapped in
             ``DistributedDataParallel`` (give the engine the wrapper) or sharded by ``fully_shard``.
         sync_perturbation: Whether all ranks perturb along the gradient of the whole batch, as one
-            process would. If not, each perturbs along that of its own batch (m-sharpness, arXiv
-            2010.01412, §4.1), which needs less traffic and does not approximate the former.
+            process would. If False, each rank perturbs along the gradient of its own batch
+            (m-sharpness, arXiv 2010.01412, §4.1): less traffic, but a different algorithm, not an
+            approximation.
         gradient_dtype: The dtype of the K × m matrix of task gradients, if the method needs one;
             None for the parameters' dtype. ``torch.bfloat16`` halves its memory, and rounds each
             entry by a relative error of up to 2⁻⁸. Sums use the parameters' dtype or wider.
@@ -83,15 +83,15 @@ class Engine:
         model: The model.
         tasks: The names of the tasks.
         aggregator: The TorchJD object; give its ``parameters()`` to the optimizer.
-        perturbation: How to perturb.
+        perturbation: The perturbation.
         decompose: Whether the aggregation is decomposed.
-        sync_perturbation: Whether all ranks perturb along one gradient.
+        sync_perturbation: Whether all ranks perturb along the same gradient.
 
     Raises:
         TypeError: If an argument has a wrong type.
         ValueError: If tasks are missing or repeated, the aggregator is unknown or made for another
-            number of tasks, ``decompose`` lacks a perturbation, or the declared partition is not
-            valid (`PartitionError`).
+            number of tasks, ``decompose`` is set without a perturbation, or the declared partition
+            is invalid (`PartitionError`).
 
     Example:
         >>> import samo, torch
@@ -155,17 +155,17 @@ class Engine:
         """Evaluates the losses and adds the aggregated gradients to the parameters' ``.grad``.
 
         Args:
-            losses: Maps the names of the requested tasks to their losses, scalar tensors. It is
-                called several times a step, with all tasks or with one, and must evaluate the same
-                batch each time. Tasks that it leaves out in its first call take no part in the
-                step. A list of closures stands for micro-batches: each is perturbed along its own
-                gradient (m-SAM), and the task gradients are averaged before they are aggregated,
-                once.
-            batch_size: The number of samples over which the losses are means, if it differs between
-                the ranks or between the micro-batches: means over these are weighted by it. It is a
-                number, or one per task (1 if left out); a list of these for micro-batches. With 0,
-                a task's loss does not count. Left out, all losses have the same weight.
-            grad_scaler: The scaler of fp16 training. Gradients are then scaled like those of
+            losses: A function that maps the names of requested tasks to their losses, scalar
+                tensors. It is called several times per step, with all tasks or with one, and must
+                evaluate the same batch each time. Tasks that it omits in the first call take no
+                part in the step. A list of functions represents micro-batches: each is perturbed
+                along its own gradient (m-SAM), and the task gradients are averaged and then
+                aggregated once.
+            batch_size: The number of samples that the losses are averaged over, if it differs
+                between ranks or micro-batches; it weights the means over these. A number, or one
+                per task (1 for tasks without one); a list of these for micro-batches. A task of
+                size 0 does not count. If None, all losses have the same weight.
+            grad_scaler: The scaler for fp16 training. Gradients are then scaled as by
                 ``scaler.scale(loss).backward()``.
 
         Returns:
@@ -173,8 +173,8 @@ class Engine:
 
         Raises:
             TypeError: If ``losses`` is not a function (or functions), or returns no mapping.
-            ValueError: If it returns other tasks than requested, a loss that is not a scalar or has
-                no graph, if a gradient is sparse or complex, or if the partition cannot be
+            ValueError: If it returns other tasks than requested, or a loss that is not a scalar or
+                has no graph; if a gradient is sparse or complex; or if the partition cannot be
                 determined (`PartitionError`).
             NonFiniteError: If a loss or gradient is not finite. With a ``grad_scaler`` the result
                 is marked ``overflowed`` instead.
@@ -216,15 +216,15 @@ class Engine:
         return hasattr(self.aggregator, "update")
 
     def optimizer_stepped(self, losses: Mapping[str, Tensor]) -> None:
-        """Passes the losses after the optimizer's step to methods that need them (FAMO).
+        """Passes the losses after the optimizer's step to methods that need them (such as FAMO).
 
         Args:
             losses: The losses on the same batch, after the optimizer's step, by task. All ranks
                 must pass theirs.
 
         Raises:
-            ValueError: If the method needs them (`needs_losses_after_step`), and there is none or
-                one of an unknown task.
+            ValueError: If the method needs them (`needs_losses_after_step`), and ``losses`` is
+                empty or names an unknown task.
         """
         update = getattr(self.aggregator, "update", None)
         method = self._setting.combiner
@@ -243,28 +243,28 @@ class Engine:
         update(method.filled(values, [self.tasks.index(task) for task in agreed.means]))
 
     def epoch_ended(self) -> None:
-        """Informs methods that count epochs (DWA) that one has ended; others ignore it."""
+        """Notifies methods that count epochs (such as DWA) of the end of an epoch."""
         step = getattr(self.aggregator, "step", None)
         if callable(step):
             step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all that is needed to continue bit for bit, except model and optimizer.
+        """Returns the state needed to resume bit for bit, without model and optimizer.
 
         Returns:
-            Tensors and plain values, which ``torch.load(.., weights_only=True)`` can read.
+            Tensors and plain values, loadable by ``torch.load(.., weights_only=True)``.
         """
         return captured(self._setting, self.aggregator, self._configuration())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` returned, in an engine of the same configuration.
+        """Restores a state from `state_dict`, of an engine with the same configuration.
 
         Args:
             state: The state.
 
         Raises:
-            ValueError: If the state is of another configuration, or of a model with other
-                parameters; nothing is changed then.
+            ValueError: If the state belongs to another configuration, or to a model with other
+                parameters; the engine is then unchanged.
         """
         restored(self._setting, self.aggregator, self._configuration(), state)
         self._checked = False
@@ -292,7 +292,7 @@ class Engine:
         return configuration(self._setting, self.aggregator, decompose=self.decompose)
 
     def _result(self, step: Step, *, overflowed: bool = False) -> StepResult:
-        """Returns the result of a step; for one that has overflowed, the losses alone."""
+        """Returns the result of a step; only the losses if it has overflowed."""
         update = step.update
         return StepResult(
             step.losses,
@@ -305,7 +305,7 @@ class Engine:
         )
 
     def _join(self) -> None:
-        """Joins a default group that was initialised after the engine was made."""
+        """Joins a default group that was initialised after the engine was created."""
         setting, sync = self._setting, self.sync_perturbation
         streams = setting.world.streams
         world = world_of(
@@ -325,7 +325,7 @@ class Engine:
         self._checked = True
 
     def _factor(self, grad_scaler: GradScaler | None) -> Tensor | None:
-        """Returns the factor of a grad scaler."""
+        """Returns the scale of a grad scaler; None if it is disabled."""
         if grad_scaler is None or not grad_scaler.is_enabled():
             return None
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
@@ -333,7 +333,7 @@ class Engine:
         return factor
 
     def _overflow(self) -> None:
-        """Sets infinite gradients, by which the grad scaler detects the overflow."""
+        """Sets infinite gradients, so that the grad scaler detects the overflow."""
         partition = self._setting.partition
         parts = [partition.shared, *partition.own.values(), self.aggregator.parameters()]
         for parameter in chain.from_iterable(parts):

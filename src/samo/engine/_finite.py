@@ -17,11 +17,11 @@ from samo.tensors import Layout, Vector
 class Guard:
     """Scales losses before backward passes, and collects values that must be finite.
 
-    A value on the CPU is checked at once. Those on other devices are collected, so as not to wait
-    for the device each time, and checked together by `verify`.
+    Values on the CPU are checked at once. Values on other devices are collected and checked
+    together by `verify`, which synchronises with the device only once.
 
     Args:
-        factor: The factor of a ``GradScaler``, a 0-d tensor; None for no scaling.
+        factor: The scale of a ``GradScaler``, a 0-d tensor; None for no scaling.
     """
 
     def __init__(self, factor: Tensor | None = None) -> None:
@@ -29,7 +29,7 @@ class Guard:
         self._pending: list[tuple[Sequence[str], str, Tensor]] = []
 
     def seed(self, loss: Tensor, weight: Tensor | float = 1.0) -> Tensor:
-        """Returns the gradient to start a backward pass with: the weight times the factor."""
+        """Returns the initial gradient of a backward pass: the weight times the factor."""
         if isinstance(weight, Tensor):
             seed = weight.to(loss.device, loss.dtype)
         else:  # filled on the device, without waiting for it
@@ -45,15 +45,15 @@ class Guard:
         return vector if self.factor is None else vector.mul_(self.factor)
 
     def check(self, tasks: Sequence[str], stage: str, value: Tensor) -> None:
-        """Adds a 0-d tensor that must be finite.
+        """Checks that a 0-d tensor is finite, at once or in `verify`.
 
         Args:
             tasks: The tasks that it belongs to.
-            stage: Where in the step it comes from.
+            stage: The stage of the step that computed it.
             value: The tensor.
 
         Raises:
-            NonFiniteError: If it is known not to be finite.
+            NonFiniteError: If it is on the CPU and not finite.
         """
         if value.device.type != "cpu":
             self._pending.append((tasks, stage, value.detach()))
@@ -65,17 +65,7 @@ class Guard:
         self.to_cpu([])
 
     def to_cpu(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Verifies, and copies tensors to the CPU in the same single transfer.
-
-        Args:
-            tensors: Tensors of float64.
-
-        Returns:
-            The tensors on the CPU.
-
-        Raises:
-            NonFiniteError: For the first collected value that is not finite.
-        """
+        """Calls `verify` and copies float64 tensors to the CPU, in a single transfer."""
         pending, self._pending = self._pending, []
         if not pending and all(tensor.device.type == "cpu" for tensor in tensors):
             return list(tensors)
@@ -103,7 +93,7 @@ def culprit(
         error: The error, which names all tasks of the sum.
         loss_of: Evaluates a task's loss again, for each task that can be evaluated.
         parameters: The trainable parameters.
-        placement: Where the parameters are.
+        placement: The placement of the parameters.
         guard: The loss scale.
 
     Returns:
@@ -116,8 +106,8 @@ def culprit(
         with torch.enable_grad():
             loss = loss_of[task]()
         gradients = placement.differentiate([loss], parameters, [guard.seed(loss)], retain=False)
-        # Judged by all ranks that hold a part of it, since they continue together. Times zero, a
-        # number is zero or NaN; the norm may overflow although no element does.
+        # The norms are summed over the ranks, so that all decide alike. A value times zero is zero
+        # or NaN; the norm itself may overflow although no element does.
         value = Layout([loss], layout.global_sum).copy_of([loss.detach()])
         if any(v.mul_(0.0).norm().isnan() for v in (value, layout.copy_of(gradients))):
             return NonFiniteError([task], error.stage)

@@ -1,4 +1,4 @@
-"""The natural point of a batch, and the gradients there: g_0, the own directions η_i."""
+"""The natural point of a batch, and the directions computed there: g_0 and η_i."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _FAR = 1 << 40
 
 @dataclass(frozen=True)
 class Point:
-    """Some parameters, with a copy of their values to return to.
+    """Parameters, and a copy of their values to restore.
 
-    The values are written through ``.data``, unseen by autograd: a graph that was recorded at the
-    point stays usable, since its saved parameters are restored bit for bit before it runs.
+    Values are written through ``.data``, which autograd does not track: a graph recorded at the
+    point stays valid, since its saved parameters are restored bit for bit before backward.
 
     Attributes:
         live: The tensors that are written to.
@@ -42,7 +42,7 @@ class Point:
 
 
 def point_of(parameters: Sequence[Tensor], values: Vector) -> Point:
-    """Returns the point at which parameters are now; ``values``, of their layout, gets the copy."""
+    """Returns the current point of parameters; copies their values to ``values``."""
     live = [shard.data for shard in shards(parameters)]
     return Point(live, values.copy_(live))
 
@@ -55,15 +55,7 @@ def split(point: Point, counts: Sequence[int]) -> list[Point]:
 
 @contextmanager
 def displaced(moves: Iterable[tuple[Point, Vector]], step: float = 1.0) -> Iterator[None]:
-    """Moves parameters to ``values + step * direction``, and restores them on exit.
-
-    Args:
-        moves: Points, each with its direction.
-        step: The step.
-
-    Yields:
-        Nothing.
-    """
+    """Moves parameters to ``values + step * direction``, and restores them on exit."""
     live: list[Tensor] = []
     values: list[Tensor] = []
     directions: list[Tensor] = []
@@ -85,15 +77,15 @@ class NaturalPass:
     """The natural point of one batch, and the gradients of its losses there.
 
     Args:
-        setting: What is common to the engine's steps.
+        setting: The engine's setting.
         perturbation: The perturbation.
         batch: The batch, evaluated.
-        guard: The loss scale and the finite checks.
+        guard: The loss scale and the finiteness checks.
 
     Attributes:
         perturbation: The perturbation.
         batch: The batch.
-        guard: The loss scale and the finite checks.
+        guard: The loss scale and the finiteness checks.
         world: The processes that perturb along one gradient.
         agreed: The tasks of these processes, with their losses.
         workspace: The storage.
@@ -101,7 +93,7 @@ class NaturalPass:
         names: Their names.
         point: The shared parameters' natural point.
         own_points: The natural points of the tasks' own parameters.
-        etas: η_i by task, as far as they are known.
+        etas: η_i by task, once computed.
         estimator: The estimator of the local gradients; None if there is one ε for all tasks.
     """
 
@@ -134,7 +126,7 @@ class NaturalPass:
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks that are perturbed here, in their order."""
+        """The tasks that are perturbed here, in order."""
         return list(self.agreed.means)
 
     @property
@@ -146,12 +138,7 @@ class NaturalPass:
         return not (estimator.groups_tasks or estimator.uses_mean)
 
     def use_rows(self, natural: TaskGradients, shares: Mapping[str, float]) -> None:
-        """Takes g_0 and η_i from the gradients of the natural losses, where these exist.
-
-        Args:
-            natural: The gradients.
-            shares: Their factors.
-        """
+        """Computes g_0 and η_i from natural task gradients, which have the factors ``shares``."""
         places = {id(parameter): i for i, parameter in enumerate(self._partition.shared)}
         at = [places[id(parameter)] for parameter in self.shared]
         mean = self.workspace.vector("mean", self.point.values.layout).copy_([None] * len(at))
@@ -182,11 +169,11 @@ class NaturalPass:
     def gradient(
         self, tasks: Sequence[str], chosen: Sequence[int] | None, *, retain: bool
     ) -> Vector:
-        """Returns the gradient of the mean loss of some tasks, and finds missing η_i.
+        """Returns the gradient of the mean loss of some tasks, and computes missing η_i.
 
         Args:
             tasks: The tasks.
-            chosen: The numbers of the tensors to differentiate with respect to, all if None; the
+            chosen: The indices of the tensors to differentiate with respect to, all if None; the
                 others are zero.
             retain: Whether the natural graph is needed again.
 
@@ -232,10 +219,10 @@ class NaturalPass:
 
     @cached_property
     def from_the_loss(self) -> list[int]:
-        """The numbers of the shared parameters, nearest to the losses first."""
+        """The indices of the shared parameters, nearest to the losses first."""
         found = distances(self.batch.losses.values()).items()
         far = {i: d for leaf, d in found for i in self.world.placement.behind({leaf})}
-        # The smallest distance of all ranks: one without a task's labels does not see its graph.
+        # The smallest distance over all ranks: a rank without a task's labels has no graph of it.
         near = torch.tensor([-far.get(id(parameter), _FAR) for parameter in self.shared])
         numbers = self.world.ranks.largest(near).tolist()
         return sorted(range(len(numbers)), key=lambda i: (-numbers[i], -i))
@@ -257,7 +244,7 @@ class NaturalPass:
         *,
         retain: bool,
     ) -> None:
-        """Fills ``shared`` with ∇_θ of some losses times a weight, and finds missing η_i."""
+        """Fills ``shared`` with ∇_θ of some losses times a weight, and computes missing η_i."""
         losses, guard = self.batch.losses, self.guard
         here = [task for task in tasks if task in losses]
         own = {task: self._own[task][0] for task in tasks if task not in self.etas}

@@ -14,16 +14,16 @@ from samo.distributed import Placement, Ranks
 from samo.model import Reached, modules_of, parameters_of
 
 Declared = Iterable[Parameter | nn.Module] | Parameter | nn.Module
-"""Parameters, or modules that stand for all of theirs."""
+"""Parameters or modules; a module declares all of its parameters."""
 
 
 class Partition:
     """Divides the trainable parameters of a model into a shared part and the tasks' own.
 
-    Declarations take precedence. The rest is found from the autograd graph of the losses: a
+    Declarations take precedence. The rest is determined from the autograd graph of the losses: a
     parameter that one task reaches is that task's own, one that several tasks reach is shared. A
     parameter that no task has reached yet is assigned later. Frozen parameters
-    (``requires_grad=False``) are in no part.
+    (``requires_grad=False``) belong to neither part.
 
     Args:
         model: The model.
@@ -37,12 +37,12 @@ class Partition:
         own: The tasks' own parameters.
         names: The parameters' names in the model, by id.
         seen: The tasks whose losses have been seen.
-        settled: The ids of the trainable parameters if all are assigned, else None. As long as the
-            model has these trainable parameters, losses of the ``seen`` tasks tell nothing new.
+        settled: The ids of the trainable parameters if all are assigned, else None. While these are
+            the model's trainable parameters, losses of ``seen`` tasks cannot change the partition.
 
     Raises:
-        PartitionError: If a declared parameter is not the model's, is claimed twice, or belongs to
-            an unknown task, or if nothing trainable is declared shared.
+        PartitionError: If a declared parameter is not in the model, is declared twice, or belongs
+            to an unknown task, or if ``shared`` has no trainable parameter.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class Partition:
             )
 
     def knows(self, tasks: Iterable[str]) -> bool:
-        """Whether these tasks' parameters are known."""
+        """Whether the parameters of these tasks are known."""
         return self._knows(tasks, self._trainable())
 
     def is_news(self, losses: Mapping[str, Tensor], placement: Placement) -> bool:
-        """Whether the graphs of the losses may tell something that is not known yet."""
+        """Whether the graphs of the losses may change the partition."""
         trainable = self._trainable()
         if trainable != self.names.keys() or not self._knows(losses, trainable):
             return True
@@ -96,12 +96,12 @@ class Partition:
 
         Args:
             losses: The natural losses of this rank by task, with their graphs.
-            ranks: The ranks, which share what they find; this one alone if left out.
-            placement: Where the parameters are.
+            ranks: The ranks, which exchange their results; only this process if None.
+            placement: The placement of the parameters.
 
         Raises:
-            PartitionError: If the graph cannot tell, contradicts what was declared, or leaves
-                nothing to train or to share.
+            PartitionError: If the graph is ambiguous, contradicts the declarations, or leaves no
+                parameter to train or to share.
         """
         trainable = self._trainable()
         named = {id(p): (n, p) for n, p in self._model.named_parameters() if id(p) in trainable}
@@ -146,11 +146,11 @@ class Partition:
         } | {"": sorted(self.seen)}
 
     def load_state_dict(self, state: Mapping[str, list[str]]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores a state from `state_dict`."""
         parameters = dict(self._model.named_parameters())
         self._reach = {id(parameters[n]): set(tasks) for n, tasks in state.items() if n}
         self.seen = set(state[""])
-        self.names, self.settled = {}, None  # so that the next update divides anew
+        self.names, self.settled = {}, None  # the next update recomputes the partition
 
     def _knows(self, tasks: Iterable[str], trainable: Set[int]) -> bool:
         return self.seen.issuperset(tasks) and trainable <= self._reach.keys()
@@ -185,7 +185,7 @@ class Partition:
         reach: dict[int, set[str]],
         placement: Placement | None,
     ) -> bool:
-        """Records which tasks reach which parameters; False if a compiled graph hides it."""
+        """Records which tasks reach which parameters; False if a compiled graph hides this."""
         found = {task: Reached([loss]) for task, loss in losses.items()}
         for (task, one), (other, two) in combinations(found.items(), 2):
             for node in one.compiled.keys() & two.compiled.keys():
@@ -195,7 +195,7 @@ class Partition:
                     return False
                 raise PartitionError(
                     f"Tasks {task!r} and {other!r} leave one compiled graph by different outputs, "
-                    f"so it cannot be told which parameters are shared. Declare them: "
+                    f"so the shared parameters cannot be determined. Declare them: "
                     f"Engine(.., shared=.., own=..)."
                 )
         for task, reached in found.items():
@@ -212,7 +212,7 @@ class Partition:
         seen: set[str],
         unambiguous: bool,
     ) -> bool:
-        """Adds what other ranks have recorded; False if a compiled graph hides it on one."""
+        """Adds the records of other ranks; False if a compiled graph hides them on any rank."""
         rows = [*(reach[i] for i in named), seen]
         flags = torch.tensor([[task in row for task in self._tasks] for row in rows])
         ambiguous = torch.tensor([not unambiguous])
@@ -244,13 +244,13 @@ def _claims(
         for parameter in declared_parameters(declared):
             if id(parameter) not in names:
                 raise PartitionError(
-                    f"{_claim(owner)} holds a parameter of shape {tuple(parameter.shape)} that is "
-                    f"not one of the model's."
+                    f"{_claim(owner)} contains a parameter of shape {tuple(parameter.shape)} that "
+                    f"is not in the model."
                 )
             if claims.setdefault(id(parameter), owner) != owner:
                 raise PartitionError(
-                    f"Parameter {names[id(parameter)]!r} is claimed twice: by "
-                    f"{_claim(claims[id(parameter)])} and by {_claim(owner)}."
+                    f"Parameter {names[id(parameter)]!r} is declared twice: in "
+                    f"{_claim(claims[id(parameter)])} and in {_claim(owner)}."
                 )
     return claims
 

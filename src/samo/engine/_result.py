@@ -14,19 +14,19 @@ class StepResult:
 
     Attributes:
         losses: The natural losses l_i(θ) by task, detached; means over the micro-batches. Absent
-            tasks are left out, here and below.
+            tasks are omitted, here and below.
         perturbed_losses: The losses l_i(θ + ε_i, φ_i + η_i) by task; None without a perturbation.
         weights: The weights of the tasks in the aggregate, in the order of ``losses``, of shape
-            ``[K]``; ``[2, K]`` if the aggregation is decomposed and needs the gradients: those of
-            the loss gradients and of the flat gradients. None if the method has no weights.
+            ``[K]``; ``[2, K]`` if the aggregation is decomposed and needs the gradients: one row
+            for the loss gradients, one for the flat gradients. None if the method has no weights.
         gramian: The inner products of the aggregated task gradients, ``[K, K]``, float64, on the
             CPU; of the loss gradients if the aggregation is decomposed. None if the weights were
-            known before the gradients, so that no matrix was computed.
+            known before the gradients, so no matrix was computed.
         overflowed: Whether a loss or gradient was not finite in a step with a ``grad_scaler``. The
-            gradients are then not finite, so that ``grad_scaler.step`` skips the step.
-        ranks: The number of processes that took the step together. Losses, Gramian and weights
-            belong to their whole batch, and are the same on all of them.
-        sync_perturbation: Whether the ranks perturbed along one gradient. If not, each perturbed
+            gradients are then not finite, so ``grad_scaler.step`` skips the step.
+        ranks: The number of processes that took the step together. Losses, Gramian and weights are
+            those of the whole batch, identical on all ranks.
+        sync_perturbation: Whether the ranks perturbed along one gradient. If False, each perturbed
             along its own (m-sharpness), and perturbed losses are means over different points.
     """
 
@@ -47,7 +47,7 @@ class StepResult:
 
     @property
     def conflicts(self) -> float | None:
-        """The share of task pairs whose gradients have a negative inner product.
+        """The fraction of task pairs whose gradients have a negative inner product.
 
         None without a Gramian, or for fewer than two tasks.
         """

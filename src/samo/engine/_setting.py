@@ -1,4 +1,4 @@
-"""What an engine's steps have in common."""
+"""The setting of an engine: its checked options and the objects that all its steps use."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from ._partition import Partition
 
 @dataclass(frozen=True)
 class Setting:
-    """What an engine's steps have in common.
+    """The checked options of an engine, and the objects that all its steps use.
 
     Attributes:
         tasks: The names of the tasks.
-        perturbation: How to perturb; None for plain multi-task learning.
+        perturbation: The perturbation; None for plain multi-task learning.
         combiner: Combines the task gradients.
         flat_combiner: Combines the flat gradients, if these are aggregated separately.
         partition: The shared and own parameters.
         world: The processes.
-        traced: The model, for traces of it.
+        traced: The model, with facts about its natural passes.
         workspace: Storage that is reused from step to step.
     """
 
@@ -58,26 +58,14 @@ def make_setting(
     sync_perturbation: bool = True,
     gradient_dtype: torch.dtype | None = None,
 ) -> Setting:
-    """Checks the options of an engine, and makes what its steps have in common.
-
-    Args:
-        model: The model.
-        tasks: The names of the tasks.
-        aggregator: The TorchJD object.
-        perturbation: How to perturb.
-        decompose: Whether to aggregate loss gradients and flat gradients separately.
-        partition: The shared and own parameters; found from the graph if left out.
-        seed: The seed of the engine's random numbers.
-        process_group: The processes.
-        sync_perturbation: Whether all ranks perturb along the gradient of the whole batch.
-        gradient_dtype: The dtype in which task gradients are stored.
+    """Checks the options of an engine (see `Engine`), and creates its setting.
 
     Returns:
         The setting.
 
     Raises:
         TypeError: If an argument has a wrong type.
-        ValueError: If an argument has a value that cannot be used, or does not fit another.
+        ValueError: If an argument has an invalid value, or conflicts with another.
     """
     check_model(model)
     if perturbation is not None and not isinstance(perturbation, Perturbation):
@@ -104,7 +92,7 @@ def make_setting(
     combining = combiner(aggregator, len(names))
     flat: Combiner | None = None
     if decompose and not combining.weighs_first:
-        # Both share what the optimizer trains.
+        # Both share the parameters that the optimizer trains.
         learnt = {id(p): p for p in aggregator.parameters()}
         flat = combiner(copy.deepcopy(aggregator, learnt), len(names))
     streams = Streams(seed)
@@ -130,17 +118,7 @@ def check_model(model: object) -> None:
 
 
 def checked_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
-    """Returns the names of the tasks, checked.
-
-    Args:
-        tasks: The names.
-
-    Returns:
-        The names.
-
-    Raises:
-        ValueError: If there is none, one is no name, or one is repeated.
-    """
+    """Returns the names of the tasks; raises ValueError if they are not distinct names."""
     names = tuple(tasks) if isinstance(tasks, Iterable) else ()
     if isinstance(tasks, str) or not names or not all(isinstance(t, str) and t for t in names):
         raise ValueError(f"tasks must be a list of at least one task name; found {tasks!r}.")
@@ -150,38 +128,29 @@ def checked_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_world(world: World, combining: Combiner, perturbation: Perturbation | None) -> None:
-    """Checks that method and perturbation work with these processes.
-
-    Args:
-        world: The processes.
-        combining: The method.
-        perturbation: How to perturb.
-
-    Raises:
-        ValueError: If they do not.
-    """
+    """Raises ValueError if the method or the perturbation does not support these processes."""
     estimator = None if perturbation is None else perturbation.estimator
     if not world.sync_perturbation and estimator is not None and estimator.groups_tasks:
         raise ValueError(
-            f"local={estimator!r} needs sync_perturbation=True: its groups are those of all ranks."
+            f"local={estimator!r} needs sync_perturbation=True: all ranks use the same groups."
         )
     if world.placement.whole:
         return
     if not world.sync_perturbation:
         raise ValueError(
-            "sync_perturbation=False needs the whole model on every rank: in a sharded one "
-            "(fully_shard) there is only one perturbation for all ranks."
+            "sync_perturbation=False needs the whole model on every rank: a sharded model "
+            "(fully_shard) has a single perturbation for all ranks."
         )
     if combining.whole_rows:
         raise ValueError(
-            f"aggregator={combining.method!r} needs whole task gradients, which no rank holds of a "
-            f"sharded model (fully_shard): choose a method of the losses or of the Gramian (see "
-            f"samo.aggregation.available())."
+            f"aggregator={combining.method!r} needs whole task gradients, which no rank of a "
+            f"sharded model (fully_shard) has: choose a method of the losses or of the Gramian "
+            f"(see samo.aggregation.available())."
         )
 
 
 def configuration(setting: Setting, aggregator: nn.Module, *, decompose: bool) -> Mapping[str, str]:
-    """Returns the options that must agree between ranks, and for a state to be loaded."""
+    """Returns the options that must agree between ranks, and with a state to be loaded."""
     return {
         "tasks": repr(list(setting.tasks)),
         "aggregator": stable_repr(aggregator),

@@ -15,16 +15,7 @@ from ._setting import Setting
 def captured(
     setting: Setting, aggregator: nn.Module, configuration: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Returns the state of an engine.
-
-    Args:
-        setting: What is common to its steps.
-        aggregator: Its aggregator.
-        configuration: Its options.
-
-    Returns:
-        Tensors and plain values.
-    """
+    """Returns the state of an engine: tensors and plain values."""
     setting.world.placement.settle()
     perturbation, flat = setting.perturbation, setting.flat_combiner
     local = None if perturbation is None else perturbation.local
@@ -49,31 +40,31 @@ def restored(
     """Restores a captured state of an engine.
 
     Args:
-        setting: What is common to its steps.
+        setting: Its setting.
         aggregator: Its aggregator.
         configuration: Its options.
         state: The state.
 
     Raises:
         ValueError: If the state belongs to another configuration, or to a model with other
-            parameters. Nothing is changed then.
+            parameters. The engine is then unchanged.
     """
     setting.world.placement.settle()
     saved = state["configuration"]
     if differing := [key for key in configuration if saved.get(key) != configuration[key]]:
         raise ValueError(
-            "The state is of another configuration: "
+            "The state has another configuration: "
             + "; ".join(
-                f"{key} is {saved.get(key)} there and {configuration[key]} here"
+                f"{key} is {saved.get(key)} in the state and {configuration[key]} in the engine"
                 for key in differing
             )
         )
     there, here = state["parameters"], _shapes(setting.traced.model)
     if differing := [n for n in {**there, **here} if there.get(n) != here.get(n)]:
         raise ValueError(
-            "The state is of another model: "
+            "The state belongs to another model: "
             + "; ".join(
-                f"parameter {n!r} has shape {there.get(n)} there and {here.get(n)} here"
+                f"parameter {n!r} has shape {there.get(n)} in the state, {here.get(n)} here"
                 for n in differing
             )
         )

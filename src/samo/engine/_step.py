@@ -30,14 +30,14 @@ class Step:
 
     For each closure, `gather` runs the natural pass (`Batch.evaluate`), computes g_0 and η_i
     (`NaturalPass`), evaluates the losses at the perturbed points (`Ascent`), and collects the
-    gradients there (`TaskGradients`). Then `aggregate` makes one gradient of them, and `write` adds
-    it to ``.grad``. Up to `write`, nothing that the user can see has changed.
+    gradients there (`TaskGradients`). Then `aggregate` combines them into one gradient, and `write`
+    adds it to ``.grad``. Before `write`, no state that the user can see has changed.
 
     Args:
-        setting: What is common to the engine's steps.
+        setting: The engine's setting.
         closures: The closures, one for each micro-batch.
-        guard: The loss scale and the finite checks.
-        sizes: The sizes of the micro-batches by task; 1 if left out.
+        guard: The loss scale and the finiteness checks.
+        sizes: The sizes of the micro-batches by task; 1 if None.
 
     Attributes:
         sizes: The sizes of this rank's batch by task.
@@ -107,7 +107,7 @@ class Step:
                         self._finish()
 
     def _evaluate(self, batch: Batch) -> None:
-        """Runs the natural pass; methods that need no gradients weigh the tasks."""
+        """Runs the natural pass, and computes the weights of methods that need no gradients."""
         batch.evaluate(self._guard)
         for task in batch.losses:
             self.sizes[task] = self.sizes.get(task, 0.0) + batch.sizes[task]
@@ -129,7 +129,7 @@ class Step:
         natural = NaturalPass(setting, perturbation, batch, guard)
         kept = setting.flat_combiner is not None
         # If natural task gradients are computed anyway, g_0 is their mean. If they are not needed
-        # afterwards, they use the rows in which the perturbed ones are stored next.
+        # afterwards, the perturbed gradients overwrite them in the same rows.
         if kept or (natural.needs_rows and perturbation.alpha > 0 and self._weights is None):
             plan = self._plan(f"natural {use}" if kept else use, "natural gradient")
             first = TaskGradients(setting, batch.agreed.shares, guard, plan)
@@ -166,7 +166,7 @@ class Step:
                 for task, loss in means.items():
                     guard.check([task], "perturbed loss", loss)
                 _add(self._perturbed, means, batch.agreed.sizes)
-                # The task at fault in a sum can be determined only here, where it is not finite.
+                # The task at fault in a sum can be determined only at the point where it fails.
                 in_sum = len(ascent.group) > 1 and gradients.rows is None
                 with self._blaming(batch) if in_sum else nullcontext():
                     gradients.collect(ascent.group, found)
@@ -182,7 +182,7 @@ class Step:
         self._parts = compare(self._setting, self._guard, self.gradients, self._natural)
 
     def aggregate(self) -> None:
-        """Makes one gradient of the tasks' gradients."""
+        """Combines the task gradients into one."""
         setting, guard, gradients = self._setting, self._guard, self.gradients
         of_method = tell(setting, guard, gradients, self.losses, self._undo)
         if gradients.rows is not None and setting.combiner.weighs_first:
@@ -202,14 +202,14 @@ class Step:
         guard.verify()
 
     def amplify(self) -> None:
-        """Multiplies what will be written by the factor of a grad scaler, if there is one."""
+        """Multiplies the update by the scale of the grad scaler, if one is used."""
         guard, update = self._guard, self.update
         if guard.factor is None or update is None:
             return
         learnt = [Layout([g]).copy_of([g]) for g in update.of_method if g is not None]
         for vector in (update.shared, *self.gradients.own.values(), *learnt):
             for flat in guard.scale_(vector).flats:
-                # Zero, or NaN; a norm may overflow although no element does.
+                # The sum is zero or NaN; a norm may overflow although no element does.
                 guard.check(self.gradients.present, "scaled gradient", flat.mul(0).sum())
         guard.verify()
         scaled = iter(learnt)
@@ -218,7 +218,7 @@ class Step:
         ]
 
     def write(self) -> None:
-        """Adds the gradients to ``.grad``, and passes the estimator what it remembers."""
+        """Adds the gradients to ``.grad``, and passes them to estimators that remember them."""
         setting, gradients, update = self._setting, self.gradients, self.update
         assert update is not None
         partition, placement = setting.partition, setting.world.placement
@@ -240,24 +240,14 @@ class Step:
                 estimator.remember(task, dict(zip(names, whole, strict=True)))
 
     def undo(self) -> None:
-        """Restores the state of methods, estimator and random numbers of the step's beginning."""
+        """Restores the states of methods, estimator and generators from before the step."""
         for undo in reversed(self._undo):
             undo()
 
     def _plan(
         self, use: str, stage: str, *, divides: bool = False, remembers: bool = False
     ) -> Plan:
-        """Plans what is kept of task gradients.
-
-        Args:
-            use: The matrix of the workspace.
-            stage: The name of the gradients in errors.
-            divides: Whether the columns may be divided among the ranks.
-            remembers: Whether each task's gradient is kept separately as well.
-
-        Returns:
-            The plan.
-        """
+        """Plans how task gradients are stored; their columns may be divided among the ranks."""
         setting, combiner = self._setting, self._setting.combiner
         columns = weights = None
         if (

@@ -1,4 +1,4 @@
-"""The task gradients of a batch, kept in as little memory as the aggregation allows."""
+"""The task gradients of a batch, stored in as little memory as the aggregation allows."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ._setting import Setting
 
 @dataclass(frozen=True)
 class Plan:
-    """What is kept of the task gradients.
+    """How task gradients are stored.
 
     Attributes:
-        use: The matrix of the workspace to use.
+        use: The purpose of the matrix in the workspace.
         stage: The name of the gradients in errors, for instance "natural gradient".
-        weights: The weights of the present tasks by task, if they are known already. Then the
-            weighted sum is kept, and no matrix.
+        weights: The weights of the present tasks by task, if they are known already. Then only the
+            weighted sum is stored, no matrix.
         weighs_own: Whether the weights apply to the tasks' own parameters as well.
-        remembers: Whether each task's gradient is kept separately as well.
+        remembers: Whether each task's gradient is also stored separately.
         columns: The ranks among which the columns of the matrix are divided, each row as soon as it
             is computed; None if each rank keeps all of them.
     """
@@ -44,19 +44,19 @@ class TaskGradients:
     """Gradients of the tasks' losses: a K × m matrix, or their weighted sum.
 
     Args:
-        setting: What is common to the engine's steps.
+        setting: The engine's setting.
         shares: This rank's share of each present task's samples.
-        guard: The loss scale and the finite checks. The rows of a matrix are checked by its user.
-        plan: What is kept.
+        guard: The loss scale and the finiteness checks. The caller checks the rows of a matrix.
+        plan: How the gradients are stored.
 
     Attributes:
-        plan: What is kept.
+        plan: How the gradients are stored.
         rows: The gradients with respect to the shared parameters, by task; None if summed.
         total: Their weighted sum; None if there are rows.
         own: The gradients with respect to the tasks' own parameters.
-        remembered: The tasks' gradients that are kept separately.
-        reached: The ids of the parameters that were reached.
-        sizes: The sizes of the micro-batches, by task that has a gradient.
+        remembered: The tasks' gradients that are stored separately.
+        reached: The ids of the parameters that the losses reach.
+        sizes: The sizes of the micro-batches, for each task with a gradient.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class TaskGradients:
 
     @property
     def numbers(self) -> list[int]:
-        """The numbers of the tasks that have a gradient."""
+        """The indices of the tasks that have a gradient."""
         return [i for task, i in self._index.items() if task in self.sizes]
 
     def row(self, task: str) -> Vector:
@@ -100,12 +100,7 @@ class TaskGradients:
         return self.rows.rows[self._index[task]]
 
     def collect(self, tasks: Sequence[str], losses: Mapping[str, Tensor]) -> None:
-        """Adds the gradients of some tasks' losses, times this rank's shares.
-
-        Args:
-            tasks: The tasks.
-            losses: This rank's losses of them, with their graphs, which are freed.
-        """
+        """Adds the gradients of losses, times this rank's shares; the graphs are freed."""
         plan, weights = self.plan, self.plan.weights or {}
         together = plan.weighs_own and not plan.remembers
         groups = [list(tasks)] if together else [[task] for task in tasks]
@@ -125,14 +120,7 @@ class TaskGradients:
             self._add_shared(group, shared, weighed=together)
 
     def merge(self, earlier: TaskGradients) -> None:
-        """Adds the gradients of the micro-batches before.
-
-        Parameters that these did not reach, or that fewer tasks reached, may have been assigned
-        since.
-
-        Args:
-            earlier: The gradients of the micro-batches before.
-        """
+        """Adds the gradients of earlier micro-batches, which may have reached fewer parameters."""
         for task in earlier.sizes:
             found = dict(zip(map(id, earlier._shared), earlier.row(task).tensors, strict=True))
             if task in earlier.own:
@@ -185,7 +173,7 @@ class TaskGradients:
                 vector.copy_(self.row(task).tensors)
 
     def whole(self, update: Vector) -> Vector:
-        """Returns a combination of the rows, gathered from the ranks' columns of it."""
+        """Gathers a combination of the rows from the columns of all ranks."""
         ranks = self.plan.columns
         if ranks is None:
             return update
@@ -269,7 +257,7 @@ def differentiate(
         losses: The losses, with their graphs.
         parameters: The parameters.
         seeds: The losses' weights, in the losses' dtypes.
-        placement: Where the parameters are.
+        placement: The placement of the parameters.
         partition: Provides the parameters' names.
         retain: Whether the graph is needed again.
 
@@ -304,13 +292,13 @@ def accumulate(
     reached: Sequence[bool],
     placement: Placement,
 ) -> None:
-    """Adds to ``.grad`` of the parameters that were reached, as ``Tensor.backward`` does.
+    """Accumulates gradients in ``.grad`` of the reached parameters, as ``Tensor.backward`` does.
 
     Args:
         parameters: The parameters.
-        gradients: What this rank holds of their gradients, which may become their ``.grad``.
+        gradients: This rank's part of their gradients, which may be stored as ``.grad``.
         reached: Which of the parameters were reached.
-        placement: Where the parameters are.
+        placement: The placement of the parameters.
     """
     sums, terms = [], []
     for parameter, gradient, here in zip(parameters, gradients, reached, strict=True):

@@ -16,7 +16,7 @@ from ._setting import Setting
 from ._task_gradients import TaskGradients
 
 Undo = list[Callable[[], None]]
-"""Functions that restore what a step has changed in methods, estimators and generators."""
+"""Functions that undo a step's changes to methods, estimators and generators."""
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Update:
 
     Attributes:
         shared: The gradient of the shared parameters.
-        weights: The tasks' weights, if there are any.
+        weights: The tasks' weights, if the method has weights.
         gramian: The Gramian of the task gradients, if one was computed.
         of_method: The gradients of the method's own parameters, if it has any.
     """
@@ -38,7 +38,7 @@ class Update:
 
 @dataclass
 class Part:
-    """One of the sums that make the update (two, if it is decomposed).
+    """One term of the update, which has two terms if the aggregation is decomposed.
 
     Attributes:
         combiner: Combines the rows.
@@ -54,17 +54,7 @@ class Part:
 def weigh(
     setting: Setting, guard: Guard, losses: Mapping[str, Tensor], undo: Undo
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Weighs the tasks by a method that needs no gradients.
-
-    Args:
-        setting: What is common to the engine's steps.
-        guard: The finite checks.
-        losses: The natural losses of the present tasks.
-        undo: Gets what restores the method.
-
-    Returns:
-        The weights, and the gradients of the method's own parameters.
-    """
+    """Returns the weights of a method that needs no gradients, and its parameters' gradients."""
     combiner = setting.combiner
     if combiner.sized:
         guard.verify()  # a loss that is not finite must not enter the method's state
@@ -80,20 +70,7 @@ def weigh(
 def compare(
     setting: Setting, guard: Guard, gradients: TaskGradients, natural: TaskGradients | None
 ) -> list[Part]:
-    """Computes the matrices to combine and their Gramians, with a single transfer to the CPU.
-
-    Args:
-        setting: What is common to the engine's steps.
-        guard: The finite checks.
-        gradients: The gradients at the perturbed points, of all micro-batches and ranks.
-        natural: Those at the natural point, if the two are aggregated separately.
-
-    Returns:
-        The parts of the update; none if the gradients are summed already.
-
-    Raises:
-        NonFiniteError: If a row is not finite.
-    """
+    """Computes the rows to combine and their Gramians, with a single transfer to the CPU."""
     if gradients.rows is None or not setting.partition.shared:
         guard.verify()
         return []
@@ -123,17 +100,7 @@ def compare(
 def combine(
     setting: Setting, parts: Sequence[Part], gradients: TaskGradients, weights: Tensor | None
 ) -> Update:
-    """Combines the rows of the parts.
-
-    Args:
-        setting: What is common to the engine's steps.
-        parts: The parts, at least one.
-        gradients: The task gradients.
-        weights: The weights, if the method has given them before.
-
-    Returns:
-        The update.
-    """
+    """Combines the rows of the parts; ``weights`` are those known before the gradients."""
     combined = [_combined(setting, part, gradients, weights) for part in parts]
     shared, weights = combined[0]
     for other, its in combined[1:]:
@@ -150,24 +117,13 @@ def tell(
     losses: Mapping[str, Tensor],
     undo: Undo,
 ) -> list[Tensor | None]:
-    """Passes the losses to methods of the gradients that need them, and scales own gradients.
-
-    Args:
-        setting: What is common to the engine's steps.
-        guard: The loss scale and the finite checks.
-        gradients: The task gradients, of which the own ones are scaled as the method requests.
-        losses: The natural losses of the present tasks.
-        undo: Gets what restores the methods.
-
-    Returns:
-        The gradients of the method's own parameters.
-    """
+    """Passes the losses to methods that need them; returns the methods' parameters' gradients."""
     of_method: list[Tensor | None] = []
     for combiner in (setting.combiner, setting.flat_combiner):
         if combiner is None or combiner.weighs_first:
             continue
-        # With a grad scaler the update may still overflow after all is learnt. Without one, the
-        # state of methods of whole matrices, which may be as large as the rows, is not copied.
+        # With a grad scaler the update may overflow after the method has changed its state. Without
+        # one, the state of methods of whole matrices is not copied: it may be as large as the rows.
         if guard.factor is not None or (combiner.sees_losses and combiner.gramian_only):
             undo.append(combiner.bookmark())
         if not combiner.sees_losses:
@@ -181,7 +137,7 @@ def tell(
 
 
 def nothing_shared() -> Vector:
-    """Returns the gradient of no shared parameters."""
+    """Returns the empty gradient of a model without shared parameters."""
     return Layout([]).empty()
 
 

@@ -14,9 +14,9 @@ from torch.utils.hooks import RemovableHandle
 from ._graph import Reached
 
 Call = tuple[nn.Module, int]
-"""A module, and how many times it was called before."""
+"""A module, and the number of its earlier calls in the pass."""
 CallNumbers = dict[nn.Module, list[int]]
-"""The numbers of some calls of some modules, in order."""
+"""The indices of calls, in order, by module."""
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def observed(
     handles: list[RemovableHandle] = []
 
     def before(module: nn.Module, _inputs: object) -> None:
-        if torch.compiler.is_compiling():  # a compiled graph must contain nothing of this
+        if torch.compiler.is_compiling():  # the hook must not be compiled
             return
         call = (module, counts[module])
         counts[module] += 1
@@ -56,7 +56,7 @@ def observed(
 
     try:
         for module in modules:
-            # The outermost of the hooks, so that what the user's hooks draw is included.
+            # The outermost hooks, so that random numbers drawn by the user's hooks are included.
             handles.append(module.register_forward_pre_hook(before, prepend=True))
             handles.append(module.register_forward_hook(after))
         yield counts
@@ -68,18 +68,18 @@ def observed(
 def attributed(
     numbers: CallNumbers, made: Mapping[Call, list[Node]], losses: Mapping[str, Tensor]
 ) -> dict[str, CallNumbers]:
-    """Determines which calls are for which task, from the graph nodes that the calls made.
+    """Determines which calls belong to which task, from the graph nodes that the calls created.
 
-    A module that is called once is for every task. If it is called several times (a layer that all
-    heads have in common, a model that is called for each task's inputs), the graph decides.
+    A module that is called once belongs to every task. If it is called several times (a layer
+    shared by all heads, a model called on each task's inputs), the graph decides.
 
     Args:
         numbers: The calls.
-        made: The nodes that made each call's output.
+        made: The nodes that created each call's output.
         losses: The losses by task, with their graphs.
 
     Returns:
-        The numbers of the calls, by task.
+        The indices of the calls, by task.
     """
     repeated = [module for module, calls in numbers.items() if len(calls) > 1]
     of: dict[str, CallNumbers] = {task: dict(numbers) for task in losses}
@@ -92,7 +92,7 @@ def attributed(
 
 
 def nodes_of(output: object) -> Iterator[Node]:
-    """Yields the graph nodes that made the tensors of a module's output."""
+    """Yields the graph nodes that created the tensors of a module's output."""
     if isinstance(output, Tensor):
         if output.grad_fn is not None:
             yield output.grad_fn

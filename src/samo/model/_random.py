@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 States = dict[int, Any]
-"""The states of some of the global generators, by their position in the list."""
+"""The states of global generators, by their index in the list."""
 
 _WORD = 64
 
@@ -36,8 +36,8 @@ def global_generators(devices: Iterable[torch.device]) -> list[GlobalGenerator]:
         devices: The model's devices.
 
     Returns:
-        Those of torch on the CPU and on the devices, of Python's ``random``, and of NumPy if it is
-        loaded.
+        The generators of torch on the CPU and on the devices, of Python's ``random``, and of NumPy
+        if it is imported.
     """
     generators = [
         _CPU,
@@ -49,7 +49,7 @@ def global_generators(devices: Iterable[torch.device]) -> list[GlobalGenerator]:
             GlobalGenerator(
                 numpy.random.get_state,
                 numpy.random.set_state,
-                # By value: the state may hold a second normal number, not drawn yet.
+                # By value, including a cached second normal number.
                 lambda a, b: bool(a[2:] == b[2:] and (a[1] == b[1]).all()),
             )
         )
@@ -63,7 +63,7 @@ def states_of(generators: Sequence[GlobalGenerator], which: Iterable[int] | None
 
 
 def drawn_between(generators: Sequence[GlobalGenerator], before: States, after: States) -> set[int]:
-    """Returns the positions of the generators whose states differ."""
+    """Returns the indices of the generators whose states differ."""
     both = before.keys() & after.keys()
     return {i for i in both if not generators[i].same(before[i], after[i])}
 
@@ -71,7 +71,7 @@ def drawn_between(generators: Sequence[GlobalGenerator], before: States, after: 
 def set_states(
     generators: Sequence[GlobalGenerator], states: States, which: Iterable[int] | None = None
 ) -> None:
-    """Sets the generators (all that ``states`` has, or those of ``which``) to these states."""
+    """Sets the states of generators (of all in ``states``, or only of ``which``)."""
     for i in states if which is None else states.keys() & set(which):
         generators[i].set(states[i])
 
@@ -91,11 +91,11 @@ def _on(device: torch.device) -> GlobalGenerator:
 def rademacher_(flat: Tensor, generator: torch.Generator) -> Tensor:
     """Fills a vector with ±1, each with probability 1/2, from one random bit each.
 
-    That takes a tenth of the time of ``bernoulli_``, which draws a whole number for each.
+    This takes a tenth of the time of ``bernoulli_``, which draws an integer for each element.
 
     Args:
         flat: The vector, of shape ``[n]``.
-        generator: A generator of its device.
+        generator: A generator on its device.
 
     Returns:
         The vector.
@@ -104,13 +104,13 @@ def rademacher_(flat: Tensor, generator: torch.Generator) -> Tensor:
     words = torch.empty(-(-len(flat) // _WORD), dtype=torch.int64, device=device)
     words.random_(-(1 << (_WORD - 1)), None, generator=generator)
     bits = torch.arange(256, device=device).unsqueeze(1) >> torch.arange(8, device=device)
-    signs = (bits & 1).to(flat.dtype).mul_(2).sub_(1)  # those of each byte
+    signs = (bits & 1).to(flat.dtype).mul_(2).sub_(1)  # the signs for each byte
     drawn = F.embedding(words.view(torch.uint8).int(), signs)
     return flat.copy_(drawn.flatten()[: len(flat)])
 
 
 class Streams:
-    """The engine's own generators, one per device, all from one seed.
+    """The engine's own generators, one per device, seeded with the same seed.
 
     The global generators are neither read nor seeded.
 
@@ -135,14 +135,14 @@ class Streams:
         return self._generators[name]
 
     def apart(self, rank: int) -> Streams:
-        """Returns generators of one rank alone; these remain in the same state on all ranks."""
+        """Returns generators for one rank only; ``self`` stays in the same state on all ranks."""
         device = torch.device("cpu")
         seed = torch.randint(1 << 62, (), generator=self.on(device)).item()
         return Streams(int(seed) + rank)
 
     @contextmanager
     def as_global(self, devices: Iterable[torch.device]) -> Iterator[None]:
-        """Makes code that draws from torch's global generators draw from these instead."""
+        """Context in which torch's global generators draw from these streams."""
         generators = {torch.device("cpu"): _CPU}
         generators |= {d: _on(d) for d in devices if d.type not in ("cpu", "meta")}
         outside = {device: generator.get() for device, generator in generators.items()}
@@ -165,7 +165,7 @@ class Streams:
         return f"{device.type}:{devices.index(device)}"
 
     def facts(self) -> dict[str, str]:
-        """Describes what must be the same on all ranks."""
+        """Returns descriptions of the seed and the states, which must be equal on all ranks."""
         digest = hashlib.sha256()
         for name, state in sorted(self.state_dict()["states"].items()):
             digest.update(name.encode() + bytes(state.tolist()))
@@ -177,6 +177,6 @@ class Streams:
         return {"seed": self._seed, "states": states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores a state from `state_dict`."""
         self._seed, self._states = state["seed"], dict(state["states"])
         self._generators.clear()

@@ -1,8 +1,8 @@
 """Evaluates a model at other points without leaving a trace.
 
 A step evaluates the model many times: once at its parameters (the *natural* pass), and then at
-other points (*replays*). Afterwards only the natural pass may be visible. All evaluations must see
-the same function: the same random numbers, and the same buffers on entry.
+other points (*replays*). Afterwards only the effects of the natural pass may remain. All
+evaluations must see the same function: the same random numbers, and the same buffers on entry.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Buffers = dict[str, Tensor | None]
 
 @dataclass
 class Traced:
-    """A model, and what its natural passes have shown.
+    """A model, and facts observed in its natural passes.
 
     Attributes:
         model: The model.
-        known: The flags and devices of the pass that showed it; None before.
+        known: The flags and devices in the observed pass; None before it.
         drawing: The modules that drew random numbers.
         drawn: The global generators that were drawn from.
         separable: Whether replays may evaluate some tasks only (see `Trace`).
@@ -44,18 +44,17 @@ class Traced:
 
 
 class Trace:
-    """One natural pass of a model, and replays of it at other points: a context manager.
+    """Context manager for one natural pass of a model and its replays at other points.
 
     Setting the random number generators once, at the start of a replay, is not enough: a replay
-    that evaluates one task's head would draw what the natural pass drew for the first task's. So
-    each call of a module that draws gets the generators' states that its call in the natural pass
-    had.
+    that evaluates one task's head would draw the numbers of the first task's head. Therefore,
+    before each call of a module that draws, the generators are set to their states at that call in
+    the natural pass.
 
-    That is not enough either if numbers are drawn for each task outside of modules of its own. The
-    natural pass is then not *separable*: only a replay that evaluates all tasks sees the same
-    numbers.
+    This is not enough if numbers are drawn for a task outside its own modules. The natural pass is
+    then not *separable*: only a replay that evaluates all tasks sees the same numbers.
 
-    On exit, buffers, flags and random state are where the natural pass left them.
+    On exit, buffers, flags and random state are as the natural pass left them.
 
     Args:
         traced: The model.
@@ -70,7 +69,7 @@ class Trace:
         self._traced = traced
         self._now = ([module.training for module in modules], devices_of(traced.model))
         self._probing = self._now != traced.known
-        # Of the modules and generators, those that are watched: all, until it is known which draw.
+        # The observed modules and generators: all, until it is known which draw.
         self._watched = modules if self._probing else traced.drawing
         self._sources = None if self._probing else traced.drawn
         self._generators = global_generators(self._now[1])
@@ -95,7 +94,7 @@ class Trace:
         self._traced.separable = self.separable
 
     def natural(self, evaluate: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Runs the pass that counts: its buffers and its use of random numbers remain."""
+        """Runs the natural pass, whose effects on buffers and random state remain."""
         states = self._before
         starts: dict[Call, States] = {}
         ends: dict[Call, States] = {}
@@ -103,7 +102,7 @@ class Trace:
         scattered: set[nn.Module | None] = set()
 
         def attribute_draws(inside: Call | None) -> States:
-            """Records who drew since the last call; equal states are one object."""
+            """Records which module drew since the last call; equal states are the same object."""
             nonlocal states
             now = states_of(self._generators, self._sources)
             if drawn_between(self._generators, states, now):
@@ -133,19 +132,12 @@ class Trace:
         self._scattered = {m for m in scattered if m is None or any(True for _ in m.children())}
         self._starts, self._ends = starts, ends
         self._attribute_calls(made, losses)
-        # A backward pass that recomputes (activation checkpointing) must not move buffers either.
+        # A backward pass that recomputes (activation checkpointing) must not change buffers either.
         install(self._stand_ins)
         return losses
 
     def rehearse(self, evaluate: Callable[[], T]) -> T:
-        """Evaluates before the natural pass, and undoes what this does to buffers and random state.
-
-        Args:
-            evaluate: The evaluation.
-
-        Returns:
-            Its result.
-        """
+        """Evaluates, and undoes all effects on buffers and random state."""
         kept = state_of(self._traced.model)
         install(self._stand_ins)
         try:
@@ -157,17 +149,17 @@ class Trace:
     def replay(
         self, evaluate: Callable[[Sequence[str]], dict[str, Tensor]], tasks: Sequence[str]
     ) -> dict[str, Tensor]:
-        """Repeats the natural evaluation for some tasks or all; nothing of it remains.
+        """Repeats the natural evaluation for some or all tasks, without lasting effects.
 
         Args:
             evaluate: Evaluates the losses of tasks.
             tasks: The tasks.
 
         Returns:
-            The losses. If they are not of all tasks and `separable` is False afterwards, the random
-            numbers may differ from those of the natural pass.
+            The losses. If tasks are missing and `separable` is False afterwards, the random numbers
+            may differ from those of the natural pass.
         """
-        # Autocast may hold low-precision copies of parameters that have moved since.
+        # Autocast may have cached low-precision copies of parameters that have changed since.
         torch.clear_autocast_cache()
         install(self._stand_ins)
         set_states(self._generators, self._before, self._drawn)
@@ -203,7 +195,7 @@ class Trace:
     def _attribute_calls(
         self, made: Mapping[Call, list[Node]], losses: Mapping[str, Tensor]
     ) -> None:
-        """Records which modules drew, and which of their calls are for which task."""
+        """Records which modules drew, and which of their calls belong to which task."""
         drawing = {call[0] for call in self._ends if self._ends[call] is not self._starts[call]}
         self._drawing = [module for module in self._watched if module in drawing]
         self._numbers: CallNumbers = {module: [] for module in self._drawing}
@@ -217,13 +209,13 @@ class Trace:
         )
 
     def _compare(self, then: States) -> None:
-        """Checks that as much was drawn up to here as in the natural pass."""
+        """Checks that the random state here equals that of the natural pass."""
         if drawn_between(self._generators, then, states_of(self._generators, self._drawn)):
             self.separable = False
 
 
 def _eager_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """Yields the modules of a model that can have hooks: none that are compiled, none inside."""
+    """Yields the modules of a model that can have hooks: not compiled, nor inside compiled ones."""
     seen: set[nn.Module] = set()
     stack = [model]
     while stack:
@@ -238,7 +230,7 @@ def _eager_modules(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
-    """Returns all modules of a model, each once: ``model.modules()`` without making names."""
+    """Returns all modules of a model, each once, as ``model.modules()`` without building names."""
     found = {model: None}
     queue = [model]
     for module in queue:
@@ -280,7 +272,7 @@ class ModelState:
 
 
 def state_of(model: nn.Module) -> ModelState:
-    """Returns the present buffers and flags of a model."""
+    """Returns the current buffers and flags of a model."""
     modules = modules_of(model)
     return ModelState(
         [(module._buffers, dict(module._buffers)) for module in modules],
@@ -290,7 +282,7 @@ def state_of(model: nn.Module) -> ModelState:
 
 
 def put_back(state: ModelState) -> None:
-    """Registers the buffers of a state, and sets its flags."""
+    """Restores the buffers and flags of a state."""
     for owner, buffers in state.buffers:
         _register(owner, buffers)
     for module, training in state.modes:
@@ -305,7 +297,7 @@ def put_back(state: ModelState) -> None:
 class StandIns:
     """Copies of a model's buffers, on which replays run.
 
-    The buffers themselves are not touched: restoring a buffer's value in place between a forward
+    The buffers themselves are not changed: restoring a buffer's value in place between a forward
     and its backward pass would fail autograd's version check.
 
     Attributes:
@@ -320,7 +312,7 @@ class StandIns:
 
 
 def stand_ins_of(model: nn.Module) -> StandIns:
-    """Copies the present buffers of a model."""
+    """Copies the current buffers of a model."""
     copies: dict[int, Tensor] = {}
     buffers: list[tuple[Buffers, Buffers]] = []
     for module in modules_of(model):
@@ -334,8 +326,8 @@ def stand_ins_of(model: nn.Module) -> StandIns:
 
 
 def install(stand_ins: StandIns) -> None:
-    """Registers the copies in place of the buffers, with the values of the start."""
-    # Copies that were never written need no refresh, but a write through `.data` is not seen.
+    """Registers the copies in place of the buffers, with their initial values."""
+    # Refreshed always, since a write through `.data` does not change a copy's version.
     if stand_ins.copies:
         copies = [copy.detach() for copy in stand_ins.copies]
         torch._foreach_copy_(copies, stand_ins.values)

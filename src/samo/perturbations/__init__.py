@@ -17,7 +17,7 @@ ESTIMATORS: tuple[type[LocalGradient], ...] = (
     TaskGroups,
     LastLayers,
 )
-"""All estimators. The tests that are common to all run on whatever is listed here."""
+"""All estimators; the common tests run on each of them."""
 
 __all__ = [
     "ESTIMATORS",

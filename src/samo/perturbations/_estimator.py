@@ -1,4 +1,4 @@
-"""The interface of an estimator of the local gradient, and of what it may ask for."""
+"""The interface of an estimator of the local gradient, and of its probe."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Normalization = Literal["layerwise", "global", "none"]
 
 
 class Probe(Protocol):
-    """What an estimator may ask about one task, in one step.
+    """The quantities that an estimator may request about one task in a step.
 
     All vectors are in the space of the shared parameters that are perturbed. For tasks that are
-    perturbed together (see `LocalGradient.group`), the loss is the mean of theirs.
+    perturbed together (see `LocalGradient.group`), the loss is the mean of their losses.
 
     Attributes:
-        task: The task's name (of several, the first's).
+        task: The task's name (for several tasks, that of the first).
         loss: l_i(θ), the natural loss, without its graph.
     """
 
@@ -53,24 +53,24 @@ class Probe(Protocol):
         """Returns ∇_θ l_i by one backward pass; only for estimators whose ``exact`` is True.
 
         Args:
-            tensors: The numbers of the tensors to differentiate with respect to, all if left out;
-                the others' parts are zero. The pass stops at these tensors.
+            tensors: The indices of the tensors to differentiate with respect to, all if None; the
+                gradients of the others are zero. The pass stops at these tensors.
         """
 
     def from_the_loss(self) -> list[int]:
-        """Returns the numbers of the tensors, nearest to the losses in the autograd graph first."""
+        """Returns the indices of the tensors, nearest to the losses in the autograd graph first."""
 
 
 class LocalGradient(ABC):
     """Estimates ĝ_i, the gradient of task i's loss with respect to the shared parameters.
 
     Attributes:
-        exact: Whether `estimate` calls `Probe.gradient`; the natural graph is then kept for it.
-        uses_mean: Whether `estimate` reads `Probe.mean`. If it does not, is exact, and α = 0, no
-            pass is spent on the mean.
+        exact: Whether `estimate` calls `Probe.gradient`; the natural graph is then retained.
+        uses_mean: Whether `estimate` reads `Probe.mean`. If False, it is not computed for an exact
+            estimator with α = 0.
         groups_tasks: Whether `group` puts several tasks at one perturbed point.
         remembers: Whether it needs every task's sharpness-aware gradient after a step (`remember`).
-        stateful: Whether it keeps something from step to step; each engine then has its own copy.
+        stateful: Whether it keeps state between steps; each engine then has its own copy.
         references: The keys of its papers in ``references.bib``.
     """
 
@@ -104,7 +104,7 @@ class LocalGradient(ABC):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - optional
-        """Restores what `state_dict` returned."""
+        """Restores a state from `state_dict`."""
 
 
 def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:

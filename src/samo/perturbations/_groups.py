@@ -30,17 +30,17 @@ class TaskGroups(LocalGradient):
     about :math:`\sqrt{M/K}` for any groups; it is larger for groups of similar tasks.
 
     Tasks are similar if their natural gradients are: the two groups whose tasks have the largest
-    mean cosine are merged until M are left (average linkage). That takes one backward pass per
+    mean cosine are merged until M are left (average linkage). This takes one backward pass per
     task, at every n-th step only, and no matrix of K gradients: gradients are compared by sketches,
     4,096 sums of their coordinates with random signs, which preserve inner products on average.
     (Grouping tasks by the effect of their gradients on each other: TAG, arXiv 2109.04617. By random
     projections of gradients: Grad-TAG, arXiv 2409.06091. Both choose which tasks to train together;
-    that the tasks of a group share a perturbation is specific to this package.)
+    sharing a perturbation within a group is specific to this package.)
 
     Args:
-        groups: The number M of groups, >= 1; with M ≥ K each task is alone.
+        groups: The number M of groups, >= 1; with M ≥ K each task is its own group.
         every: The number n of steps for which groups are kept, >= 1; micro-batches count as steps.
-            Groups are also renewed when a task appears that is in none.
+            Groups are also recomputed when a task without a group appears.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -86,11 +86,11 @@ class TaskGroups(LocalGradient):
         return [group for group in present if group]
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the groups, and the number of steps for which they have been in use."""
+        """Returns the groups, and the number of steps since they were computed."""
         return {"groups": [list(group) for group in self._known], "age": self._age}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores a state from `state_dict`."""
         self._known = [list(group) for group in state["groups"]]
         self._age = state["age"]
 

@@ -12,7 +12,7 @@ from ._estimator import LocalGradient, Probe
 
 @dataclass(frozen=True)
 class LastLayers(LocalGradient):
-    r"""ĝ_i = ∇l_i with respect to the last shared layers, and g_0 for all before them.
+    r"""ĝ_i = ∇l_i with respect to the last shared layers, and g_0 for the earlier ones.
 
     .. math::
         \hat g_i^d = \nabla_{\theta^d} l_i \ \text{ for the last tensors } d, \qquad
@@ -20,12 +20,12 @@ class LastLayers(LocalGradient):
 
     The natural graph is differentiated for each task, but only back to these tensors: K short
     backward passes, each through one head and the last layers. The mean gradient replaces the rest:
-    it is of the same batch, and contains ∇l_i with weight 1/K. The natural graph is kept in memory
-    until the last task is done.
+    it is computed on the same batch, and contains ∇l_i with weight 1/K. The natural graph is kept
+    in memory until the last task is done.
 
-    Using the last shared layer for all is GradNorm's idea (arXiv 1711.02257, §3.2), stopping at the
-    shared representation is MGDA-UB's (arXiv 1810.04650, §3.3); both balance tasks by these
-    gradients, here they give a direction of ascent.
+    GradNorm (arXiv 1711.02257, §3.2) uses the gradients of the last shared layer only, MGDA-UB
+    (arXiv 1810.04650, §3.3) stops at the shared representation. Both balance tasks by these
+    gradients; here they give a direction of ascent.
 
     Args:
         share: The share of the perturbed shared parameters whose gradient is exact, in (0, 1].

@@ -36,11 +36,11 @@ class Perturbation:
         rho: The radius ρ, in units of the parameters; >= 0. With 0 there is no perturbation.
         alpha: The weight α of the mean gradient g_0 relative to the local gradient, in [0, 1].
             With 1 there is one ε for all tasks, and ``local`` is not used.
-        local: The estimator of the local gradient ĝ_i; `SPSA` if left out.
+        local: The estimator of the local gradient ĝ_i; `SPSA` if None.
         adaptive: Whether to scale by the parameters' absolute values.
-        where: Limits the perturbation: ``where(name, parameter)`` returns True or False for a whole
-            parameter (SAM-ON, arXiv 2306.04226, perturbs norm layers only), or a boolean mask of
-            the parameter's shape (SSAM, arXiv 2210.05177). It is called in every step. The local
+        where: Restricts the perturbation: ``where(name, parameter)`` returns True or False for a
+            whole parameter (SAM-ON, arXiv 2306.04226, perturbs norm layers only), or a boolean mask
+            of the parameter's shape (SSAM, arXiv 2210.05177). It is called in every step. The local
             gradient is estimated with respect to the coordinates that it selects.
 
     Raises:
@@ -86,7 +86,7 @@ class Perturbation:
     def selected(
         self, named: Iterable[tuple[str, Parameter]]
     ) -> tuple[list[Parameter], list[Tensor | None]]:
-        """Returns the parameters to perturb, and the mask of each (None for the whole)."""
+        """Returns the parameters to perturb, and the mask of each (None for all entries)."""
         parameters: list[Parameter] = []
         masks: list[Tensor | None] = []
         for name, parameter in named:
@@ -118,9 +118,9 @@ class Perturbation:
             point: The parameters' values, for the adaptive form.
 
         Returns:
-            The norm that is divided by, and the factor. The factor is 1 if the norm is on a device
-            that is not waited for, and is otherwise left to the caller, who adds the perturbation
-            to the parameters anyway.
+            The norm, and the factor. For a norm on the CPU, the caller applies the factor as it
+            adds the perturbation to the parameters. On other devices the direction is already
+            scaled, without a synchronisation, and the factor is 1.
         """
         if self.adaptive:
             direction.hadamard_(point.tensors)

@@ -45,7 +45,7 @@ class PreviousGradient(LocalGradient):
         return {t: {n: g.clone() for n, g in kept.items()} for t, kept in self._gradients.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores a state from `state_dict`."""
         self._gradients = {task: dict(kept) for task, kept in state.items()}
 
     def __repr__(self) -> str:

@@ -15,8 +15,8 @@ from ._spsa import normalized
 class RandomDirection(LocalGradient):
     """ĝ_i = z, a random direction independent of the task: the control that SPSA must beat.
 
-    It is scaled like SPSA's estimate, so that with the same noise and normalisation the two differ
-    in the sign alone, for which SPSA needs two evaluations.
+    It is scaled like SPSA's estimate: with the same noise and normalisation, the two differ only in
+    the sign, for which SPSA needs two evaluations.
 
     Args:
         noise: ``"gaussian"`` or ``"rademacher"``.

@@ -30,8 +30,8 @@ class SPSA(LocalGradient):
     After layerwise normalisation, a single sample keeps only the sign of the directional
     derivative: its cosine with the true gradient in d dimensions is about :math:`\sqrt{2/\pi d}`.
 
-    It departs from the authors' code, which evaluates a deep copy of the model in eval mode: here
-    the model itself is evaluated, in its own mode, with the natural pass's random numbers.
+    The authors' code evaluates a deep copy of the model in eval mode. Here the model itself is
+    evaluated, in its current mode, with the random numbers of the natural pass.
 
     Args:
         mu: The step μ of the difference, in units of the parameters; > 0.
@@ -98,7 +98,7 @@ def normalized(
             ``"global"``: the whole to ‖g_0‖; ``"none"``: no rescaling.
 
     Returns:
-        The estimate. A tensor for which either norm is zero is zero.
+        The estimate, zero for tensors for which either norm is zero.
     """
     if normalization == "none":
         return direction.mul_(factor)

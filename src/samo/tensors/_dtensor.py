@@ -1,6 +1,6 @@
 """This rank's shard of a ``DTensor``.
 
-``torch.distributed.tensor`` takes long to import, so DTensors are recognised by their methods.
+``torch.distributed.tensor`` is slow to import, so DTensors are recognised by their methods.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def in_parts(tensor: Tensor) -> bool:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Returns the shard that this rank holds, with the same storage; a plain tensor itself."""
+    """Returns this rank's shard, with the same storage; a plain tensor is returned itself."""
     if not in_parts(tensor):
         return tensor
     dtensor: Any = tensor
@@ -27,7 +27,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def part_of(whole: Tensor, like: Tensor) -> Tensor:
-    """Returns, of a tensor with the shape of ``like``, what this rank holds of ``like``."""
+    """Returns the part of ``whole`` that corresponds to this rank's shard of ``like``."""
     if in_parts(whole) or not in_parts(like):
         return local(whole)
     model: Any = like
@@ -41,7 +41,7 @@ def part_of(whole: Tensor, like: Tensor) -> Tensor:
 
 
 def assembled(part: Tensor, like: Tensor) -> Tensor:
-    """Returns a tensor like ``like`` (a ``DTensor`` or not) of which this rank holds ``part``."""
+    """Returns a tensor like ``like`` (a ``DTensor`` or not), given this rank's part of it."""
     if not in_parts(like):
         return part
     model: Any = like

@@ -1,10 +1,10 @@
 """A list of tensors as one vector.
 
-The parameters of a network are many tensors; the mathematics of a step is about one vector. A
-`Layout` maps the tensors to flat storage (one flat tensor for each device and dtype), a `Vector` is
-such storage with its views in the tensors' shapes, a `Matrix` has one vector per row, and a
-`Workspace` reuses their storage from step to step. Arithmetic on whole vectors runs on the flat
-storage, arithmetic with the network's own tensors by ``torch._foreach`` on the views.
+The parameters of a network are many tensors; the equations of a step use one vector. A `Layout`
+maps the tensors to flat storage (one flat tensor for each device and dtype), a `Vector` is such
+storage with its views in the tensors' shapes, a `Matrix` has one vector per row, and a `Workspace`
+reuses their storage from step to step. Arithmetic on whole vectors runs on the flat storage,
+arithmetic with the network's own tensors by ``torch._foreach`` on the views.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class Layout:
             offset = self._sizes.setdefault(key, 0)
             self._sizes[key] += tensor.numel()
             group = list(self._sizes).index(key)
-            # Dense tensors keep their memory format (channels last, say); others are contiguous.
+            # Dense tensors keep their memory format, such as channels last; others are contiguous.
             stride = torch.empty_like(tensor, device="meta").stride()
             self._places.append((group, offset, tensor.shape, stride))
 
     def fits(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether the layout of these tensors would be the same."""
+        """Whether these tensors have this layout."""
         return self._signature == _signature(tensors)
 
     @cached_property
@@ -77,7 +77,7 @@ class Layout:
         return self.empty().copy_(tensors)
 
     def matrix(self, rows: int, dtype: torch.dtype | None = None) -> Matrix:
-        """Returns a zero matrix with this number of rows, stored in ``dtype`` if it is given."""
+        """Returns a zero matrix with this number of rows, in ``dtype`` or the tensors' dtypes."""
         sizes = self._sizes.items()
         flats = [torch.zeros(rows, n, device=d, dtype=dtype or t) for (d, t), n in sizes]
         return self.matrix_over(flats, rows)
@@ -185,7 +185,7 @@ class Vector:
         return self
 
     def hadamard_(self, tensors: Sequence[Tensor | None]) -> Self:
-        """Multiplies element by element; None stands for ones."""
+        """Multiplies elementwise; None stands for ones."""
         for own, tensor in zip(self.tensors, tensors, strict=True):
             if tensor is not None:
                 own.mul_(tensor)
@@ -241,7 +241,7 @@ class Matrix:
         self._blocks: dict[torch.device, Tensor] = {}
 
     def select(self, rows: Sequence[int]) -> Matrix:
-        """Returns the matrix of some of the rows: itself for all of them in order, else a copy."""
+        """Returns the matrix of some rows: itself for all rows in order, else a copy."""
         if list(rows) == list(range(len(self.rows))):
             return self
         flats = [f.index_select(0, torch.tensor(rows, device=f.device)) for f in self.flats]
@@ -269,7 +269,7 @@ class Matrix:
         return total if self.layout.global_sum is None else self.layout.global_sum(total)
 
     def _widened(self, columns: Tensor) -> Tensor:
-        """Converts columns to float64 in a buffer that is reused: allocating it anew is slow."""
+        """Converts columns to float64, in a reused buffer because allocation is slow."""
         block = self._blocks.get(columns.device)
         if block is None or len(block) < columns.numel():
             self._blocks.pop(columns.device, None)
@@ -299,8 +299,8 @@ class Matrix:
 class Workspace:
     """Layouts, vectors and matrices by purpose, reused as long as they fit.
 
-    Making them anew in each step costs time: the system clears the memory that it hands out, and a
-    layout inspects each tensor. Nothing that a user may hold, above all no ``.grad``, may use this
+    Creating them in each step is slow: the operating system clears new memory, and a layout
+    inspects each tensor. No tensor that a user may hold, in particular no ``.grad``, may use this
     storage.
 
     Args:
@@ -335,17 +335,17 @@ class Workspace:
         """Returns a vector with arbitrary values."""
         vector = self._vectors.get(use)
         if vector is None or vector.layout is not layout:
-            self._vectors.pop(use, None)  # so that old and new do not exist at the same time
+            self._vectors.pop(use, None)  # frees the old before allocating the new
             vector = self._vectors[use] = layout.empty()
         return vector
 
     def take(self, use: str, layout: Layout) -> Vector:
-        """Returns a vector that belongs to the caller until it is given back (`give`)."""
+        """Returns a vector that belongs to the caller until it is passed to `give`."""
         vector = self._vectors.pop(use, None)
         return layout.empty() if vector is None or vector.layout is not layout else vector
 
     def give(self, use: str, vector: Vector) -> None:
-        """Gives back a vector."""
+        """Makes a vector available again."""
         self._vectors[use] = vector
 
     def matrix(self, use: str, layout: Layout, rows: int) -> Matrix:
@@ -368,9 +368,9 @@ def cut(items: list[T], counts: Iterable[int]) -> list[list[T]]:
 
 
 def ratio(numerator: Tensor | float, denominator: Tensor) -> Tensor | float:
-    """Returns the quotient; zero where the denominator is zero (or too small to divide by)."""
-    # A number on the CPU is far quicker to compute with than a tensor of one element. Other
-    # devices are not waited for.
+    """Returns the quotient; zero if the denominator is zero (or too small to divide by)."""
+    # On the CPU, Python numbers are much faster than tensors of one element. Other devices are not
+    # synchronised.
     tiny = torch.finfo(denominator.dtype).tiny
     if denominator.dim() == 0 and denominator.device.type == "cpu":
         divisor = denominator.item()
@@ -384,7 +384,7 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def widest(tensors: Sequence[Tensor]) -> torch.dtype:
-    """Returns the dtype that holds all of the tensors' values."""
+    """Returns the promoted dtype of the tensors."""
     dtype = tensors[0].dtype
     for tensor in tensors[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)

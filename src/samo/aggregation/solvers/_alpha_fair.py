@@ -16,14 +16,14 @@ _EPSILON = sys.float_info.epsilon
 _LEAST_LEFT = 0.05
 # Relative step after which the error is below the resolution of float64.
 _SMALL_STEP = 1e-8
-# Relative step below which rounding may be all that moves.
+# Relative step that may consist of rounding errors only.
 _SMALL = 1e-2
 _ITERATIONS = 500
 # Relative size of weights that count as zero.
 _NOTHING = 1e-150
 # Relative tolerance between the two sides of the equation.
 _TOLERANCE = 1e-9
-# Multiples of the usual rounding errors that are tried where there is no solution otherwise.
+# Multiples of the usual rounding errors to try if no solution is found otherwise.
 _UNLUCKY = (10, 100, 1000)
 # Squared norm, outside a subspace, below which a normalised gradient counts as inside it.
 _IN_SPAN = 1e-10
@@ -47,7 +47,7 @@ def alpha_fair(gramian: Tensor, alpha: float) -> Array:
 
     with d the norms of the gradients and C their cosines. The size of a gradient thus enters
     through t alone, and z = t if the gradients are orthogonal. A number that a step would make
-    negative falls by 95 % instead. 4 to 8 steps are usual, 20 for condition numbers of 1e12.
+    negative is reduced by 95 % instead. 4 to 8 steps are usual, 20 for condition numbers of 1e12.
 
     A zero gradient gets the weight 0, and the others are solved without it. More generally, there
     is no solution if a combination of gradients with positive weights is zero, because no direction
@@ -94,7 +94,7 @@ def _solved(cosines: Array, norms: Array, alpha: float, noise: float) -> Array:
 
 
 def _newton(cosines: Array, log_t: Array, alpha: float, noise: float) -> tuple[Array, Array]:
-    """Solves for z; also returns a mask of tasks of which a combination is zero, if any."""
+    """Solves for z; also returns a mask of tasks with a combination that is zero, if any."""
     xp, magnitudes = library(), abs(cosines)
     target, resolved = (1 + alpha) * log_t, noise / len(cosines) ** 0.5
     z, u = _start(cosines, log_t, alpha)
@@ -129,14 +129,14 @@ def _newton(cosines: Array, log_t: Array, alpha: float, noise: float) -> tuple[A
             hold *= 100
     if _equal(z, image, xp.exp((target - xp.log(z)) / alpha), size):
         return z, z < 0
-    # Where combinations of gradients nearly cancel, rounding errors may be larger than usual.
+    # If combinations of gradients nearly cancel, rounding errors may be larger than usual.
     suspects = u < resolved**0.5 * size
     for larger in _UNLUCKY if suspects.any() else ():
         out = _cancelling(cosines, suspects, larger * noise)
         if out.any():
             return z, out
     raise ConvergenceError(
-        f"The weights for alpha={alpha} are not found in {_ITERATIONS} iterations: the relative "
+        f"The weights for alpha={alpha} did not converge in {_ITERATIONS} iterations: the relative "
         f"error of G w = w^(-1/alpha) is above {_TOLERANCE:.0e}."
     )
 
@@ -145,20 +145,20 @@ def _start(cosines: Array, log_t: Array, alpha: float) -> tuple[Array, Array]:
     """Returns z and u for orthogonal gradients, scaled to fit the given ones best."""
     z = library().exp(log_t)
     square = float(z @ z)
-    # The scale is meaningless where the combination nearly cancels.
+    # The scale is meaningless if the combination nearly cancels.
     scale = (square / max(float(z @ (cosines @ z)), 1e-3 * square)) ** (alpha / (1 + alpha))
     return z * scale, z * scale ** (-1 / alpha)
 
 
 def _equal(z: Array, image: Array, u: Array, size: Array) -> bool:
-    """Tests whether C z is u, to the tolerance."""
+    """Tests whether C z equals u, up to the tolerance."""
     equal = abs(image - u) <= _TOLERANCE * u + 10 * len(z) * _EPSILON * size
     as_good_as_zero = (z < 2 * _NOTHING * z.max()) & (image > u)
     return bool((equal | as_good_as_zero).all())
 
 
 def _cancelling(cosines: Array, suspects: Array, noise: float) -> Array:
-    """Marks the suspects of which a combination with positive weights is zero, if any."""
+    """Marks the suspects with a positive combination that is zero, if any."""
     inner = cosines[suspects][:, suspects]
     (y,), _ = NonnegativePrograms(inner, noise).solve(-cosines.diagonal()[suspects][None])
     out = suspects & ~suspects
@@ -168,7 +168,7 @@ def _cancelling(cosines: Array, suspects: Array, noise: float) -> Array:
 
 
 def _without(out: Array, cosines: Array, norms: Array, alpha: float, noise: float) -> Array:
-    """Solves for the tasks that are not in `out`, orthogonally to those that are."""
+    """Solves for the tasks outside `out`, orthogonally to the tasks in it."""
     xp, rest = library(), ~out
     z = xp.zeros_like(norms)
     values, vectors = xp.linalg.eigh(cosines[out][:, out])

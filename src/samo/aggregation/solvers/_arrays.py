@@ -1,8 +1,8 @@
 """Small float64 arrays on the CPU: Gramians in, weights out.
 
-An operation on a few numbers takes NumPy a fifth of the time that it takes torch, but the core does
-not depend on NumPy. The solvers therefore use only what both libraries have in common, and run on
-NumPy where it is installed.
+An operation on a few numbers takes a fifth of the time in NumPy, but the core does not depend on
+NumPy. The solvers therefore use only functions that both libraries have, and run on NumPy if it is
+installed.
 """
 
 from __future__ import annotations

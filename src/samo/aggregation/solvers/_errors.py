@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class ConvergenceError(ArithmeticError):
-    """A solver did not reach its tolerance, so there are no weights."""
+    """A solver did not reach its tolerance."""

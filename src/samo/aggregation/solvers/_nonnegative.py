@@ -23,7 +23,7 @@ class NonnegativePrograms:
     r"""Minimises :math:`\frac12 x^\top C x + q^\top x` over x ≥ 0, for several q at once.
 
     x is the solution if and only if x ≥ 0, :math:`s = C x + q \ge 0` and :math:`x_i s_i = 0`. Once
-    it is known which x are positive, these solve linear equations. Starting from a guess, all
+    it is known which x are positive, they solve linear equations. Starting from a guess, all
     variables with :math:`x_i < 0` or :math:`s_i < 0` change sides together (principal block
     pivoting; Kostreva, Linear Algebra and its Applications 21, 1978). This ends after 1 to 5 rounds
     for condition numbers up to 1e6. Beyond that it may cycle; then Mehrotra's interior-point method
@@ -148,7 +148,7 @@ class NonnegativePrograms:
             step = 0.99 * _longest(x, s, dx, ds)
             x, s = x + step * dx, s + step * ds
         raise ConvergenceError(
-            f"The quadratic program of {len(q)} gradients is not solved after {_STEPS} steps."
+            f"The quadratic program of {len(q)} gradients did not converge in {_STEPS} steps."
         )
 
 
