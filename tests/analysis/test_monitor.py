@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -160,7 +162,12 @@ def test_written_lines_survive_a_crash(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", [1, 20, -2, -1])
-def test_a_monitor_continues_after_an_incomplete_line(tmp_path: Path, torn: int) -> None:
+def test_a_monitor_continues_after_an_incomplete_line(
+    tmp_path: Path, torn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # TensorBoard orders its files by the second of their start, then by name: 10 before 9.
+    seconds = itertools.count(time.time())
+    monkeypatch.setattr(time, "time", lambda: next(seconds))
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     log(whole, range(1, 9))
     log(broken, range(1, 6))
