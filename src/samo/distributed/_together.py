@@ -34,7 +34,7 @@ class _Place(Enum):
 _Failure = tuple[str, str, Sequence[str], str]
 """The class and message of an error; the tasks and the stage of a `NonFiniteError`."""
 
-# The names since torch 2.11, and those before.
+# The names of recent versions of torch, and those of the versions before.
 _all_gather: Callable[..., Any] = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 _reduce_scatter: Callable[..., Any] = getattr(
     dist, "reduce_scatter_single", dist.reduce_scatter_tensor

@@ -116,7 +116,7 @@ def keep_saved_tensors() -> None:
         return
     from torch._functorch import config
 
-    if getattr(config, "donated_buffer", False):
+    if config.donated_buffer:
         config.donated_buffer = False
         dynamo.reset()  # code that was compiled before may overwrite its inputs
 
