@@ -1,4 +1,4 @@
-"""The loss scale of a step, and the values of a step that must be finite."""
+"""The loss scale of a step, and its checks for non-finite values (`samo.NonFiniteError`)."""
 
 from __future__ import annotations
 

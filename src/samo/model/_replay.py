@@ -1,8 +1,9 @@
-"""Evaluates a model at other points without leaving a trace.
+"""Replays the evaluation of a model at other points, without lasting effects.
 
 A step evaluates the model many times: once at its parameters (the *natural* pass), and then at
-other points (*replays*). Afterwards only the effects of the natural pass may remain. All
-evaluations must see the same function: the same random numbers, and the same buffers on entry.
+other points (*replays*). Only the natural pass may change buffers, such as BatchNorm's running
+statistics, and random state. All evaluations must see the same function: the same random numbers
+(dropout masks), and the same buffers on entry.
 """
 
 from __future__ import annotations
