@@ -185,8 +185,7 @@ class Engine:
         """
         guard = Guard(self._factor(grad_scaler))
         device_types = {"cpu", *(device.type for device in devices_of(self.model))}
-        if self._setting.world.ranks.size == 1 and dist.is_available() and dist.is_initialized():
-            self._join()
+        self._join()
         checked = closures_of(losses)
         sizes = sizes_of(batch_size, len(checked), self.tasks)
         with confine_autocast(checked, device_types) as closures:
@@ -293,12 +292,12 @@ class Engine:
 
     def _result(self, step: Step, *, overflowed: bool = False) -> StepResult:
         """Returns the result of a step; only the losses if it has overflowed."""
-        update = step.update
+        update = None if overflowed else step.update
         return StepResult(
             step.losses,
-            None if overflowed or update is None else step.perturbed or None,
-            None if overflowed or update is None else update.weights,
-            None if overflowed or update is None else update.gramian,
+            None if update is None else step.perturbed or None,
+            None if update is None else update.weights,
+            None if update is None else update.gramian,
             overflowed=overflowed,
             ranks=self._setting.world.ranks.size,
             sync_perturbation=self.sync_perturbation,
@@ -306,15 +305,16 @@ class Engine:
 
     def _join(self) -> None:
         """Joins a default group that was initialised after the engine was created."""
-        setting, sync = self._setting, self.sync_perturbation
-        streams = setting.world.streams
-        world = world_of(
-            self.model, self.tasks, self._process_group, streams, sync_perturbation=sync
-        )
-        if world.ranks.size > 1:
-            check_world(world, setting.combiner, self.perturbation)
-            self._setting = replace(setting, world=world)
-            self._checked = False
+        setting = self._setting
+        if self._process_group is not None or setting.world.ranks.size > 1:
+            return
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return
+        streams, sync = setting.world.streams, self.sync_perturbation
+        world = world_of(self.model, self.tasks, None, streams, sync_perturbation=sync)
+        check_world(world, setting.combiner, self.perturbation)
+        self._setting = replace(setting, world=world)
+        self._checked = False
 
     def _check_ranks(self) -> None:
         """Checks before the first step that all ranks start from the same state."""

@@ -47,18 +47,18 @@ class Setting:
 
 def make_setting(
     model: nn.Module,
-    tasks: Sequence[str],
+    tasks: tuple[str, ...],
     aggregator: TorchJDObject,
     perturbation: Perturbation | None,
     *,
+    partition: Partition,
     decompose: bool = False,
-    partition: Partition | None = None,
     seed: int = 0,
     process_group: ProcessGroup | None = None,
     sync_perturbation: bool = True,
     gradient_dtype: torch.dtype | None = None,
 ) -> Setting:
-    """Checks the options of an engine (see `Engine`), and creates its setting.
+    """Checks the other options of an engine (see `Engine`), and creates its setting.
 
     Returns:
         The setting.
@@ -67,7 +67,6 @@ def make_setting(
         TypeError: If an argument has a wrong type.
         ValueError: If an argument has an invalid value, or conflicts with another.
     """
-    check_model(model)
     if perturbation is not None and not isinstance(perturbation, Perturbation):
         raise TypeError(
             f"perturbation must be a samo.Perturbation or None; "
@@ -86,27 +85,25 @@ def make_setting(
             f"gradient_dtype must be a floating-point torch.dtype or None; "
             f"found {gradient_dtype!r}."
         )
-    names = checked_tasks(tasks)
     if perturbation is not None and perturbation.local is not None and perturbation.local.stateful:
         perturbation = replace(perturbation, local=copy.deepcopy(perturbation.local))
-    combining = combiner(aggregator, len(names))
+    combining = combiner(aggregator, len(tasks))
     flat: Combiner | None = None
     if decompose and not combining.weighs_first:
         # Both share the parameters that the optimizer trains.
         learnt = {id(p): p for p in aggregator.parameters()}
-        flat = combiner(copy.deepcopy(aggregator, learnt), len(names))
+        flat = combiner(copy.deepcopy(aggregator, learnt), len(tasks))
     streams = Streams(seed)
-    world = world_of(model, names, process_group, streams, sync_perturbation=sync_perturbation)
+    world = world_of(model, tasks, process_group, streams, sync_perturbation=sync_perturbation)
     check_world(world, combining, perturbation)
-    plain = unwrapped(model)
     return Setting(
-        tasks=names,
+        tasks=tasks,
         perturbation=perturbation,
         combiner=combining,
         flat_combiner=flat,
-        partition=partition or Partition(plain, names),
+        partition=partition,
         world=world,
-        traced=Traced(plain),
+        traced=Traced(unwrapped(model)),
         workspace=Workspace(world.placement.global_sum, gradient_dtype),
     )
 
