@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed import ProcessGroup
 
 from .aggregation import TorchJDObject
-from .engine import Declared, Engine
+from .engine import Declared, Engine, Level
 from .perturbations import SPSA, ExactGradient, LocalGradient, Perturbation, Where
 
 along_the_mean = partial(Perturbation, alpha=1.0)
@@ -29,6 +29,7 @@ class EngineOptions(TypedDict, total=False):
     process_group: ProcessGroup | None
     sync_perturbation: bool
     gradient_dtype: torch.dtype | None
+    level: Level
 
 
 class Options(EngineOptions, total=False):

@@ -82,6 +82,16 @@ VARIANTS = [
     Case("SAMO", "fairgrad", "fsdp", options=(("local", samo.TaskGroups(2)), ("alpha", 0.0))),
     Case("GSAM", "random"),
     Case("GSAM", "graddrop"),
+    *(
+        # Without the task missing on one rank: one process evaluates it apart, by another graph.
+        Case(preset, method, wrapper, NOBODY, options=(("level", "representation"),))
+        for preset, method, wrapper in [
+            ("ERM", "mgda", "plain"),
+            ("ERM", "fairgrad", "ddp"),
+            ("GSAM", "upgrad", "plain"),
+            ("GSAM", "mgda", "ddp"),
+        ]
+    ),
 ]
 
 

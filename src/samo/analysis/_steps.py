@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
 from typing import Literal
 
 from torch import nn
@@ -59,5 +61,10 @@ def steps(
     for part in data:
         with confine_autocast([part.closure], device_types) as closures:
             step = Step(setting, closures, Guard())
-            isolated(step.gather)
+            isolated(partial(_gather, step))
         yield step, part.shares
+
+
+def _gather(step: Step) -> None:
+    with ExitStack() as traces:
+        step.gather(traces)

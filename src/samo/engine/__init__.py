@@ -6,13 +6,14 @@ from ._finite import Guard
 from ._natural import Point, displaced, point_of
 from ._partition import Declared, Partition, declared_parameters
 from ._result import StepResult
-from ._setting import Setting, checked_tasks, make_setting, stable_repr
+from ._setting import Level, Setting, checked_tasks, make_setting, stable_repr
 from ._step import Step
 
 __all__ = [
     "Declared",
     "Engine",
     "Guard",
+    "Level",
     "Losses",
     "Partition",
     "Point",

@@ -45,13 +45,14 @@ class Ascent:
             yield
             return
         natural = self._natural
-        direction, factor = self._epsilon()
+        direction, factor = self._epsilon
         own = [(natural.own_points[t], natural.etas[t]) for t in self.tasks if t in natural.etas]
         with displaced([(natural.point, direction)], factor), displaced(own):
             yield
         if natural.estimator is not None:
             natural.workspace.give("direction", direction)
 
+    @cached_property
     def _epsilon(self) -> tuple[Vector, float]:
         """Returns (direction, factor) with ε = factor · direction."""
         natural = self._natural

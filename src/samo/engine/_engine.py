@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -25,6 +26,8 @@ from ._finite import Guard
 from ._partition import Declared, Partition
 from ._result import StepResult
 from ._setting import (
+    Level,
+    check_level,
     check_model,
     check_world,
     checked_tasks,
@@ -78,6 +81,13 @@ class Engine:
         gradient_dtype: The dtype of the K × m matrix of task gradients, if the method needs one;
             None for the parameters' dtype. ``torch.bfloat16`` halves its memory, and rounds each
             entry by a relative error of up to 2⁻⁸. Sums use the parameters' dtype or wider.
+        level: Where task gradients are compared: ``"parameter"``, with K backward passes through
+            the shared part, or ``"representation"``, with one for any K. The representation z
+            consists of the tensors at which the tasks' own parts of the autograd graph begin. With
+            :math:`c_i = \partial l_i / \partial z`, the method is applied to the Gramian of the
+            c_i, and :math:`(\partial z / \partial \theta)^\top \sum_i w_i c_i` is the gradient of
+            the shared parameters (compare MGDA-UB, arXiv 1810.04650, §3.3). For steps that evaluate
+            all tasks at one point: `ERM` and `GSAM`.
 
     Attributes:
         model: The model.
@@ -86,6 +96,7 @@ class Engine:
         perturbation: The perturbation.
         decompose: Whether the aggregation is decomposed.
         sync_perturbation: Whether all ranks perturb along the same gradient.
+        level: Where task gradients are compared.
 
     Raises:
         TypeError: If an argument has a wrong type.
@@ -120,6 +131,7 @@ class Engine:
         process_group: ProcessGroup | None = None,
         sync_perturbation: bool = True,
         gradient_dtype: torch.dtype | None = None,
+        level: Level = "parameter",
     ) -> None:
         check_model(model)
         self.model = model
@@ -137,9 +149,11 @@ class Engine:
             process_group=process_group,
             sync_perturbation=sync_perturbation,
             gradient_dtype=gradient_dtype,
+            level=level,
         )
         self.perturbation = self._setting.perturbation
         self.decompose = decompose
+        self.level = level
         self.sync_perturbation = sync_perturbation
         self._process_group = process_group
         self._checked = False
@@ -187,15 +201,21 @@ class Engine:
         device_types = {"cpu", *(device.type for device in devices_of(self.model))}
         self._join()
         checked = closures_of(losses)
+        if len(checked) > 1 and self.level == "representation":
+            raise ValueError(
+                f"losses must be one function for level='representation'; found {len(checked)}. "
+                f"The representations of micro-batches cannot be compared without keeping all "
+                f"graphs: use one batch, or level='parameter'."
+            )
         sizes = sizes_of(batch_size, len(checked), self.tasks)
         with confine_autocast(checked, device_types) as closures:
             step = Step(self._setting, closures, guard, sizes)
             world = self._setting.world
             try:
-                with world.ranks.together():
+                with world.ranks.together(), ExitStack() as traces:
                     self._check_ranks()
                     world.placement.start()
-                    step.gather()
+                    step.gather(traces)
                     step.aggregate()
                     step.amplify()
             except BaseException as error:
@@ -313,6 +333,9 @@ class Engine:
         streams, sync = setting.world.streams, self.sync_perturbation
         world = world_of(self.model, self.tasks, None, streams, sync_perturbation=sync)
         check_world(world, setting.combiner, self.perturbation)
+        check_level(
+            self.level, setting.combiner, self.perturbation, world, decompose=self.decompose
+        )
         self._setting = replace(setting, world=world)
         self._checked = False
 

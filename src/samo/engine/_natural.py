@@ -19,7 +19,7 @@ from samo.tensors import Vector, cut, shards
 from ._batch import Batch
 from ._finite import Guard
 from ._setting import Setting
-from ._task_gradients import TaskGradients, differentiate
+from ._task_gradients import AtParameters, differentiate
 
 # Farther from a loss than any parameter that it reaches.
 _FAR = 1 << 40
@@ -137,7 +137,7 @@ class NaturalPoint:
             return False
         return not (estimator.groups_tasks or estimator.uses_mean)
 
-    def use_rows(self, natural: TaskGradients, shares: Mapping[str, float]) -> None:
+    def use_rows(self, natural: AtParameters, shares: Mapping[str, float]) -> None:
         """Computes g_0 and η_i from natural task gradients, which have the factors ``shares``."""
         places = {id(parameter): i for i, parameter in enumerate(self._partition.shared)}
         at = [places[id(parameter)] for parameter in self.shared]

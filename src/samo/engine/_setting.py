@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -18,6 +19,9 @@ from samo.perturbations import Perturbation
 from samo.tensors import Workspace
 
 from ._partition import Partition
+
+Level = Literal["parameter", "representation"]
+"""Where task gradients are compared."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Setting:
         world: The processes.
         traced: The model, with facts about its natural passes.
         workspace: Storage that is reused from step to step.
+        level: Where task gradients are compared.
     """
 
     tasks: tuple[str, ...]
@@ -43,6 +48,7 @@ class Setting:
     world: World
     traced: Traced
     workspace: Workspace
+    level: Level
 
 
 def make_setting(
@@ -57,6 +63,7 @@ def make_setting(
     process_group: ProcessGroup | None = None,
     sync_perturbation: bool = True,
     gradient_dtype: torch.dtype | None = None,
+    level: Level = "parameter",
 ) -> Setting:
     """Checks the other options of an engine (see `Engine`), and creates its setting.
 
@@ -96,6 +103,7 @@ def make_setting(
     streams = Streams(seed)
     world = world_of(model, tasks, process_group, streams, sync_perturbation=sync_perturbation)
     check_world(world, combining, perturbation)
+    check_level(level, combining, perturbation, world, decompose=decompose)
     return Setting(
         tasks=tasks,
         perturbation=perturbation,
@@ -105,6 +113,7 @@ def make_setting(
         world=world,
         traced=Traced(unwrapped(model)),
         workspace=Workspace(world.placement.global_sum, gradient_dtype),
+        level=level,
     )
 
 
@@ -146,6 +155,43 @@ def check_world(world: World, combining: Combiner, perturbation: Perturbation | 
         )
 
 
+def check_level(
+    level: Level,
+    combining: Combiner,
+    perturbation: Perturbation | None,
+    world: World,
+    *,
+    decompose: bool,
+) -> None:
+    """Raises ValueError if task gradients cannot be compared at the level."""
+    if level not in get_args(Level):
+        raise ValueError(f"level must be one of {list(get_args(Level))}; found {level!r}.")
+    if level == "parameter":
+        return
+    start = "level='representation' compares task gradients of one forward pass"
+    estimator = None if perturbation is None or perturbation.rho == 0 else perturbation.estimator
+    if estimator is not None:
+        raise ValueError(
+            f"{start}, but local={estimator!r} evaluates the tasks at points of their own: use "
+            f"alpha=1 (samo.GSAM) or no perturbation (samo.ERM), or level='parameter'."
+        )
+    if decompose:
+        raise ValueError(
+            f"{start}, but decompose=True needs those of two passes: use level='parameter'."
+        )
+    if combining.whole_rows and (combining.sized or world.ranks.size > 1):
+        raise ValueError(
+            f"{start}, whose coordinates are those of the batch, but "
+            f"aggregator={combining.method!r} relates them to other batches or needs those of all "
+            f"ranks: use a method of the Gramian, or level='parameter'."
+        )
+    if not world.placement.whole:
+        raise ValueError(
+            "level='representation' needs the whole model on every rank; this one is sharded "
+            "(fully_shard): use level='parameter'."
+        )
+
+
 def configuration(setting: Setting, aggregator: nn.Module, *, decompose: bool) -> Mapping[str, str]:
     """Returns the options that must agree between ranks, and with a state to be loaded."""
     return {
@@ -153,6 +199,7 @@ def configuration(setting: Setting, aggregator: nn.Module, *, decompose: bool) -
         "aggregator": stable_repr(aggregator),
         "perturbation": stable_repr(setting.perturbation),
         "decompose": repr(decompose),
+        "level": repr(setting.level),
     }
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from samo._errors import NonFiniteError
+from samo.distributed import Placement
 from samo.model import Trace
-from samo.tensors import Layout
+from samo.tensors import Layout, shards
 
 from ._ascent import ascents
 from ._batch import Batch, Losses
 from ._finite import Guard, culprit
 from ._natural import NaturalPoint
+from ._representation import At, AtRepresentation
 from ._setting import Setting
-from ._task_gradients import Plan, TaskGradients, accumulate
+from ._task_gradients import AtParameters, Plan, TaskGradients
 from ._update import Part, Undo, Update, combine, compare, known_weights, nothing_shared, tell
 
 Found = dict[str, list[tuple[Tensor, float]]]
@@ -66,7 +68,7 @@ class Step:
         self._undo: Undo = [partial(streams.load_state_dict, streams.state_dict())]
         self.sizes: dict[str, float] = {}
         self._gradients: TaskGradients | None = None
-        self._natural: TaskGradients | None = None
+        self._natural: AtParameters | None = None
         self.update: Update | None = None
 
     @property
@@ -85,8 +87,8 @@ class Step:
         assert self._gradients is not None
         return self._gradients
 
-    def gather(self) -> None:
-        """Computes the task gradients of each micro-batch, and averages them."""
+    def gather(self, traces: ExitStack) -> None:
+        """Computes and averages the task gradients; the last graph lives as long as ``traces``."""
         setting, closures = self._setting, self._closures
         if len(closures) > 1 and not setting.partition.knows(setting.tasks):
             for closure, sizes in zip(closures, self._batch_sizes, strict=True):
@@ -94,17 +96,17 @@ class Step:
                 with Trace(setting.traced) as trace:
                     Batch(closure, sizes, setting, trace).rehearse()
         for number, (closure, sizes) in enumerate(zip(closures, self._batch_sizes, strict=True)):
-            with Trace(setting.traced) as trace:
-                batch = Batch(closure, sizes, setting, trace)
-                # Two matrices alternate, since the sum of the micro-batches before is in the other.
-                use = str(number % 2)
-                with self._blaming(batch):
-                    self._evaluate(batch)
-                    point, natural = self._differentiate(batch, use)
-                    gradients = self._ascend(batch, point, use)
-                    self._add(batch, gradients, natural)
-                    if number == len(closures) - 1:
-                        self._finish()
+            traces.close()
+            batch = Batch(closure, sizes, setting, traces.enter_context(Trace(setting.traced)))
+            # Two matrices alternate, since the sum of the micro-batches before is in the other.
+            use = str(number % 2)
+            with self._blaming(batch):
+                self._evaluate(batch)
+                point, natural = self._differentiate(batch, use)
+                gradients = self._ascend(batch, point, use)
+                self._add(batch, gradients, natural)
+                if number == len(closures) - 1:
+                    self._finish()
 
     def _evaluate(self, batch: Batch) -> None:
         """Runs the natural pass, and computes the weights of methods that need no gradients."""
@@ -117,7 +119,7 @@ class Step:
 
     def _differentiate(
         self, batch: Batch, use: str
-    ) -> tuple[NaturalPoint | None, TaskGradients | None]:
+    ) -> tuple[NaturalPoint | None, AtParameters | None]:
         """Computes the gradients at the natural point that the ascent needs.
 
         Returns:
@@ -134,7 +136,7 @@ class Step:
         # afterwards, the perturbed gradients overwrite them in the same rows.
         if kept or (point.needs_rows and perturbation.alpha > 0 and self._weights is None):
             plan = self._plan(f"natural {use}" if kept else use, "natural gradient")
-            first = TaskGradients(setting, batch.agreed.shares, guard, plan)
+            first = AtParameters(setting, batch.agreed.shares, guard, plan)
             first.collect(batch.tasks, batch.losses)
             shares = batch.agreed.shares
             if setting.world.sync_perturbation:
@@ -154,13 +156,14 @@ class Step:
         shares, world = batch.agreed.shares, setting.world
         if point is None:
             plan = self._plan(use, "natural gradient", divides=True)
-            gradients = TaskGradients(setting, shares, guard, plan)
+            gradients = self._form(plan, shares)
             gradients.collect(batch.tasks, batch.losses)
             return gradients
         remembers = point.estimator is not None and point.estimator.remembers
         plan = self._plan(use, "perturbed gradient", divides=True, remembers=remembers)
-        gradients = TaskGradients(setting, shares, guard, plan)
-        for ascent in ascents(point, batch.tasks):
+        found_at = list(ascents(point, batch.tasks))
+        gradients = self._form(plan, shares, found_at[0].displaced)
+        for ascent in found_at:
             with ascent.displaced():
                 with torch.enable_grad():
                     found = batch.replay(ascent.group)
@@ -174,12 +177,12 @@ class Step:
                     gradients.collect(ascent.group, found)
         return gradients
 
-    def _add(self, batch: Batch, gradients: TaskGradients, natural: TaskGradients | None) -> None:
+    def _add(self, batch: Batch, gradients: TaskGradients, natural: AtParameters | None) -> None:
         """Adds the gradients of a micro-batch to those of the ones before."""
         for its, before in ((gradients, self._gradients), (natural, self._natural)):
-            if its is not None and len(self._closures) > 1:
+            if len(self._closures) > 1 and isinstance(its, AtParameters):
                 its.multiply_sizes(batch.agreed.sizes)
-                if before is not None:
+                if isinstance(before, AtParameters):
                     its.merge(before)
         self._gradients, self._natural = gradients, natural
 
@@ -188,7 +191,7 @@ class Step:
         for gradients in (self._gradients, self._natural):
             if gradients is not None:
                 gradients.reduce()
-                if len(self._closures) > 1:
+                if len(self._closures) > 1 and isinstance(gradients, AtParameters):
                     gradients.average()
         self._parts = compare(self._setting, self._guard, self.gradients, self._natural)
 
@@ -255,6 +258,12 @@ class Step:
         for undo in reversed(self._undo):
             undo()
 
+    def _form(self, plan: Plan, shares: Mapping[str, float], at: At = nullcontext) -> TaskGradients:
+        """Returns the task gradients of the level; weighted sums are at the parameters."""
+        if self._setting.level == "representation" and plan.weights is None:
+            return AtRepresentation(self._setting, shares, self._guard, plan, at)
+        return AtParameters(self._setting, shares, self._guard, plan)
+
     def _plan(
         self, use: str, stage: str, *, divides: bool = False, remembers: bool = False
     ) -> Plan:
@@ -310,3 +319,23 @@ def _means(found: Found) -> dict[str, Tensor]:
             total = sum(size for _, size in its)
             means[task] = torch.stack([loss * (size / total) for loss, size in its]).sum()
     return means
+
+
+def accumulate(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    reached: Sequence[bool],
+    placement: Placement,
+) -> None:
+    """Adds to ``.grad`` of the reached parameters, as ``Tensor.backward`` does."""
+    sums, terms = [], []
+    for parameter, gradient, here in zip(parameters, gradients, reached, strict=True):
+        if not here:
+            continue
+        if parameter.grad is None:
+            parameter.grad = placement.as_gradient(gradient, parameter)
+        else:
+            sums.append(parameter.grad)
+            terms.append(gradient)
+    if sums:
+        torch._foreach_add_(shards(sums), terms)

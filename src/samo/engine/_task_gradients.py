@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from samo.distributed import Placement, Ranks
-from samo.tensors import Matrix, Vector, cut, shards
+from samo.tensors import Matrix, Vector, cut
 
 from ._finite import Guard
 from ._partition import Partition
@@ -40,8 +41,8 @@ class Plan:
     columns: Ranks | None = None
 
 
-class TaskGradients:
-    """Gradients of the tasks' losses: a K × m matrix, or their weighted sum.
+class TaskGradients(ABC):
+    """Gradients of the tasks' losses: `AtParameters`, or at the representation.
 
     Args:
         setting: The engine's setting.
@@ -51,7 +52,7 @@ class TaskGradients:
 
     Attributes:
         plan: How the gradients are stored.
-        rows: The gradients with respect to the shared parameters, by task; None if summed.
+        rows: A gradient for each task; None if they are summed.
         total: Their weighted sum; None if there are rows.
         own: The gradients with respect to the tasks' own parameters.
         remembered: The tasks' gradients that are stored separately.
@@ -63,7 +64,7 @@ class TaskGradients:
         self, setting: Setting, shares: Mapping[str, float], guard: Guard, plan: Plan
     ) -> None:
         partition, workspace = setting.partition, setting.workspace
-        self._partition, self._placement = partition, setting.world.placement
+        self._partition, self._world = partition, setting.world
         self._shares, self._guard, self.plan = shares, guard, plan
         self._shared, self._own = partition.shared, partition.own
         self._index = {task: i for i, task in enumerate(setting.tasks)}
@@ -73,16 +74,27 @@ class TaskGradients:
         self._parts = dict(zip(self._own, every.layout.sections(every, counts), strict=True))
         self.rows: Matrix | None = None
         self.total: Vector | None = None
-        if plan.weights is None:
-            kept, ranks = self._layout, plan.columns
-            if ranks is not None:
-                kept = workspace.columns(kept, ranks.size, ranks.total)
-            self.rows = workspace.matrix(plan.use, kept, len(setting.tasks))
         self.own: dict[str, Vector] = {}
         self.remembered: dict[str, Vector] = {}
         self.reached: set[int] = set()
         self.sizes: dict[str, float] = {}
-        self._reduced = False
+
+    @abstractmethod
+    def collect(self, tasks: Sequence[str], losses: Mapping[str, Tensor]) -> None:
+        """Adds the gradients of losses, times this rank's shares."""
+
+    @abstractmethod
+    def reduce(self) -> None:
+        """Sums over the ranks what the aggregation needs."""
+
+    @abstractmethod
+    def pull_back(self, combined: Vector) -> Vector:
+        """Returns the gradient of the shared parameters, given a combination of the rows."""
+
+    def row(self, task: str) -> Vector:
+        """Returns the row of a task."""
+        assert self.rows is not None
+        return self.rows.rows[self._index[task]]
 
     @property
     def present(self) -> list[str]:
@@ -94,10 +106,32 @@ class TaskGradients:
         """The indices of the tasks that have a gradient."""
         return [i for task, i in self._index.items() if task in self.sizes]
 
-    def row(self, task: str) -> Vector:
-        """Returns the gradient of a task with respect to the shared parameters."""
-        assert self.rows is not None
-        return self.rows.rows[self._index[task]]
+    def multiply_own(self, factors: Tensor) -> None:
+        """Multiplies the gradients of own parameters by a factor for each present task."""
+        for task, factor in zip(self.present, factors, strict=True):
+            if task in self.own:
+                self.own[task].mul_(factor)
+
+    def _set_own(self, task: str, gradients: list[Tensor | None]) -> None:
+        """Copies and checks the gradient of a task's own parameters, if it has any."""
+        if gradients:
+            self.own[task] = self._guard.unscale_(self._parts[task].copy_(gradients))
+            self._guard.check([task], self.plan.stage, self.own[task].norm())
+
+
+class AtParameters(TaskGradients):
+    """Gradients with respect to the shared parameters: a K × m matrix, or their weighted sum."""
+
+    def __init__(
+        self, setting: Setting, shares: Mapping[str, float], guard: Guard, plan: Plan
+    ) -> None:
+        super().__init__(setting, shares, guard, plan)
+        if plan.weights is None:
+            kept, ranks = self._layout, plan.columns
+            if ranks is not None:
+                kept = setting.workspace.columns(kept, ranks.size, ranks.total)
+            self.rows = setting.workspace.matrix(plan.use, kept, len(setting.tasks))
+        self._reduced = False
 
     def collect(self, tasks: Sequence[str], losses: Mapping[str, Tensor]) -> None:
         """Adds the gradients of losses, times this rank's shares; the graphs are freed."""
@@ -116,10 +150,12 @@ class TaskGradients:
             )
             for task in group:
                 self.sizes[task] = 1.0
-                self._add_own(task, own[task], weighed=together)
+                self._set_own(task, own[task])
+                if task in self.own and plan.weighs_own and not together:
+                    self.own[task].mul_(weights[task])
             self._add_shared(group, shared, weighed=together)
 
-    def merge(self, earlier: TaskGradients) -> None:
+    def merge(self, earlier: AtParameters) -> None:
         """Adds the gradients of earlier micro-batches, which may have reached fewer parameters."""
         for task in earlier.sizes:
             found = dict(zip(map(id, earlier._shared), earlier.row(task).tensors, strict=True))
@@ -148,12 +184,6 @@ class TaskGradients:
         """Divides each task's sum by the size of its micro-batches."""
         self._multiply({task: 1 / size for task, size in self.sizes.items()})
 
-    def multiply_own(self, factors: Tensor) -> None:
-        """Multiplies the gradients of own parameters by a factor for each present task."""
-        for task, factor in zip(self.present, factors, strict=True):
-            if task in self.own:
-                self.own[task].mul_(factor)
-
     def reduce(self) -> None:
         """Sums over the ranks, in one transfer for the rows and one for the rest."""
         if self._reduced:
@@ -166,19 +196,19 @@ class TaskGradients:
         parameters = [*self._shared, *(p for ps in self._own.values() for p in ps)]
         ids = list(map(id, parameters))
         whole = main.flats if self.plan.columns is None else []
-        marks = self._placement.reduce_(whole, rest, [i in self.reached for i in ids])
+        marks = self._world.placement.reduce_(whole, rest, [i in self.reached for i in ids])
         self.reached = {i for i, mark in zip(ids, marks, strict=True) if mark}
         if self.rows is not None:
             for task, vector in self.remembered.items():
                 vector.copy_(self.row(task).tensors)
 
-    def whole(self, update: Vector) -> Vector:
+    def pull_back(self, combined: Vector) -> Vector:
         """Gathers a combination of the rows from the columns of all ranks."""
         ranks = self.plan.columns
         if ranks is None:
-            return update
+            return combined
         whole = self._layout.padded(ranks.size)
-        for flat, part in zip(whole.flats, update.flats, strict=True):
+        for flat, part in zip(whole.flats, combined.flats, strict=True):
             flat.copy_(ranks.gather(part))
         return whole
 
@@ -196,22 +226,13 @@ class TaskGradients:
     ) -> tuple[list[Tensor | None], dict[str, list[Tensor | None]]]:
         parameters = [*self._shared, *(p for task in group for p in self._own[task])]
         gradients = differentiate(
-            losses, parameters, seeds, self._placement, self._partition, retain=retain
+            losses, parameters, seeds, self._world.placement, self._partition, retain=retain
         )
         pairs = zip(parameters, gradients, strict=True)
         self.reached.update(id(p) for p, gradient in pairs if gradient is not None)
         counts = [len(self._shared), *(len(self._own[task]) for task in group)]
         shared, *own = cut(gradients, counts)
         return shared, dict(zip(group, own, strict=True))
-
-    def _add_own(self, task: str, gradients: list[Tensor | None], *, weighed: bool) -> None:
-        if not gradients:
-            return
-        vector = self._guard.unscale_(self._parts[task].copy_(gradients))
-        self._guard.check([task], self.plan.stage, vector.norm())
-        if self.plan.weighs_own and self.plan.weights is not None and not weighed:
-            vector.mul_(self.plan.weights[task])
-        self.own[task] = vector
 
     def _add_shared(
         self, group: list[str], gradients: list[Tensor | None], *, weighed: bool
@@ -284,23 +305,3 @@ def differentiate(
                 f"returns it, and use torch.view_as_complex in the model."
             )
     return gradients
-
-
-def accumulate(
-    parameters: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    reached: Sequence[bool],
-    placement: Placement,
-) -> None:
-    """Adds to ``.grad`` of the reached parameters, as ``Tensor.backward`` does."""
-    sums, terms = [], []
-    for parameter, gradient, here in zip(parameters, gradients, reached, strict=True):
-        if not here:
-            continue
-        if parameter.grad is None:
-            parameter.grad = placement.as_gradient(gradient, parameter)
-        else:
-            sums.append(parameter.grad)
-            terms.append(gradient)
-    if sums:
-        torch._foreach_add_(shards(sums), terms)

@@ -13,7 +13,7 @@ from samo.tensors import Layout, Matrix, Vector, wide, widest
 
 from ._finite import Guard
 from ._setting import Setting
-from ._task_gradients import TaskGradients
+from ._task_gradients import AtParameters, TaskGradients
 
 Undo = list[Callable[[], None]]
 """Functions that undo a step's changes to methods, estimators and generators."""
@@ -68,7 +68,7 @@ def known_weights(
 
 
 def compare(
-    setting: Setting, guard: Guard, gradients: TaskGradients, natural: TaskGradients | None
+    setting: Setting, guard: Guard, gradients: TaskGradients, natural: AtParameters | None
 ) -> list[Part]:
     """Computes the rows to combine and their Gramians, with a single transfer to the CPU."""
     if gradients.rows is None or not setting.partition.shared:
@@ -107,7 +107,7 @@ def combine(
         shared.add_(other.tensors)
         if weights is not None and its is not None:
             weights = torch.stack([weights, its])
-    return Update(gradients.whole(shared), weights, parts[0].gramian)
+    return Update(gradients.pull_back(shared), weights, parts[0].gramian)
 
 
 def tell(
