@@ -115,7 +115,7 @@ def data_sets(data: Path, runs: Path) -> dict[str, DataSet]:
         )
 
     def rooms() -> Benchmark:
-        return benchmarks.create("scenes", images=120, held_out=60, size=(64, 64))
+        return benchmarks.create("scenes", images=80, held_out=40, size=(64, 64))
 
     return {
         "digits-domains": DataSet(
@@ -125,11 +125,11 @@ def data_sets(data: Path, runs: Path) -> dict[str, DataSet]:
             lambda: benchmarks.create("digits"), epochs=20, batch_size=64, lr=3e-3, testing=16
         ),
         "qm9-features": DataSet(
-            molecules, epochs=25, batch_size=128, lr=2e-3, metric="MAE", testing=12, relative=True
+            molecules, epochs=20, batch_size=128, lr=2e-3, metric="MAE", relative=True
         ),
-        "questions": DataSet(questions, epochs=15, batch_size=128, lr=6e-3, testing=12),
+        "questions": DataSet(questions, epochs=10, batch_size=128, lr=6e-3),
         "scenes": DataSet(
-            rooms, epochs=3, batch_size=4, lr=4e-3, selecting=1, testing=4, relative=True
+            rooms, epochs=3, batch_size=4, lr=4e-3, selecting=1, testing=3, relative=True
         ),
     }
 
