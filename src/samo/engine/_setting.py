@@ -50,6 +50,11 @@ class Setting:
     workspace: Workspace
     level: Level
 
+    @property
+    def replays(self) -> bool:
+        """Whether the losses are evaluated at other points than the natural one."""
+        return self.perturbation is not None and self.perturbation.rho > 0
+
 
 def make_setting(
     model: nn.Module,
