@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
@@ -129,20 +130,25 @@ class Replicated(Placement):
         """Returns the leaves, which are the parameters."""
         return leaves
 
+    def leaves(self, parameters: Sequence[Parameter]) -> set[int]:
+        """Returns the ids of the parameters, which are the leaves."""
+        return set(map(id, parameters))
+
     def differentiate(
         self,
-        losses: Sequence[Tensor],
+        outputs: Sequence[Tensor] | Sequence[GradientEdge],
         parameters: Sequence[Parameter],
         seeds: Sequence[Tensor],
         *,
         retain: bool,
+        edges: Sequence[GradientEdge] = (),
     ) -> list[Tensor | None]:
-        """Returns the gradients of this rank's losses; None throughout if it has no losses."""
-        if not losses:
+        """Returns the gradients on this rank; None throughout if it has no losses."""
+        if not outputs:
             return [None] * len(parameters)
-        return [
-            *torch.autograd.grad(losses, parameters, seeds, retain_graph=retain, allow_unused=True)
-        ]
+        ends: Sequence[Tensor | GradientEdge] = [*parameters, *edges]
+        found = torch.autograd.grad(outputs, ends, seeds, retain_graph=retain, allow_unused=True)  # type: ignore[arg-type]
+        return list(found[: len(parameters)])
 
     def as_gradient(self, part: Tensor, parameter: Tensor) -> Tensor:  # noqa: ARG002
         """Returns the tensor, which is the whole gradient."""

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 from torch.nn import Parameter
 
 from samo.model import Streams
@@ -55,21 +56,27 @@ class Placement(ABC):
         """Maps the ids of leaves of the graph to the ids of the parameters that they stand for."""
 
     @abstractmethod
+    def leaves(self, parameters: Sequence[Parameter]) -> set[int]:
+        """Returns the ids of the leaves of the graph that stand for parameters."""
+
+    @abstractmethod
     def differentiate(
         self,
-        losses: Sequence[Tensor],
+        outputs: Sequence[Tensor] | Sequence[GradientEdge],
         parameters: Sequence[Parameter],
         seeds: Sequence[Tensor],
         *,
         retain: bool,
+        edges: Sequence[GradientEdge] = (),
     ) -> list[Tensor | None]:
-        """Differentiates a weighted sum of losses.
+        """Differentiates a weighted sum of losses, or of other outputs.
 
         Args:
-            losses: The losses, with their graphs.
+            outputs: The losses, with their graphs, or edges of graphs.
             parameters: The parameters.
-            seeds: The losses' weights, in the losses' dtypes.
+            seeds: The losses' weights, or the edges' gradients, in their dtypes.
             retain: Whether the graph is needed again.
+            edges: Further ends of the backward pass.
 
         Returns:
             This rank's parts of the gradients; None for parameters that are not reached.

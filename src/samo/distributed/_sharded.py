@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
@@ -45,6 +46,7 @@ class Sharded(Placement):
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._size = ranks.size
         self._behind: dict[int, int] = {}
+        self._gathered: dict[int, Tensor] = {}
         self.global_sum = ranks.total
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
@@ -82,23 +84,30 @@ class Sharded(Placement):
             self._map_units(unknown)
         return {self._behind.get(leaf, leaf) for leaf in leaves}
 
+    def leaves(self, parameters: Sequence[Parameter]) -> set[int]:
+        """Returns the ids of the gathered parameters."""
+        return {id(leaf) for leaf in self._leaves(parameters)}
+
     def differentiate(
         self,
-        losses: Sequence[Tensor],
+        outputs: Sequence[Tensor] | Sequence[GradientEdge],
         parameters: Sequence[Parameter],
         seeds: Sequence[Tensor],
         *,
         retain: bool,
+        edges: Sequence[GradientEdge] = (),
     ) -> list[Tensor | None]:
         """Runs a backward pass, in which FSDP averages over the ranks and scatters."""
         before = [parameter.grad for parameter in self._parameters]
         for parameter in self._parameters:
             parameter.grad = None
+        ends: Sequence[Tensor | GradientEdge] | None = None
+        if edges:  # autograd executes their nodes, and would free what these have saved
+            ends, retain = [*self._leaves(parameters), *edges], True
         try:
-            torch.autograd.backward(
-                losses, [seed * self._size for seed in seeds], retain_graph=retain
-            )
-            return [None if p.grad is None else local(p.grad) for p in parameters]
+            torch.autograd.backward(outputs, seeds, retain_graph=retain, inputs=ends)  # type: ignore[arg-type]
+            found = [None if p.grad is None else local(p.grad) for p in parameters]
+            return [None if gradient is None else gradient.mul_(self._size) for gradient in found]
         finally:
             self._reshard()
             for parameter, gradient in zip(self._parameters, before, strict=True):
@@ -140,6 +149,11 @@ class Sharded(Placement):
         for unit in self._units:
             unit.reshard()
 
+    def _leaves(self, parameters: Sequence[Parameter]) -> list[Tensor]:
+        if any(id(parameter) not in self._gathered for parameter in parameters):
+            self._map_units(set())
+        return [self._gathered[id(parameter)] for parameter in parameters]
+
     def _map_units(self, leaves: set[int]) -> None:
         """Records which gathered parameter belongs to which shard, unit by unit."""
         for unit in self._units:
@@ -148,6 +162,7 @@ class Sharded(Placement):
             unit.unshard()
             for name, gathered in unit.named_parameters():
                 self._behind[id(gathered)] = id(shards[name])
+                self._gathered[id(shards[name])] = gathered
             unit.reshard()
         for leaf in leaves:
             self._behind.setdefault(leaf, leaf)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 from torch.nn import Parameter
 
 from samo.distributed import Placement, Ranks
@@ -15,7 +17,7 @@ from samo.tensors import Matrix, Vector, cut
 
 from ._finite import Guard
 from ._partition import Partition
-from ._setting import Setting
+from ._setting import Level, Setting
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class TaskGradients(ABC):
         plan: How the gradients are stored.
 
     Attributes:
+        level: Where the gradients are taken.
         plan: How the gradients are stored.
         rows: A gradient for each task; None if they are summed.
         total: Their weighted sum; None if there are rows.
@@ -59,6 +62,8 @@ class TaskGradients(ABC):
         reached: The ids of the parameters that the losses reach.
         sizes: The sizes of the micro-batches, for each task with a gradient.
     """
+
+    level: ClassVar[Level]
 
     def __init__(
         self, setting: Setting, shares: Mapping[str, float], guard: Guard, plan: Plan
@@ -80,8 +85,8 @@ class TaskGradients(ABC):
         self.sizes: dict[str, float] = {}
 
     @abstractmethod
-    def collect(self, tasks: Sequence[str], losses: Mapping[str, Tensor]) -> None:
-        """Adds the gradients of losses, times this rank's shares."""
+    def collect(self, tasks: Sequence[str], losses: dict[str, Tensor]) -> None:
+        """Adds the gradients of losses, times this rank's shares; the graphs are freed."""
 
     @abstractmethod
     def reduce(self) -> None:
@@ -122,6 +127,8 @@ class TaskGradients(ABC):
 class AtParameters(TaskGradients):
     """Gradients with respect to the shared parameters: a K × m matrix, or their weighted sum."""
 
+    level = "parameter"
+
     def __init__(
         self, setting: Setting, shares: Mapping[str, float], guard: Guard, plan: Plan
     ) -> None:
@@ -133,7 +140,7 @@ class AtParameters(TaskGradients):
             self.rows = setting.workspace.matrix(plan.use, kept, len(setting.tasks))
         self._reduced = False
 
-    def collect(self, tasks: Sequence[str], losses: Mapping[str, Tensor]) -> None:
+    def collect(self, tasks: Sequence[str], losses: dict[str, Tensor]) -> None:
         """Adds the gradients of losses, times this rank's shares; the graphs are freed."""
         plan, weights = self.plan, self.plan.weights or {}
         together = plan.weighs_own and not plan.remembers
@@ -264,33 +271,35 @@ class AtParameters(TaskGradients):
 
 
 def differentiate(
-    losses: Sequence[Tensor],
+    outputs: Sequence[Tensor] | Sequence[GradientEdge],
     parameters: Sequence[Parameter],
     seeds: Sequence[Tensor],
     placement: Placement,
     partition: Partition,
     *,
     retain: bool,
+    edges: Sequence[GradientEdge] = (),
 ) -> list[Tensor | None]:
-    """Differentiates a weighted sum of losses.
+    """Differentiates a weighted sum of losses, or of other outputs.
 
     Args:
-        losses: The losses, with their graphs.
+        outputs: The losses, with their graphs, or edges of graphs.
         parameters: The parameters.
-        seeds: The losses' weights, in the losses' dtypes.
+        seeds: The losses' weights, or the edges' gradients, in their dtypes.
         placement: The placement of the parameters.
         partition: Provides the parameters' names.
         retain: Whether the graph is needed again.
+        edges: Further ends of the backward pass.
 
     Returns:
-        The gradients; None for parameters that the losses do not reach.
+        The gradients; None for parameters that are not reached.
 
     Raises:
         ValueError: If a gradient is sparse or complex.
     """
-    if not parameters:
+    if not parameters and not edges:
         return []
-    gradients = placement.differentiate(losses, parameters, seeds, retain=retain)
+    gradients = placement.differentiate(outputs, parameters, seeds, retain=retain, edges=edges)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None and gradient.layout is not torch.strided:
             raise ValueError(
