@@ -128,9 +128,7 @@ class AtRepresentation(TaskGradients):
             for task in group:
                 losses.pop(task)
                 cut.above.pop(task, None)
-        for task in tasks:
-            if task not in self.sizes:
-                self._set_group([task], [], [])
+        self._set_group([task for task in tasks if task not in self.sizes], [], [])
         self.rows = self._stacked(like, terms)
 
     def reduce(self) -> None:
@@ -170,9 +168,8 @@ class AtRepresentation(TaskGradients):
     ) -> None:
         gradients = {id(p): g for p, g in zip(own, found, strict=True) if g is not None}
         self.reached.update(gradients)
-        for task in group:
-            self.sizes[task] = 1.0
-            self._set_own(task, [gradients.get(id(p)) for p in self._own[task]])
+        self.sizes.update(dict.fromkeys(group, 1.0))
+        self._set_own({task: [gradients.get(id(p)) for p in self._own[task]] for task in group})
 
     def _stacked(self, like: Sequence[Tensor], terms: Sequence[dict[int, Tensor]]) -> Matrix:
         """Returns the matrix of the c_i, one block for each edge; frees the terms."""

@@ -56,6 +56,9 @@ def known_weights(
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Returns the weights of a method that needs no gradients, and its parameters' gradients."""
     combiner = setting.combiner
+    first = next(iter(losses.values()))
+    if (constant := combiner.constant_weights(len(losses), first.device)) is not None:
+        return constant, []
     if combiner.sized:
         guard.verify()  # a loss that is not finite must not enter the method's state
     values = _stacked(losses)
@@ -157,5 +160,8 @@ def _combined(
 def _stacked(losses: Mapping[str, Tensor]) -> Tensor:
     """Returns the losses as one tensor, in float32 or wider."""
     values = list(losses.values())
-    dtype = wide(widest(values))
-    return torch.stack([loss.to(dtype) for loss in values])
+    if len({loss.dtype for loss in values}) > 1:
+        dtype = widest(values)
+        values = [loss.to(dtype) for loss in values]
+    stacked = torch.stack(values)
+    return stacked.to(wide(stacked.dtype))
