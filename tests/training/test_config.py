@@ -88,8 +88,8 @@ def test_presets_are_those_of_the_library(name: str) -> None:
 
 def test_the_control_differs_from_samo_in_the_estimator_alone() -> None:
     samo_, random = (engine(name).perturbation for name in ("samo", "random"))
-    assert samo_ is not None
-    assert random is not None
+    assert isinstance(samo_, samo.Perturbation)
+    assert isinstance(random, samo.Perturbation)
     assert isinstance(random.local, samo.RandomDirection)
     assert isinstance(samo_.local, samo.SPSA)
     for field in ("noise", "normalization"):

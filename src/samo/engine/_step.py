@@ -94,11 +94,12 @@ class Step:
         if len(closures) > 1 and not setting.partition.knows(setting.tasks):
             for closure, sizes in zip(closures, self._batch_sizes, strict=True):
                 # The partition must stay the same from one micro-batch to the next.
-                with Trace(setting.traced) as trace:
+                with Trace(setting.traced, replays=False) as trace:
                     Batch(closure, sizes, setting, trace).rehearse()
         for number, (closure, sizes) in enumerate(zip(closures, self._batch_sizes, strict=True)):
             traces.close()
-            batch = Batch(closure, sizes, setting, traces.enter_context(Trace(setting.traced)))
+            trace = traces.enter_context(Trace(setting.traced, replays=setting.replays))
+            batch = Batch(closure, sizes, setting, trace)
             # Two matrices alternate, since the sum of the micro-batches before is in the other.
             use = str(number % 2)
             with self._blaming(batch):
@@ -129,7 +130,7 @@ class Step:
         """
         setting, guard = self._setting, self._guard
         perturbation = setting.ascending
-        if perturbation is None or not perturbation.moves:
+        if perturbation is None or not setting.replays:
             return None, None
         point = NaturalPoint(setting, perturbation, batch, guard)
         kept = setting.flat_combiner is not None
