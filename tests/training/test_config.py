@@ -29,6 +29,7 @@ def test_a_configuration_survives_its_file() -> None:
         sharpness_options={"alpha": 0.25, "normalization": "none"},
         method="CAGrad",
         method_options={"c": 0.2},
+        level="representation",
         tasks=("left",),
         clip=1,
     )
@@ -59,6 +60,7 @@ def test_a_configuration_survives_its_file() -> None:
         ({"epochs": 0}, "epochs = 0: Input should be greater than 0"),
         ({"lr": -1.0}, "lr = -1.0: Input should be greater than 0"),
         ({"optimizer": "adan"}, "optimizer = 'adan': Input should be 'adam', 'adamw' or 'sgd'"),
+        ({"level": "head"}, "level = 'head': Input should be 'parameter' or 'representation'"),
         ({"seed": -1}, "seed = -1"),
         ({"rhoo": 1}, "rhoo = 1: Extra inputs are not permitted"),
     ],

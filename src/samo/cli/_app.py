@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from .. import __version__
-from ..training import PRESETS, compare, configured, plan, train
+from ..training import LEVELS, PRESETS, compare, configured, plan, train
 from ._analyze import analyze_
 from ._bench import bench_
 from ._console import fail, reporting_errors, say
@@ -89,6 +89,9 @@ def train_(
     method: Annotated[str, typer.Option(help="An aggregation method.")] = "ls",
     sharpness: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "erm",
     rho: Annotated[float | None, typer.Option(help="Radius of the perturbation.")] = None,
+    level: Annotated[
+        str, typer.Option(help=f"Where task gradients are compared: {' or '.join(LEVELS)}.")
+    ] = LEVELS[0],
     tasks: Annotated[
         str | None, typer.Option(help="Tasks to train, separated by commas. Default: all.")
     ] = None,
@@ -113,6 +116,7 @@ def train_(
             sharpness=sharpness,
             sharpness_options=assignments("--sharpness-option", sharpness_option),
             rho=rho,
+            level=level,
             seed=seed,
             lr=lr,
             **options.settings(benchmark),

@@ -62,6 +62,7 @@ class Config(Model):
     method: Name
     sharpness: Name
     rho: Number | None = None
+    level: Name = "parameter"
     epochs: Count | None = None
     average_last: Count = 0
     seed: Count = 0

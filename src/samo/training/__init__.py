@@ -3,7 +3,7 @@
 from ..records import RunError
 from ..records.schema import reported
 from ._compare import compare
-from ._config import RunConfig, configured
+from ._config import LEVELS, RunConfig, configured
 from ._evaluate import to_device
 from ._plan import Cell, plan
 from ._presets import PRESETS, Preset, complete_preset, perturbation
@@ -16,6 +16,7 @@ from ._trained import Trained, trained
 from ._workers import Event
 
 __all__ = [
+    "LEVELS",
     "PRESETS",
     "SCHEDULES",
     "Best",

@@ -220,15 +220,17 @@ def _engine(config: RunConfig, model: nn.Module, tasks: Sequence[str], own: str 
     with as_run_error(ValueError, TypeError, ImportError):
         aggregator = aggregation.create(config.method, len(tasks), **options)
     perturb, decompose = perturbation(config.sharpness, config.rho, config.sharpness_options)
-    return Engine(
-        model,
-        tasks,
-        aggregator=aggregator,
-        perturbation=perturb,
-        decompose=decompose,
-        own=None if own is None else {task: getattr(model, own)[task] for task in tasks},
-        seed=config.seed,
-    )
+    with as_run_error(ValueError):  # e.g. a level that the method or preset does not have
+        return Engine(
+            model,
+            tasks,
+            aggregator=aggregator,
+            perturbation=perturb,
+            decompose=decompose,
+            own=None if own is None else {task: getattr(model, own)[task] for task in tasks},
+            seed=config.seed,
+            level=config.level,
+        )
 
 
 def _optimizer(config: RunConfig, model: nn.Module, method: nn.Module) -> Optimizer:
