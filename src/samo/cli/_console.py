@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
 
 import typer
 from rich.console import Console
@@ -16,6 +17,31 @@ from ..training import RunError
 def say(console: Console, *lines: object) -> None:
     """Prints text as it is, without wrapping; further lines are indented."""
     console.print(*lines, sep="\n  ", highlight=False, markup=False, soft_wrap=True)
+
+
+class Compared(Protocol):
+    """A method with a preset at a level."""
+
+    @property
+    def method(self) -> str:
+        """The aggregation method."""
+
+    @property
+    def sharpness(self) -> str:
+        """The preset."""
+
+    @property
+    def level(self) -> str:
+        """Where task gradients are compared."""
+
+
+def say_levels(console: Console, wanted: Iterable[str], arms: Iterable[Compared]) -> None:
+    """Names the methods and presets that are at the parameters only, if more was wanted."""
+    found: dict[str, set[str]] = {}
+    for arm in arms:
+        found.setdefault(f"{arm.method}/{arm.sharpness}", set()).add(arm.level)
+    if left := [name for name, levels in found.items() if not {*wanted} <= levels]:
+        say(console, f"At the parameters only (see `samo list methods`): {', '.join(left)}.")
 
 
 def complain(message: str, style: str = "red") -> None:

@@ -190,3 +190,16 @@ def reported(results: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = results.get("averaged") or results["selected"]
     return found
+
+
+def preset_at(sharpness: str, level: str) -> str:
+    """Names a preset at a level, as in labels and paths; the default level adds nothing.
+
+    Returns:
+        The preset, with the level behind ``@`` unless it is ``"parameter"``.
+
+    Example:
+        >>> preset_at("gsam", "parameter"), preset_at("gsam", "representation")
+        ('gsam', 'gsam@representation')
+    """
+    return sharpness if level == "parameter" else f"{sharpness}@{level}"
