@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
 
 import typer
 from rich.console import Console
 
 from .. import NonFiniteError
 from ..benchmarks import DataError
-from ..training import RunError
+from ..training import Arm, RunConfig, RunError
 
 
 def say(console: Console, *lines: object) -> None:
@@ -19,23 +18,7 @@ def say(console: Console, *lines: object) -> None:
     console.print(*lines, sep="\n  ", highlight=False, markup=False, soft_wrap=True)
 
 
-class Compared(Protocol):
-    """A method with a preset at a level."""
-
-    @property
-    def method(self) -> str:
-        """The aggregation method."""
-
-    @property
-    def sharpness(self) -> str:
-        """The preset."""
-
-    @property
-    def level(self) -> str:
-        """Where task gradients are compared."""
-
-
-def say_levels(console: Console, wanted: Iterable[str], arms: Iterable[Compared]) -> None:
+def say_levels(console: Console, wanted: Iterable[str], arms: Iterable[RunConfig | Arm]) -> None:
     """Names the methods and presets that are at the parameters only, if more was wanted."""
     found: dict[str, set[str]] = {}
     for arm in arms:

@@ -9,6 +9,7 @@ from ._plan import Cell, plan
 from ._presets import PRESETS, Preset, complete_preset, perturbation
 from ._run import Progress, Watch
 from ._schedule import SCHEDULES, Schedule
+from ._space import Arm
 from ._sweep import Best, SweepResult, finals, sweep
 from ._sweep_plan import SweepPlan, plan_sweep
 from ._train import train
@@ -19,6 +20,7 @@ __all__ = [
     "LEVELS",
     "PRESETS",
     "SCHEDULES",
+    "Arm",
     "Best",
     "Cell",
     "Event",

@@ -39,6 +39,18 @@ class Preset:
     options: Mapping[str, Any]
     decompose: bool = False
 
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The levels at which it can compare task gradients, with its default options.
+
+        Only gradients of one forward pass can be compared at the representation: neither those at
+        points of each task's own, nor flat gradients.
+        """
+        options = {name: value for name, value in self.options.items() if name != "decompose"}
+        estimator = None if self.perturb is None else self.perturb(1.0, **options).estimator
+        apart = self.decompose or estimator is not None
+        return ("parameter",) if apart else ("parameter", "representation")
+
 
 def _estimating(title: str, estimator: Callable[..., LocalGradient]) -> Preset:
     """Creates the preset of an estimator; the estimator's arguments become options."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib as mpl
@@ -23,16 +23,18 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True)
 class Look:
-    """Style of a curve or a mark: colour, marker and line."""
+    """Style of a curve or a mark: colour, marker and line; hollow markers if it is open."""
 
     colour: str
     marker: str
     line: Any
+    open: bool = False
 
     @property
     def pen(self) -> dict[str, Any]:
         """The arguments of ``Axes.plot`` and ``Line2D``."""
-        return {"color": self.colour, "marker": self.marker, "linestyle": self.line}
+        hollow = {"markerfacecolor": "white"} if self.open else {}
+        return {"color": self.colour, "marker": self.marker, "linestyle": self.line, **hollow}
 
 
 LOOKS = {
@@ -75,8 +77,9 @@ _STYLE: Any = {
 
 
 def look(name: str) -> Look:
-    """The look of a sharpness preset, the same in every figure."""
-    return LOOKS.get(name, _OTHER)
+    """The look of a sharpness preset, the same in every figure; open at another level."""
+    preset, _, level = name.partition("@")
+    return replace(LOOKS.get(preset, _OTHER), open=bool(level))
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:

@@ -9,7 +9,7 @@ from ._rows import Difference, Row, ScoreName, Spread
 
 
 def differences(rows: Sequence[Row]) -> tuple[Difference, ...]:
-    """Pairs each preset with plain training (erm) of the same method and seed.
+    """Pairs each preset with plain training (`plain_rows`) of the same method and seed.
 
     Args:
         rows: The arms.
@@ -17,11 +17,11 @@ def differences(rows: Sequence[Row]) -> tuple[Difference, ...]:
     Returns:
         The differences of each preset: for each method, and over all methods if there are several.
     """
-    plain = {row.method: row for row in rows if row.sharpness == "erm" and not row.baseline}
+    plain = plain_rows(rows)
     by_preset: dict[str, list[Row]] = {}
     for row in rows:
-        if row.sharpness != "erm" and row.method in plain:
-            by_preset.setdefault(row.sharpness, []).append(row)
+        if row.method in plain and row is not plain[row.method]:
+            by_preset.setdefault(row.preset, []).append(row)
     found = []
     for arms in by_preset.values():
         found += [_difference([(arm, plain[arm.method])]) for arm in arms]
@@ -30,9 +30,16 @@ def differences(rows: Sequence[Row]) -> tuple[Difference, ...]:
     return tuple(found)
 
 
+def plain_rows(rows: Sequence[Row]) -> dict[str, Row]:
+    """Returns plain training (erm) by method: at the parameters, if it was trained there."""
+    plain = [row for row in rows if row.sharpness == "erm" and not row.baseline]
+    # The last row of a method stays.
+    return {row.method: row for row in sorted(plain, key=lambda row: row.level == "parameter")}
+
+
 def _difference(pairs: Sequence[tuple[Row, Row]]) -> Difference:
     return Difference(
-        sharpness=pairs[0][0].sharpness,
+        preset=pairs[0][0].preset,
         methods=tuple(row.method for row, _ in pairs),
         average=by_seed(pairs, "average"),
         delta_m=by_seed(pairs, "delta_m"),
