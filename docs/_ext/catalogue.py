@@ -26,8 +26,8 @@ _NEEDS = {
     ),
     "gramian": (
         "Weights from inner products of the task gradients",
-        "K backward passes, or one at the representation. The method receives the K × K Gramian, in "
-        "float64.",
+        "K backward passes, or one at the representation. The method receives the K × K Gramian, "
+        "in float64.",
     ),
     "gradients": (
         "From the task gradients themselves",

@@ -93,8 +93,8 @@ _SPECTRUM = (
     "to the highest. Flat minima have small ones."
 )
 _COSINES = (
-    "The cosines between the tasks' gradients with respect to the shared parameters: blue pairs agree, red ones are in conflict. On the "
-    "diagonal are the norms of the gradients."
+    "The cosines between the tasks' gradients with respect to the shared parameters: blue pairs "
+    "agree, red ones are in conflict. On the diagonal are the norms of the gradients."
 )
 _SHARPNESS = "The increase of each task's loss from the natural to the perturbed point."
 _ESTIMATORS = "The cosine between estimated and exact local gradients, by task."

@@ -97,7 +97,7 @@ def _notes(summary: Summary) -> Iterator[str]:
     if summary.at_representation:
         yield (
             "@representation: task gradients are compared at the representation, else at the "
-            "parameters. Step times and differences refer to erm at the parameters, if trained."
+            "parameters. Step times and differences refer to erm at the parameters, if any."
         )
     for row in summary.rows:
         if row.unfinished:
