@@ -110,6 +110,8 @@ def test_every_option_of_a_preset_reaches_the_perturbation() -> None:
         "groups": 2,
         "every": 7,
         "share": 0.25,
+        "rho_own": 0.7,
+        "beta": 0.5,
         "adaptive": True,
         "decompose": True,
     }

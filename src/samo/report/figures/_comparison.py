@@ -186,7 +186,7 @@ def _scores(axis: Axes, summary: Summary, row: Row) -> None:
     by_rho = summary.grid.get((row.method, row.preset))
     if by_rho is None:
         scores = Spread(tuple(reported(run)["score"] for run in row.runs))
-        axis.axhline(scores.mean, color=style.colour, linestyle=style.line, linewidth=1.2)
+        axis.axhline(scores.mean, linewidth=1.2, clip_on=False, **style.pen)
         return
     rhos = sorted(by_rho)
     # Shifted a little, so that the bars of the presets do not hide each other.

@@ -1,7 +1,8 @@
 """The house style of all figures: colour-blind safe, and legible in grey.
 
-The colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), ordered so that their
-lightness differs too. Looks of different colours have different markers and lines as well.
+The colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/) and of Paul Tol
+(https://sronpersonalpages.nl/~pault/), ordered so that their lightness differs too. Looks of
+different colours have different markers and lines as well.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ LOOKS = {
     "previous": Look("#F0E442", "<", (0, (1, 2))),
     "groups": Look("#CC79A7", "P", (0, (4, 1, 1, 1, 1, 1))),
     "last-layers": Look("#E69F00", ">", (0, (6, 2))),
+    "msam": Look("#882255", "p", (0, (2, 1, 6, 1))),
+    "heads": Look("#999933", "h", (0, (4, 2))),
 }
 _OTHER = Look("#7F3C8D", "*", "-.")
 # Light and dark in turn: neighbours differ in grey too.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from ._rows import Difference, Row, ScoreName, Spread
+from ._rows import Difference, Row, ScoreName, Spread, presets_of
 
 
 def differences(rows: Sequence[Row]) -> tuple[Difference, ...]:
@@ -18,12 +18,10 @@ def differences(rows: Sequence[Row]) -> tuple[Difference, ...]:
         The differences of each preset: for each method, and over all methods if there are several.
     """
     plain = plain_rows(rows)
-    by_preset: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.method in plain and row is not plain[row.method]:
-            by_preset.setdefault(row.preset, []).append(row)
+    compared = [row for row in rows if row.method in plain and row is not plain[row.method]]
     found = []
-    for arms in by_preset.values():
+    for preset in presets_of(compared):
+        arms = [row for row in compared if row.preset == preset]
         found += [_difference([(arm, plain[arm.method])]) for arm in arms]
         if len(arms) > 1:
             found.append(_difference([(arm, plain[arm.method]) for arm in arms]))

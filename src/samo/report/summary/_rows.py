@@ -164,6 +164,14 @@ class Row:
         return [value for value in found if value is not None]
 
 
+def presets_of(rows: Iterable[Row]) -> list[str]:
+    """Returns the presets, each followed by itself at the other level."""
+    arms = [row for row in rows if not row.baseline]
+    names = [row.sharpness for row in arms]
+    ordered = sorted(arms, key=lambda row: (names.index(row.sharpness), row.level))
+    return list(dict.fromkeys(row.preset for row in ordered))
+
+
 @dataclass(frozen=True)
 class Difference:
     """The difference of a preset to plain training (erm) with the same methods and seeds.
@@ -255,7 +263,7 @@ class Summary:
     @property
     def presets(self) -> list[str]:
         """The presets of these methods, with their levels."""
-        return list(dict.fromkeys(row.preset for row in self.rows if not row.baseline))
+        return presets_of(self.rows)
 
     @property
     def at_representation(self) -> bool:
