@@ -355,6 +355,7 @@ class Engine:
             None if update is None else step.perturbed or None,
             None if update is None else update.weights,
             None if update is None else update.gramian,
+            None if update is None or update.gramian is None else step.gradients.level,
             overflowed=overflowed,
             ranks=self._setting.world.ranks.size,
             sync_perturbation=self.sync_perturbation,

@@ -220,11 +220,6 @@ def check_level(
             f"aggregator={combining.method!r} relates them to other batches or needs those of all "
             f"ranks: use a method of the Gramian, or level='parameter'."
         )
-    if not world.placement.whole:
-        raise ValueError(
-            "level='representation' needs the whole model on every rank; this one is sharded "
-            "(fully_shard): use level='parameter'."
-        )
 
 
 def configuration(setting: Setting, aggregator: nn.Module) -> Mapping[str, str]:
