@@ -19,7 +19,7 @@ from ..training import RunError
 from ._cases import CASES, Workload, build, case_sizes
 from ._machine import machine
 from ._meter import Meter, meter
-from ._passes import Arithmetic, recorded
+from ._passes import recorded
 from ._subjects import Subject
 
 FORMAT = 2
@@ -132,7 +132,7 @@ def measure(
         workload = build(wanted.case, wanted.numbers, device)
         bench = _Bench(workload, wanted.method, meter(device), subjects)
         results = _opened(file, wanted, workload)
-        bench.enter(results, file)
+        bench.enter(results)
         todo = [*bench.memory(results), *bench.timings(results, rounds, bare=bare)]
         for done, measurement in enumerate(todo):
             watch(done, len(todo))
@@ -160,68 +160,64 @@ class _Bench:
         self._meter = meter
         self._subjects = subjects
         self._losses, self._warm_up = workload.losses(), workload.losses(WARM_UP)
-        self._arithmetic: dict[str, Arithmetic] = {}
 
-    def enter(self, results: dict[str, Any], file: Path) -> None:
-        """Enters the steps into the results, with their passes and random bytes.
-
-        Raises:
-            RunError: If the results have different passes of a step.
-        """
+    def enter(self, results: dict[str, Any]) -> None:
+        """Enters the steps into the results."""
         for name, subject in self._subjects.items():
-            key = noise = None
-            if subject.recorded:
-                run = subject.create(self._workload, self._method)
-                arithmetic, noise = recorded(run, self._warm_up, self._workload.model)
-                key = arithmetic.key
-                self._arithmetic[key] = arithmetic
-                results["arithmetic"].setdefault(key, {**arithmetic.counts, "seconds": []})
-            entry = {
-                "title": subject.title,
-                "arithmetic": key,
-                "noise_bytes": noise,
-                "seconds": [],
-            }
-            if results["steps"].setdefault(name, entry)["arithmetic"] != key:
-                raise RunError(
-                    f"{file} has other passes of {name} than now recorded. Choose another "
-                    f"directory, or delete the file."
-                )
+            entry = {"title": subject.title, "seconds": [], "bare_seconds": []}
+            results["steps"].setdefault(name, entry)
 
     def memory(self, results: dict[str, Any]) -> Iterator[Measurement]:
-        """Yields the missing measurements of memory."""
+        """Yields the missing measurements of memory, passes and random bytes."""
         for name, subject in self._subjects.items():
-            entry: dict[str, Any] = results["steps"][name]
+            entry = results["steps"][name]
             if "peak_bytes" not in entry:
-                yield partial(self._peak, entry, subject)
+                yield partial(self._inspect, entry, subject)
 
     def timings(self, results: dict[str, Any], rounds: int, *, bare: bool) -> Iterator[Measurement]:
         """Yields the missing measurements of time, in their order."""
         takes: list[tuple[list[float], Callable[[], Work]]] = []
-        for key, arithmetic in self._arithmetic.items() if bare else ():
-            takes.append((results["arithmetic"][key]["seconds"], partial(self._bare, arithmetic)))
         for name, subject in self._subjects.items():
-            takes.append((results["steps"][name]["seconds"], partial(self._warmed_up, subject)))
+            entry = results["steps"][name]
+            takes.append((entry["seconds"], partial(self._step, subject)))
+            if bare and subject.recorded:
+                takes.append((entry["bare_seconds"], partial(self._bare, subject)))
         for number in range(rounds):
             for seconds, prepare in random.Random(number).sample(takes, len(takes)):
                 if len(seconds) <= number:
                     yield partial(self._time, seconds, prepare)
 
-    def _bare(self, arithmetic: Arithmetic) -> Work:
-        """Returns the passes of a step."""
-        return partial(arithmetic.run, self._losses, self._workload.model)
-
-    def _warmed_up(self, subject: Subject) -> Work:
+    def _step(self, subject: Subject) -> Work:
         """Returns a step of a new engine, after a step on fewer examples."""
         run = subject.create(self._workload, self._method)
         run(self._warm_up)
         self._workload.model.zero_grad()
         return partial(run, self._losses)
 
-    def _peak(self, entry: dict[str, Any], subject: Subject) -> None:
-        """Measures the memory of a second step, with what persists between steps."""
-        self._workload.model.zero_grad()
-        entry["peak_bytes"] = self._meter.peak(lambda: self._warmed_up(subject)())
+    def _bare(self, subject: Subject) -> Work:
+        """Returns the passes of a step."""
+        run, model = subject.create(self._workload, self._method), self._workload.model
+        arithmetic, _ = recorded(run, self._warm_up, model)
+        model.zero_grad()
+        return partial(arithmetic.run, self._losses, model)
+
+    def _inspect(self, entry: dict[str, Any], subject: Subject) -> None:
+        """Records the passes of a step, and its memory with what persists from the step before."""
+        entry["passes"] = entry["noise_bytes"] = None
+        model = self._workload.model
+
+        def two_steps() -> None:
+            run = subject.create(self._workload, self._method)
+            if subject.recorded:
+                arithmetic, entry["noise_bytes"] = recorded(run, self._warm_up, model)
+                entry["passes"] = arithmetic.counts
+            else:
+                run(self._warm_up)
+            model.zero_grad()
+            run(self._losses)
+
+        model.zero_grad()
+        entry["peak_bytes"] = self._meter.peak(two_steps)
 
     def _time(self, seconds: list[float], prepare: Callable[[], Work]) -> None:
         """Times a function, and repeats it if it is short."""
@@ -258,7 +254,6 @@ def _opened(file: Path, wanted: Conditions, workload: Workload) -> dict[str, Any
         "machine": machine(torch.device(wanted.device)),
         "parameters": sum(p.numel() for p in workload.model.parameters()),
         "shared_parameters": sum(p.numel() for p in workload.shared),
-        "arithmetic": {},
         "steps": {},
     }
     if not file.exists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -74,11 +73,6 @@ class Arithmetic:
             "heads": sum(len(call.tasks) for call in calls),
             "backwards": len(self.operations) - len(calls),
         }
-
-    @property
-    def key(self) -> str:
-        """A digest of the passes and their order."""
-        return hashlib.sha256(repr(self.operations).encode()).hexdigest()[:12]
 
     def run(self, losses: Losses, model: nn.Module) -> None:
         """Runs the passes, and frees all results as early as possible."""

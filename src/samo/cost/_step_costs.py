@@ -54,23 +54,24 @@ def step_costs(results: Mapping[str, Any]) -> list[StepCost]:
 
 def _step_cost(name: str, results: Mapping[str, Any]) -> StepCost:
     entry, plain = results["steps"][name], results["steps"][PLAIN]
-    bare = results["arithmetic"].get(entry["arithmetic"], {})
-    seconds, peak, of_plain = entry["seconds"], entry.get("peak_bytes"), plain.get("peak_bytes")
+    passes = entry.get("passes") or {}
+    seconds, bare = entry["seconds"], entry["bare_seconds"]
+    peak, of_plain = entry.get("peak_bytes"), plain.get("peak_bytes")
     measured = peak is not None and of_plain is not None
     m = _FLOAT * results["shared_parameters"]
     return StepCost(
         name=name,
-        forwards=bare.get("forwards"),
-        evaluations=bare.get("evaluations"),
-        backwards=bare.get("backwards"),
+        forwards=passes.get("forwards"),
+        evaluations=passes.get("evaluations"),
+        backwards=passes.get("backwards"),
         seconds=quartiles(seconds) if seconds else None,
         to_plain=_ratio(seconds, plain["seconds"]),
-        to_bare=_ratio(seconds, bare.get("seconds", [])),
-        bare_to_plain=_ratio(bare.get("seconds", []), plain["seconds"]),
+        to_bare=_ratio(seconds, bare),
+        bare_to_plain=_ratio(bare, plain["seconds"]),
         peak_bytes=peak,
         peak_to_plain=peak / of_plain if measured else None,
         above_plain=(peak - of_plain) / m if measured else None,
-        noise_bytes=entry["noise_bytes"],
+        noise_bytes=entry.get("noise_bytes"),
     )
 
 
