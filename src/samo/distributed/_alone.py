@@ -136,19 +136,26 @@ class Replicated(Placement):
 
     def differentiate(
         self,
-        outputs: Sequence[Tensor] | Sequence[GradientEdge],
+        losses: Sequence[Tensor],
         parameters: Sequence[Parameter],
         seeds: Sequence[Tensor],
         *,
         retain: bool,
         edges: Sequence[GradientEdge] = (),
     ) -> list[Tensor | None]:
-        """Returns the gradients on this rank; None throughout if it has no losses."""
-        if not outputs:
-            return [None] * len(parameters)
-        ends: Sequence[Tensor | GradientEdge] = [*parameters, *edges]
-        found = torch.autograd.grad(outputs, ends, seeds, retain_graph=retain, allow_unused=True)  # type: ignore[arg-type]
-        return list(found[: len(parameters)])
+        """Returns the gradients of this rank's losses; None throughout if it has no losses."""
+        found = _gradients(losses, [*parameters, *edges], seeds, retain=retain)
+        return found[: len(parameters)]
+
+    def pull_back(
+        self,
+        edges: Sequence[GradientEdge],
+        parameters: Sequence[Parameter],
+        cotangents: Sequence[Tensor],
+        losses: Sequence[Tensor],  # noqa: ARG002
+    ) -> list[Tensor | None]:
+        """Runs a backward pass from the edges; returns None throughout if there are none."""
+        return _gradients(edges, parameters, cotangents)
 
     def as_gradient(self, part: Tensor, parameter: Tensor) -> Tensor:  # noqa: ARG002
         """Returns the tensor, which is the whole gradient."""
@@ -194,3 +201,22 @@ class Replicated(Placement):
             for wrapper, backward, forward in flags:
                 wrapper.require_backward_grad_sync = backward
                 wrapper.require_forward_param_sync = forward
+
+
+def _gradients(
+    outputs: Sequence[Tensor | GradientEdge],
+    ends: Sequence[Tensor | GradientEdge],
+    seeds: Sequence[Tensor],
+    *,
+    retain: bool = False,
+) -> list[Tensor | None]:
+    if not outputs:
+        return [None] * len(ends)
+    found: Sequence[Tensor | None] = torch.autograd.grad(
+        outputs,  # type: ignore[arg-type]
+        ends,  # type: ignore[arg-type]
+        seeds,
+        retain_graph=retain,
+        allow_unused=True,
+    )
+    return list(found)

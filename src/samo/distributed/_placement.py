@@ -62,21 +62,42 @@ class Placement(ABC):
     @abstractmethod
     def differentiate(
         self,
-        outputs: Sequence[Tensor] | Sequence[GradientEdge],
+        losses: Sequence[Tensor],
         parameters: Sequence[Parameter],
         seeds: Sequence[Tensor],
         *,
         retain: bool,
         edges: Sequence[GradientEdge] = (),
     ) -> list[Tensor | None]:
-        """Differentiates a weighted sum of losses, or of other outputs.
+        """Differentiates a weighted sum of losses.
 
         Args:
-            outputs: The losses, with their graphs, or edges of graphs.
+            losses: The losses, with their graphs.
             parameters: The parameters.
-            seeds: The losses' weights, or the edges' gradients, in their dtypes.
+            seeds: The losses' weights, in the losses' dtypes.
             retain: Whether the graph is needed again.
             edges: Further ends of the backward pass.
+
+        Returns:
+            This rank's parts of the gradients; None for parameters that are not reached.
+        """
+
+    @abstractmethod
+    def pull_back(
+        self,
+        edges: Sequence[GradientEdge],
+        parameters: Sequence[Parameter],
+        cotangents: Sequence[Tensor],
+        losses: Sequence[Tensor],
+    ) -> list[Tensor | None]:
+        """Multiplies gradients at edges of a graph by the transposed Jacobian of what is there.
+
+        Args:
+            edges: The edges, the ends of an earlier backward pass.
+            parameters: The parameters.
+            cotangents: The gradients at the edges.
+            losses: The losses that the earlier pass differentiated; unused if the parameters are
+                ``whole``.
 
         Returns:
             This rank's parts of the gradients; None for parameters that are not reached.

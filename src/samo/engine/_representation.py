@@ -14,7 +14,7 @@ from samo.tensors import Layout, Matrix, Vector
 
 from ._finite import Guard
 from ._setting import Setting
-from ._task_gradients import Plan, TaskGradients, differentiate
+from ._task_gradients import Plan, TaskGradients, dense
 
 At = Callable[[], AbstractContextManager[None]]
 """Holds the parameters at a point."""
@@ -86,6 +86,7 @@ class AtRepresentation(TaskGradients):
     ) -> None:
         super().__init__(setting, shares, guard, plan)
         self._cut, self._at = cut, at
+        self._losses: list[Tensor] = []  # if they are needed again
         self._dtype = setting.workspace.gradient_dtype
 
     def collect(self, tasks: Sequence[str], losses: dict[str, Tensor]) -> None:
@@ -93,7 +94,7 @@ class AtRepresentation(TaskGradients):
 
         The losses are taken out, so that their graphs can be freed.
         """
-        cut, guard = self._cut, self._guard
+        cut, guard, placement = self._cut, self._guard, self._world.placement
         # Scaled float16 gradients would vanish when they are divided by the scale.
         like = cut.like(None if guard.factor is None else torch.float32)
         terms: list[dict[int, Tensor]] = [{} for _ in like]
@@ -115,19 +116,19 @@ class AtRepresentation(TaskGradients):
             above = [task for task in group if task not in cut.roots]
             own = [parameter for task in above for parameter in self._own[task]]
             with cut.observed(above, receive):
-                found = differentiate(
+                found = placement.differentiate(
                     [losses[task] for task in above],
                     own,
                     [seeds[task] for task in above],
-                    self._world.placement,
-                    self._partition,
                     retain=cut.nested,
                     edges=cut.targets,
                 )
-            self._set_group(group, own, found)
+            self._set_group(group, own, dense(found, own, self._partition))
             for task in group:
-                losses.pop(task)
+                loss = losses.pop(task)
                 cut.above.pop(task, None)
+                if not placement.whole and task in above:
+                    self._losses.append(loss)
         self._set_group([task for task in tasks if task not in self.sizes], [], [])
         self.rows = self._stacked(like, terms)
 
@@ -190,17 +191,15 @@ class AtRepresentation(TaskGradients):
         """Multiplies a cotangent by the transposed Jacobian of z."""
         cut, leaves = self._cut, self._cut.leaves
         inner = sorted(set(range(len(cut.edges))) - set(leaves.values()))
-        found = differentiate(
+        found = self._world.placement.pull_back(
             [cut.targets[i] for i in inner],
             self._shared,
             cut.cotangents([cotangent[i] for i in inner], inner),
-            self._world.placement,
-            self._partition,
-            retain=False,
+            self._losses,
         )
         for i, parameter in enumerate(self._shared):
             if id(parameter) in leaves:  # itself a part of z
                 (direct,) = cut.cotangents([cotangent[n := leaves[id(parameter)]]], [n])
                 gradient = found[i]
                 found[i] = direct if gradient is None else gradient + direct
-        return found
+        return dense(found, self._shared, self._partition)

@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
 from torch.nn import Parameter
 
 from samo.distributed import Placement, Ranks
@@ -283,35 +282,40 @@ class AtParameters(TaskGradients):
 
 
 def differentiate(
-    outputs: Sequence[Tensor] | Sequence[GradientEdge],
+    losses: Sequence[Tensor],
     parameters: Sequence[Parameter],
     seeds: Sequence[Tensor],
     placement: Placement,
     partition: Partition,
     *,
     retain: bool,
-    edges: Sequence[GradientEdge] = (),
 ) -> list[Tensor | None]:
-    """Differentiates a weighted sum of losses, or of other outputs.
+    """Differentiates a weighted sum of losses.
 
     Args:
-        outputs: The losses, with their graphs, or edges of graphs.
+        losses: The losses, with their graphs.
         parameters: The parameters.
-        seeds: The losses' weights, or the edges' gradients, in their dtypes.
+        seeds: The losses' weights, in the losses' dtypes.
         placement: The placement of the parameters.
         partition: Provides the parameters' names.
         retain: Whether the graph is needed again.
-        edges: Further ends of the backward pass.
 
     Returns:
-        The gradients; None for parameters that are not reached.
+        The gradients; None for parameters that the losses do not reach.
 
     Raises:
         ValueError: If a gradient is sparse or complex.
     """
-    if not parameters and not edges:
+    if not parameters:
         return []
-    gradients = placement.differentiate(outputs, parameters, seeds, retain=retain, edges=edges)
+    gradients = placement.differentiate(losses, parameters, seeds, retain=retain)
+    return dense(gradients, parameters, partition)
+
+
+def dense(
+    gradients: list[Tensor | None], parameters: Sequence[Parameter], partition: Partition
+) -> list[Tensor | None]:
+    """Returns gradients if they are dense and real, else raises ValueError."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None and gradient.layout is not torch.strided:
             raise ValueError(
