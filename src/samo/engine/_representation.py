@@ -101,12 +101,8 @@ class AtRepresentation(TaskGradients):
 
         def receive(task: str, number: int, term: Tensor) -> None:
             found, i = terms[number], self._index[task]
-            if i in found:
-                found[i].add_(term)
-            else:
-                found[i] = torch.empty_like(
-                    like[number], memory_format=torch.contiguous_format
-                ).copy_(term)
+            term = term.to(like[number].dtype)  # not changed in place: it may be used elsewhere
+            found[i] = found[i] + term if i in found else term
 
         for group in self._groups(losses, like):
             seeds = {task: guard.seed(losses[task], self._shares[task]) for task in group}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -93,9 +94,12 @@ def compare(
     parts = []
     for combiner, rows, stage in found:
         gramian = None if combiner.weighs_first else next(gramians)
-        sizes = [r.norm() for r in rows.rows] if gramian is None else gramian.diagonal()
-        for task, size in zip(gradients.present, sizes, strict=True):
-            guard.check([task], stage, size)
+        if gramian is None:
+            for task, row in zip(gradients.present, rows.rows, strict=True):
+                guard.check([task], stage, row.norm())
+        elif not math.isfinite(gramian.trace().item()):
+            for task, square in zip(gradients.present, gramian.diagonal(), strict=True):
+                guard.check([task], stage, square)
         parts.append(Part(combiner, rows, gramian))
     return parts
 

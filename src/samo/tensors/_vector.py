@@ -110,15 +110,15 @@ class Layout:
         parts = cut(vector.tensors, counts)
         if self._sections[0] != tuple(counts):
             self._sections = tuple(counts), [Layout(part, self.global_sum) for part in parts]
-        flats = dict(zip(self._sizes, vector.flats, strict=True))
-        starts, found = dict.fromkeys(flats, 0), []
-        for part, layout in zip(parts, self._sections[1], strict=True):
-            own = []
-            for key, size in layout._sizes.items():
-                own.append(flats[key].narrow(0, starts[key], size))
-                starts[key] += size
-            found.append(Vector(layout, own, part))
-        return found
+        layouts = self._sections[1]
+        pieces = {
+            key: flat.split([layout._sizes.get(key, 0) for layout in layouts])
+            for key, flat in zip(self._sizes, vector.flats, strict=True)
+        }
+        return [
+            Vector(layout, [pieces[key][i] for key in layout._sizes], parts[i])
+            for i, layout in enumerate(layouts)
+        ]
 
     def divided(self, parts: int, global_sum: GlobalSum) -> Layout:
         """Returns the layout of one of ``parts`` equal slices of the coordinates."""
