@@ -295,7 +295,10 @@ class Step:
         ):  # only inner products and sums are computed from the rows
             columns = setting.world.placement.columns(setting.partition.shared)
         if self._weights is not None:
-            weights = dict(zip(self.losses, self._weights[0], strict=True))
+            numbers = self._weights[0]
+            # On the CPU, Python numbers are faster than tensors of one element.
+            its = numbers.tolist() if numbers.device.type == "cpu" else numbers
+            weights = dict(zip(self.losses, its, strict=True))
         return Plan(
             use if columns is None else "columns",
             stage,

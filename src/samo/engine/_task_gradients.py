@@ -37,7 +37,7 @@ class Plan:
 
     use: str
     stage: str
-    weights: Mapping[str, Tensor] | None = None
+    weights: Mapping[str, Tensor | float] | None = None
     weighs_own: bool = False
     remembers: bool = False
     columns: Ranks | None = None
@@ -204,7 +204,7 @@ class AtParameters(TaskGradients):
 
     def reduce(self) -> None:
         """Sums over the ranks, in one transfer for the rows and one for the rest."""
-        if self._reduced:
+        if self._reduced or self._world.ranks.size == 1:
             return
         self._reduced = True
         main = self.total if self.rows is None else self.rows
@@ -268,7 +268,7 @@ class AtParameters(TaskGradients):
             self.total.add_(gradients, alpha)
         else:
             self.total = self._layout.copy_of(gradients)
-            if isinstance(alpha, Tensor):
+            if not weighed or guard.factor is not None:
                 self.total.mul_(alpha)
         guard.check(group, self.plan.stage, self.total.norm())
 

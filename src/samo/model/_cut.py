@@ -147,6 +147,7 @@ def cut_of(losses: Mapping[str, Tensor], shared: Set[int]) -> Cut:
         The cut.
     """
     owners: dict[Node, str | None] = {}  # None for shared
+    links: dict[Node, Sequence[tuple[Node | None, int]]] = {}
     below_shared: set[Node] = set()
     starts = {task: get_gradient_edge(loss) for task, loss in losses.items()}
     for task, start in starts.items():
@@ -163,7 +164,8 @@ def cut_of(losses: Mapping[str, Tensor], shared: Set[int]) -> Cut:
             elif node.name() == _LEAF and id(node.variable) in shared:  # type: ignore[attr-defined]
                 owner = None
             owners[node] = owner
-            queue.extend((below, owner) for below, _ in node.next_functions if below is not None)
+            links[node] = below = node.next_functions
+            queue += [(after, owner) for after, _ in below if after is not None]
     numbers: dict[Edge, int] = {}
     above: dict[str, list[Above]] = {}
     for node, owner in owners.items():
@@ -171,7 +173,7 @@ def cut_of(losses: Mapping[str, Tensor], shared: Set[int]) -> Cut:
             continue
         found = {
             position: numbers.setdefault((below, output), len(numbers))
-            for position, (below, output) in enumerate(node.next_functions)
+            for position, (below, output) in enumerate(links[node])
             if below is not None and owners[below] is None
         }
         if found:
