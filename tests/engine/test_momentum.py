@@ -121,7 +121,7 @@ class Fails(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, _gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, _gradient: Tensor) -> Tensor:
         raise KeyboardInterrupt
 
 
@@ -217,14 +217,15 @@ def test_frozen_and_absent() -> None:
     model, engine = trained("plain")
     mean = engine.state_dict()["mean"]
     model.get_parameter("heads.a.weight").requires_grad_(False)
-    start, moved = parameters_of(model), []
+    start = parameters_of(model)
+    moved: list[str] = []
 
     def closure(tasks: Sequence[str]) -> dict[str, Tensor]:
         moved.extend(n for n, p in model.named_parameters() if not torch.equal(p, start[n]))
         return losses(model, [task for task in tasks if task != "b"])
 
     engine.backward(closure)
-    assert set(moved) == {n for n, v in mean.items() if v.abs().max() > 1e-12} - {"heads.a.weight"}
+    assert set(moved) == {n for n, v in mean.items() if v.any()} - {"heads.a.weight"}
     after = engine.state_dict()["mean"]
     kept = {n for n in mean if torch.equal(mean[n], after[n])} - {"heads.c.bias"}  # v = 0
     assert kept == {"heads.a.weight", "heads.b.weight", "heads.b.bias"}

@@ -145,7 +145,8 @@ def test_a_schedule_survives_a_checkpoint(preset: str) -> None:
 def test_the_radii_of_heads_and_trunk() -> None:
     """‖ε‖ = ρ and ‖η_i‖ = ρ_own; if ρ_own is None, a schedule of ρ scales both."""
     for rho_own, later in ((0.3, 0.3), (None, 0.2)):
-        case, far = problem("plain"), []
+        case = problem("plain")
+        far: list[list[float]] = []
         engine = samo.GSAM(case.model, TASKS, aggregator="ls", rho=0.1, rho_own=rho_own)
         start = {n: p.detach().clone() for n, p in case.model.named_parameters()}
 
@@ -192,7 +193,7 @@ class Marked(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         assert ctx.saved_tensors
         return gradient, None
 

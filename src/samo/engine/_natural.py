@@ -207,7 +207,7 @@ class NaturalPoint:
         weight = 1 / max(1, len(self.tasks))
         self._differentiate(self.tasks, weight, mean, range(len(self.shared)), retain=exact)
         if self.estimator is None:
-            self.batch.release()
+            self.batch.hand_over()  # its graph makes room for the next one
         self._set_mean(mean)
 
     def gradient(
