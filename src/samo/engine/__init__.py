@@ -4,12 +4,13 @@ from ._batch import Losses, confine_autocast, evaluated
 from ._engine import Engine
 from ._finite import Guard
 from ._natural import Point, displaced, point_of
-from ._partition import Declared, Partition, declared_parameters
+from ._partition import Assignment, Declared, Partition, declared_parameters
 from ._result import StepResult
 from ._setting import Level, Setting, checked_tasks, make_setting, stable_repr
 from ._step import Step
 
 __all__ = [
+    "Assignment",
     "Declared",
     "Engine",
     "Guard",
