@@ -22,6 +22,8 @@ PRESETS = ["ERM", "GSAM", "LSAM", "FMTL", "SAMO"]
 METHODS = ["ls", "mgda", "fairgrad", "uw", "famo"]
 WRAPPERS = ["plain", "ddp", "fsdp"]
 NOBODY = -1
+HEADS: dict[str, Any] = {"rho": 0.0, "rho_own": 0.1}
+REPRESENTATION: dict[str, Any] = {"level": "representation"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ VARIANTS = [
         ]
     ),
     *(
-        Case("SAMO", method, wrapper, options=(("rho", 0.0), ("rho_own", 0.1)), apart=apart)
+        Case("SAMO", method, wrapper, options=tuple(HEADS.items()), apart=apart)
         for method, wrapper, apart in [
             ("mgda", "plain", False),
             ("ls", "ddp", False),
@@ -102,14 +104,19 @@ VARIANTS = [
     Case("GSAM", "graddrop"),
     *(
         # Without the task missing on one rank: one process evaluates it apart, by another graph.
-        Case(preset, method, wrapper, NOBODY, options=(("level", "representation"),))
+        Case(preset, method, wrapper, NOBODY, options=tuple(REPRESENTATION.items()))
         for preset, method, wrapper in [
             ("ERM", "mgda", "plain"),
             ("ERM", "fairgrad", "ddp"),
             ("GSAM", "upgrad", "plain"),
             ("GSAM", "mgda", "ddp"),
             ("MSAM", "fairgrad", "ddp"),
+            ("MSAM", "mgda", "fsdp"),
         ]
+    ),
+    *(
+        Case("SAMO", "mgda", wrapper, NOBODY, options=tuple({**HEADS, **REPRESENTATION}.items()))
+        for wrapper in WRAPPERS
     ),
 ]
 
