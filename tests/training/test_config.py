@@ -106,8 +106,8 @@ def test_the_levels_of_a_preset_are_those_that_the_engine_accepts(name: str) -> 
 
 def test_the_control_differs_from_samo_in_the_estimator_alone() -> None:
     samo_, random = (engine(name).perturbation for name in ("samo", "random"))
-    assert samo_ is not None
-    assert random is not None
+    assert isinstance(samo_, samo.Perturbation)
+    assert isinstance(random, samo.Perturbation)
     assert isinstance(random.local, samo.RandomDirection)
     assert isinstance(samo_.local, samo.SPSA)
     for field in ("noise", "normalization"):
