@@ -55,14 +55,11 @@ class Cut:
             if node.name() == _LEAF
         }
 
-    @property
-    def kinds(self) -> set[tuple[str, int, torch.dtype]]:
-        """The operations, dimensions and dtypes of the tensors of z."""
-        found = set()
-        for node, output in self.edges:
-            about = node._input_metadata[output]
-            found.add((node.name(), len(about.shape), about.dtype))
-        return found
+    def add_leaves(self, parameters: Sequence[Tensor]) -> None:
+        """Adds the edges to parameters, unless they are there."""
+        for edge in map(get_gradient_edge, parameters):
+            if (edge.node, edge.output_nr) not in self.edges:
+                self.edges.append((edge.node, edge.output_nr))
 
     def like(self, at_least: torch.dtype | None = None) -> list[Tensor]:
         """Returns tensors with the shapes and devices of z, without storage.
