@@ -90,16 +90,18 @@ def test_compiled_trunk(backend: str) -> None:
     close(*found)
 
 
-def test_reentrant_checkpoints() -> None:
-    """They cannot be differentiated with respect to chosen tensors; torch says what to use."""
+@pytest.mark.parametrize("level", ["parameter", "representation"])
+def test_reentrant_checkpoints(level: Any) -> None:
+    """They hide the parameters from the graph."""
     net: Any = model("plain")
 
     def losses(tasks: Sequence[str]) -> dict[str, Tensor]:
         h = checkpoint(net.trunk, X.clone().requires_grad_(), use_reentrant=True)
         return {task: net.loss(task, h) for task in tasks}
 
-    with pytest.raises(RuntimeError, match="use_reentrant"):
-        step(net, losses, **declared(net))
+    engine = samo.ERM(net, TASKS, aggregator="upgrad", level=level)
+    with pytest.raises(samo.PartitionError, match="share no trainable parameter"):
+        engine.backward(losses)
     assert all(p.grad is None for p in net.parameters())
 
 

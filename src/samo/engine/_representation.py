@@ -40,8 +40,9 @@ def representation(setting: Setting, losses: Mapping[str, Tensor]) -> Cut | None
     leaves = cut.leaves
     inner = sorted(set(range(len(cut.edges))) - set(leaves.values()))
     like = cut.like()
-    # One number for each loss is z = (l_1, .., l_K), where all task gradients are orthogonal.
-    hidden = bool(losses) and sum(like[number].numel() for number in inner) <= len(losses)
+    # If all losses come out of one node, z = (l_1, .., l_K): all task gradients are orthogonal.
+    least = 0 if cut.own_leaves else len(losses)
+    hidden = bool(losses) and sum(like[number].numel() for number in inner) <= least
     refused = hidden or (bool(leaves) and not placement.whole)
     if ranks.size == 1:
         return None if refused else cut

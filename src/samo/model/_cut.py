@@ -34,12 +34,14 @@ class Cut:
         above: The own nodes that have such edges, by task.
         roots: The tasks whose loss is itself on an edge, with the number of the edge.
         nested: Whether one edge is reached from another by shared nodes.
+        own_leaves: Whether the tasks' own parts have leaves.
     """
 
     edges: list[Edge]
     above: dict[str, list[Above]]
     roots: dict[str, int]
     nested: bool
+    own_leaves: bool
 
     @property
     def targets(self) -> list[GradientEdge]:
@@ -163,12 +165,15 @@ def cut_of(losses: Mapping[str, Tensor], shared: Set[int]) -> Cut:
             queue.extend((below, owner) for below, _ in node.next_functions if below is not None)
     numbers: dict[Edge, int] = {}
     above: dict[str, list[Above]] = {}
+    own_leaves = False
     for node, owner in owners.items():
         if owner is None:
             continue
+        functions = node.next_functions
+        own_leaves |= not functions
         found = {
             position: numbers.setdefault((below, output), len(numbers))
-            for position, (below, output) in enumerate(node.next_functions)
+            for position, (below, output) in enumerate(functions)
             if below is not None and owners[below] is None
         }
         if found:
@@ -179,4 +184,4 @@ def cut_of(losses: Mapping[str, Tensor], shared: Set[int]) -> Cut:
         if owners[start.node] is None
     }
     nested = any(node in below_shared for node, _ in numbers)
-    return Cut(list(numbers), above, roots, nested)
+    return Cut(list(numbers), above, roots, nested, own_leaves)
