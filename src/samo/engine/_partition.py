@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from itertools import combinations
 
 import torch
@@ -15,6 +16,19 @@ from samo.model import Reached, modules_of, parameters_of
 
 Declared = Iterable[Parameter | nn.Module] | Parameter | nn.Module
 """Parameters or modules; a module declares all of its parameters."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The names of the parameters, by the part to which they are assigned.
+
+    Attributes:
+        shared: The shared parameters.
+        own: The tasks' own parameters, by task.
+    """
+
+    shared: tuple[str, ...]
+    own: Mapping[str, tuple[str, ...]]
 
 
 class Partition:
@@ -71,6 +85,19 @@ class Partition:
                 "shared= names no trainable parameter; it needs at least one parameter (or a "
                 "module with one) whose requires_grad is True."
             )
+
+    def assignment(self) -> Assignment:
+        """Returns the names of the parameters that are declared or found so far."""
+        owners = {
+            name: self._owner(id(parameter), name, self._reach.get(id(parameter), set()))
+            for name, parameter in self._model.named_parameters()
+            if parameter.requires_grad
+        }
+
+        def of(part: str | None) -> tuple[str, ...]:
+            return tuple(name for name, owner in owners.items() if owner == part)
+
+        return Assignment(of(None), {task: of(task) for task in self._tasks})
 
     def knows(self, tasks: Iterable[str]) -> bool:
         """Whether the parameters of these tasks are known."""
