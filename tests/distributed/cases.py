@@ -80,6 +80,24 @@ VARIANTS = [
     Case("SAMO", "uw", "fsdp", options=(("local", samo.LastLayers(0.5)),)),
     Case("SAMO", "mgda", "ddp", options=(("local", samo.TaskGroups(2)),)),
     Case("SAMO", "fairgrad", "fsdp", options=(("local", samo.TaskGroups(2)), ("alpha", 0.0))),
+    *(
+        Case("MSAM", method, wrapper, options=options)
+        for method, wrapper, options in [
+            ("ls", "plain", ()),
+            ("mgda", "ddp", (("adaptive", True),)),
+            ("fairgrad", "fsdp", ()),
+            ("uw", "fsdp", ()),
+        ]
+    ),
+    *(
+        Case("SAMO", method, wrapper, options=(("rho", 0.0), ("rho_own", 0.1)), apart=apart)
+        for method, wrapper, apart in [
+            ("mgda", "plain", False),
+            ("ls", "ddp", False),
+            ("fairgrad", "fsdp", False),
+            ("fairgrad", "plain", True),
+        ]
+    ),
     Case("GSAM", "random"),
     Case("GSAM", "graddrop"),
     *(
@@ -90,6 +108,7 @@ VARIANTS = [
             ("ERM", "fairgrad", "ddp"),
             ("GSAM", "upgrad", "plain"),
             ("GSAM", "mgda", "ddp"),
+            ("MSAM", "fairgrad", "ddp"),
         ]
     ),
 ]
@@ -157,7 +176,7 @@ def _run(case: Case, rank: int, size: int, *, together: bool) -> dict[str, Tenso
     method = list(engine.aggregator.parameters())
     optimizer = torch.optim.SGD([*net.parameters(), *method], lr=0.1)
     found: dict[str, Tensor] = {}
-    for step in range(2):
+    for step in range(3 if case.preset == "MSAM" else 2):
         x, y = batch(step, size, even=case.unsized)
         owner = torch.arange(size).repeat_interleave(4)[: len(x)]
         lacking = case.lacking if step == 1 else NOBODY

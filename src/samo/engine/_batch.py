@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from samo._numbers import number
 from samo.distributed import Agreement
 from samo.model import Trace
 
@@ -37,7 +38,8 @@ class Batch:
     Attributes:
         sizes: The size of the batch, by task.
         agreed: The tasks present on any rank, with their mean losses and this rank's shares.
-        losses: This rank's natural losses by task, with their graphs.
+        losses: This rank's natural losses by task, with their graphs until these are
+            handed over.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Batch:
             return evaluated(
                 self._closure, wanted, self._setting.tasks, may_leave_out=may_leave_out
             )
+
 
 # The types of devices for which this build of torch has autocast.
 _AUTOCAST = [*filter(torch.amp.is_autocast_available, ("cpu", "cuda", "mps", "xpu", "hpu", "mtia"))]
@@ -234,13 +237,16 @@ def sizes_of(
         by_task = size if isinstance(size, Mapping) else dict.fromkeys(tasks, size)
         if unknown := [task for task in by_task if task not in tasks]:
             raise ValueError(f"batch_size names unknown tasks {unknown}; found {batch_size!r}.")
-        for value in by_task.values():
-            if value is not None and not isinstance(value, int | float):
-                raise TypeError(f"batch_size must contain only numbers; found {value!r}.")
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"batch_size must be finite and at least 0; found {value!r}.")
-        sizes = {task: by_task.get(task) for task in tasks}
-        found.append({t: 1.0 if value is None else float(value) for t, value in sizes.items()})
+        sizes = dict.fromkeys(tasks, 1.0)
+        for task, given_size in by_task.items():
+            if given_size is None:
+                continue
+            if (value := number(given_size)) is None:
+                raise TypeError(f"batch_size must contain only numbers; found {given_size!r}.")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"batch_size must be finite and at least 0; found {given_size!r}.")
+            sizes[task] = value
+        found.append(sizes)
     return found
 
 
