@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -20,6 +20,8 @@ TOLERANCE = 1e-10
 PRESETS: dict[str, tuple[Any, dict[str, Any]]] = {
     "erm": (samo.ERM, {}),
     "gsam": (samo.GSAM, {"rho": RHO}),
+    "heads": (samo.GSAM, {"rho": 0.0, "rho_own": RHO}),
+    "msam": (samo.MSAM, {"rho": RHO}),
 }
 
 
@@ -50,19 +52,43 @@ def partition(gradients: dict[str, dict[str, Tensor]]) -> dict[str, list[str]]:
     return {name: [t for t in gradients if name in gradients[t]] for name in names}
 
 
-def displaced(net: Named, rho: float, tasks: Sequence[str]) -> Named:
+def ascended(net: Named, rho: float, rho_own: float, tasks: Sequence[str]) -> Named:
     """The model at the point of G-SAM."""
     there, gradients = copy.deepcopy(net), point(net, tasks).gradients
     reach = partition(gradients)
+    radii = {name: rho if len(its) > 1 else rho_own for name, its in reach.items()}
+    for group in (None, *tasks):
+        found = {
+            name: torch.stack([gradients[t][name] for t in its]).sum(0)
+            for name, its in reach.items()
+            if (len(its) > 1 if group is None else its == [group])
+        }
+        move(there, found, radii)
+    return there
+
+
+def move(net: Named, direction: Mapping[str, Tensor], radii: Mapping[str, float]) -> None:
+    """Moves parameters along a direction, by a distance over all of them together."""
+    norm = torch.stack([torch.zeros(()), *(d.norm() for d in direction.values())]).norm()
     with torch.no_grad():
-        for group in [["+"], *([task] for task in tasks)]:
-            members = [n for n, its in reach.items() if (len(its) > 1) == (group == ["+"])]
-            members = [n for n in members if group == ["+"] or reach[n] == group]
-            found = {n: sum(g[n] for g in gradients.values() if n in g) for n in members}
-            norm = sum(g.square().sum() for g in found.values()) ** 0.5 if found else 0.0
-            for name, gradient in found.items():
-                if norm > 0:
-                    there.get_parameter(name).add_(rho * gradient / norm)
+        for name, its in direction.items():
+            if norm > 0:
+                net.get_parameter(name).add_(its * (radii[name] / norm))
+
+
+def evaluated_at(net: Named, engine: samo.Engine, preset: str, tasks: Sequence[str]) -> Named:
+    """The model at the point where a preset evaluates the losses."""
+    if preset == "erm":
+        return net
+    if preset != "msam":
+        rho = PRESETS[preset][1]["rho"]
+        return ascended(net, rho, RHO, tasks)
+    engine.backward(net.losses)  # MSAM displaces from the second step on
+    there = copy.deepcopy(net)
+    found = {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
+    move(there, found, dict.fromkeys(found, -RHO))
+    net.zero_grad()
+    there.zero_grad()
     return there
 
 
@@ -71,9 +97,8 @@ def check(
 ) -> samo.StepResult:
     """Holds one step of an engine against the naive one."""
     preset_of, arguments = PRESETS[preset]
-    there = displaced(net, arguments["rho"], tasks) if arguments else net
-    naive = point(there, tasks)
     engine = preset_of(net, TASKS, aggregator=make(method), level="representation", **arguments)
+    naive = point(evaluated_at(net, engine, preset, tasks), tasks)
     result: samo.StepResult = engine.backward(
         lambda asked: net.losses([task for task in asked if task in tasks])
     )
@@ -119,6 +144,7 @@ def test_every_method(method: str, name: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_at_a_perturbed_point(method: str) -> None:
     check(model("branch"), method, "gsam")
+    check(model("branch"), method, "heads")
 
 
 @pytest.mark.parametrize("method", sorted(set(COMPARING) - set(METHODS)))
