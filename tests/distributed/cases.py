@@ -23,7 +23,7 @@ METHODS = ["ls", "mgda", "fairgrad", "uw", "famo"]
 WRAPPERS = ["plain", "ddp", "fsdp"]
 NOBODY = -1
 HEADS: dict[str, Any] = {"rho": 0.0, "rho_own": 0.1}
-REPRESENTATION: dict[str, Any] = {"level": "representation"}
+AT: dict[str, Any] = {"level": "representation"}
 
 
 @dataclass(frozen=True)
@@ -104,20 +104,15 @@ VARIANTS = [
     Case("GSAM", "graddrop"),
     *(
         # Without the task missing on one rank: one process evaluates it apart, by another graph.
-        Case(preset, method, wrapper, NOBODY, options=tuple(REPRESENTATION.items()))
-        for preset, method, wrapper in [
-            ("ERM", "mgda", "plain"),
-            ("ERM", "fairgrad", "ddp"),
-            ("GSAM", "upgrad", "plain"),
-            ("GSAM", "mgda", "ddp"),
-            ("MSAM", "fairgrad", "ddp"),
-            ("MSAM", "mgda", "fsdp"),
-        ]
-    ),
-    *(
-        Case("SAMO", "mgda", wrapper, NOBODY, options=tuple({**HEADS, **REPRESENTATION}.items()))
+        Case("SAMO", "mgda", wrapper, NOBODY, options=tuple({**HEADS, **AT}.items()))
         for wrapper in WRAPPERS
     ),
+]
+REPRESENTATION = [
+    Case(*parts, options=tuple(AT.items()))
+    for parts in itertools.product(
+        ["ERM", "GSAM", "MSAM"], ["ls", "mgda", "fairgrad", "upgrad"], WRAPPERS
+    )
 ]
 
 
@@ -134,13 +129,19 @@ class Net(nn.Module):
         return {task: self.heads[task](h).squeeze(-1) for task in tasks}
 
 
-def losses_of(model: nn.Module, x: Tensor, y: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
-    """Three means over a batch."""
+def losses_of(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    tasks: Sequence[str],
+    labelled: Tensor | slice = slice(None),
+) -> dict[str, Tensor]:
+    """Three means over a batch, the third over its labelled samples."""
     out = model(x, tasks)
     how = {
         "a": lambda o: (o - y).square().mean(),
         "b": lambda o: 3 * nn.functional.softplus(o * y).mean(),
-        "c": lambda o: 0.2 * (o + 2 * y).abs().mean() + 0.1,
+        "c": lambda o: 0.2 * (o + 2 * y)[labelled].abs().mean() + 0.1,
     }
     return {task: how[task](out[task]) for task in tasks}
 
@@ -174,7 +175,7 @@ def run(case: Case, rank: int, size: int, *, together: bool) -> dict[str, Tensor
 
 def _run(case: Case, rank: int, size: int, *, together: bool) -> dict[str, Tensor]:
     net = model()
-    wrapped = _wrapped(net, case.wrapper) if together else net
+    wrapped = wrap(net, case.wrapper) if together else net
     options: dict[str, Any] = {} if case.preset == "ERM" else {"rho": 0.1}
     options |= copy.deepcopy(dict(case.options))
     if case.apart and together:
@@ -227,6 +228,8 @@ def _closure(net: nn.Module, x: Tensor, y: Tensor, owner: Tensor, lacking: int, 
             if case.wrapper == "fsdp":  # every rank must evaluate every task
                 return losses_of(net, x, y, tasks)
             return losses_of(net, x, y, [task for task in tasks if task != "c"])
+        if ("level", "representation") in case.options:  # all tasks read the same tensor
+            return losses_of(net, x, y, tasks, labelled)
         found = losses_of(net, x, y, [task for task in tasks if task != "c"])
         if "c" in tasks:
             found |= losses_of(net, x[labelled], y[labelled], ["c"])
@@ -235,7 +238,7 @@ def _closure(net: nn.Module, x: Tensor, y: Tensor, owner: Tensor, lacking: int, 
     return losses
 
 
-def _wrapped(net: nn.Module, wrapper: str) -> nn.Module:
+def wrap(net: nn.Module, wrapper: str) -> nn.Module:
     if wrapper == "ddp":
         return DistributedDataParallel(net)
     if wrapper == "fsdp":

@@ -234,7 +234,8 @@ class Engine:
         guard = Guard(self._factor(grad_scaler))
         self._join()
         checked = closures_of(losses)
-        if len(checked) > 1 and self.level == "representation":
+        compares = self.level == "representation" and not self._setting.combiner.weighs_first
+        if len(checked) > 1 and compares:
             raise ValueError(
                 f"losses must be one function for level='representation'; found {len(checked)}. "
                 f"The representations of micro-batches cannot be compared without keeping all "

@@ -24,11 +24,12 @@ class StepResult:
         gramian: The inner products of the aggregated task gradients, ``[K, K]``, float64, on the
             CPU; of the loss gradients if the aggregation is decomposed. None if the weights were
             known before the gradients, so no matrix was computed.
-        level: Where the task gradients were compared; None if they were not. It is ``"parameter"``
-            for an engine with ``level="representation"`` if the batch has no representation: if the
-            tasks share parameters but no tensor, if all losses come out of one node (a compiled
-            function, or a tensor of losses), or, with several processes, if a task uses a shared
-            parameter in its own part, or a rank's tasks share other tensors than those of others.
+        level: Where the task gradients were compared; None if they were not. With
+            ``level="representation"``, an engine compares them at the parameters if the batch has
+            no representation: the tasks share parameters but no tensor (each has its own inputs),
+            all losses come out of one node (a compiled function, a tensor of losses), the tasks of
+            one rank share other tensors than those of another, or a task uses a shared parameter
+            of a sharded model in its own part.
         overflowed: Whether a loss or gradient was not finite in a step with a ``grad_scaler``. The
             gradients are then not finite, so ``grad_scaler.step`` skips the step.
         ranks: The number of processes that took the step together. Losses, Gramian and weights are

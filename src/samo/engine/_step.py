@@ -274,7 +274,7 @@ class Step:
     ) -> TaskGradients:
         """Returns the task gradients of the level; weighted sums are at the parameters."""
         setting, guard = self._setting, self._guard
-        if setting.level == "representation" and plan.weights is None:
+        if setting.level == "representation" and not setting.combiner.weighs_first:
             cut = representation(setting, losses)
             if cut is not None:
                 return AtRepresentation(setting, shares, guard, plan, cut, at)
