@@ -234,6 +234,9 @@ def sizes_of(
         )
     found = []
     for size in given:
+        if size is None:
+            found.append(dict.fromkeys(tasks, 1.0))
+            continue
         by_task = size if isinstance(size, Mapping) else dict.fromkeys(tasks, size)
         if unknown := [task for task in by_task if task not in tasks]:
             raise ValueError(f"batch_size names unknown tasks {unknown}; found {batch_size!r}.")
