@@ -73,6 +73,7 @@ class Batch:
         self.losses = world.placement.taking_part(losses, agreed)
         if agreed.news:
             partition.update(self.losses, world.ranks, world.placement)
+        partition.check()
         for task, loss in agreed.means.items():
             guard.check([task], "natural loss", loss)
 

@@ -22,8 +22,9 @@ from samo.model import devices_of
 from samo.perturbations import Perturbation
 
 from ._batch import BatchSize, Losses, closures_of, confine_autocast, sizes_of
+from ._claims import Declared
 from ._finite import Guard
-from ._partition import Declared, Partition
+from ._partition import Partition
 from ._result import StepResult
 from ._setting import (
     Level,

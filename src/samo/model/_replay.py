@@ -62,7 +62,7 @@ class Trace:
 
     Attributes:
         separable: Whether replays may evaluate some tasks only.
-        trainable: The ids of the parameters that were trainable after the natural pass.
+        trainable: The ids of the parameters that were trainable after the natural pass, in order.
     """
 
     def __init__(self, traced: Traced) -> None:
@@ -79,7 +79,7 @@ class Trace:
         self._after: States | None = None
         self._drawing: list[nn.Module] | None = None
         self.separable = traced.separable
-        self.trainable: set[int] = set()
+        self.trainable: list[int] = []
 
     def __enter__(self) -> Self:
         return self
@@ -124,7 +124,7 @@ class Trace:
         else:
             losses = evaluate()
         self._kept = state_of(self._traced.model)
-        self.trainable = {id(p) for p, trainable in self._kept.trainable if trainable}
+        self.trainable = [id(p) for p, trainable in self._kept.trainable if trainable]
         attribute_draws(None)
         self._after = states_of(self._generators)
         self._drawn = drawn_between(self._generators, self._before, self._after)
