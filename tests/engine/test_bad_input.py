@@ -82,12 +82,12 @@ ENGINES: Table = {
     "perturbation": (
         lambda m: engine(m, perturbation=0.05),
         TypeError,
-        r"perturbation must be a samo.Perturbation or None; found float",
+        r"perturbation must be .* or None; found float",
     ),
     "decompose": (
         lambda m: engine(m, decompose=True),
         ValueError,
-        r"decompose=True needs a perturbation",
+        r"decompose=True needs a samo.Perturbation",
     ),
     "negative seed": (
         lambda m: engine(m, seed=-1),
@@ -543,9 +543,13 @@ OTHERS: dict[str, tuple[Callable[..., samo.Engine], str]] = {
         lambda m: samo.SAMO(m, TASKS, aggregator="upgrad"),
         r"aggregator is UPGrad.* in the state and MGDA.* in the engine",
     ),
-    "rho": (
-        lambda m: samo.SAMO(m, TASKS, aggregator="mgda", rho=0.3),
-        r"perturbation is .*rho=0.3.* in the state and .*rho=0.05.* in the engine",
+    "rho_own": (
+        lambda m: samo.SAMO(m, TASKS, aggregator="mgda", rho_own=0.3),
+        r"perturbation is .*rho_own=0.3.* in the state and .*rho_own=None.* in the engine",
+    ),
+    "momentum": (
+        lambda m: samo.MSAM(m, TASKS, aggregator="mgda"),
+        r"perturbation is Momentum.* in the state and Perturbation.* in the engine",
     ),
     "estimator": (
         lambda m: samo.SAMO(m, TASKS, aggregator="mgda", local=samo.RandomDirection()),

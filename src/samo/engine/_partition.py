@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Any
 
@@ -16,6 +17,19 @@ from samo.distributed import Placement, Ranks
 from samo.model import Reached, modules_of, parameters_of
 
 from ._claims import Claims, Declared
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The names of the parameters, by the part to which they are assigned.
+
+    Attributes:
+        shared: The shared parameters.
+        own: The tasks' own parameters, by task.
+    """
+
+    shared: tuple[str, ...]
+    own: Mapping[str, tuple[str, ...]]
 
 
 class Partition:
@@ -74,6 +88,19 @@ class Partition:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.names = {id(parameter): name for name, parameter in self._known.items()}
+
+    def assignment(self) -> Assignment:
+        """Returns the names of the parameters that are declared or found so far."""
+        claims = self._claims.owners(self._model)
+        owners = {
+            name: self._owner(name, self._reach.get(name, set()), claims)
+            for name in self._trainable()
+        }
+
+        def of(part: str | None) -> tuple[str, ...]:
+            return tuple(name for name, owner in owners.items() if owner == part)
+
+        return Assignment(of(None), {task: of(task) for task in self._tasks})
 
     def knows(self, tasks: Iterable[str]) -> bool:
         """Whether the parameters of these tasks are known."""
