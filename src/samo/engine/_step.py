@@ -216,7 +216,7 @@ class Step:
             total = nothing_shared() if gradients.total is None else gradients.total
             self.update = Update(total, weights)
         self.update.of_method = of_method or of_weights
-        if self.update.weights is not None:
+        if self._weights is None and self.update.weights is not None:
             guard.check(gradients.present, "weight", self.update.weights.sum())
         guard.verify()
 

@@ -64,7 +64,7 @@ def state_of(model: nn.Module) -> ModelState:
     return ModelState(
         modules,
         parameters,
-        [module._buffers.copy() for module in modules],
+        [dict(module._buffers) for module in modules],
         [module.training for module in modules],
         [parameter.requires_grad for parameter in parameters],
     )
@@ -130,6 +130,7 @@ def _register(module: nn.Module, entry: Buffers) -> None:
     owner = module._buffers
     if not (owner or entry):
         return
-    owner.update(entry)
+    for name, buffer in entry.items():
+        owner[name] = buffer
     for name in owner.keys() - entry.keys():
         del owner[name]
