@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
+from operator import is_
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import Parameter
 
 from samo._errors import PartitionError
 from samo.distributed import Placement, Ranks
-from samo.model import Reached, modules_of, parameters_of
+from samo.model import Reached, state_of
 
 from ._claims import Claims, Declared
 
@@ -55,8 +56,6 @@ class Partition:
         own: The tasks' own parameters.
         names: The parameters' names in the model, by id.
         seen: The tasks whose losses have been seen.
-        settled: The ids of the model's trainable parameters, in order, if all are assigned, else
-            None. While they are the same, losses of ``seen`` tasks cannot change the partition.
 
     Raises:
         PartitionError: If the declarations are invalid.
@@ -80,13 +79,13 @@ class Partition:
         self.shared: list[Parameter] = []
         self.own: dict[str, list[Parameter]] = {task: [] for task in tasks}
         self.names: dict[int, str] = {}
-        self.settled: list[int] | None = None
+        self._settled: list[nn.Module | Parameter] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "names": {}, "settled": None}  # a copy has other ids
+        return {**vars(self), "names": {}}  # a copy has other ids
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        vars(self).update(state)
         self.names = {id(parameter): name for name, parameter in self._known.items()}
 
     def assignment(self) -> Assignment:
@@ -105,6 +104,11 @@ class Partition:
     def knows(self, tasks: Iterable[str]) -> bool:
         """Whether the parameters of these tasks are known."""
         return self.seen.issuperset(tasks) and self._knows(self._trainable())
+
+    def settles(self, structure: Sequence[nn.Module | Parameter], tasks: Iterable[str]) -> bool:
+        """Whether all is assigned, in a model of this structure (see `ModelState`), for tasks."""
+        same = len(structure) == len(self._settled) and all(map(is_, structure, self._settled))
+        return same and self.seen.issuperset(tasks)
 
     def is_news(self, losses: Mapping[str, Tensor], placement: Placement) -> bool:
         """Whether the graphs of the losses may change the partition."""
@@ -162,8 +166,7 @@ class Partition:
         self.shared, self.own = shared, parts
         self._reach, self._known, self.seen, self._unreached = reach, known, seen, unreached
         self.names = {id(parameter): name for name, parameter in known.items()}
-        in_model = [id(p) for p in parameters_of(modules_of(self._model)) if p.requires_grad]
-        self.settled = None if unreached else in_model
+        self._settled = [] if unreached else state_of(self._model).structure
 
     def check(self) -> None:
         """Raises PartitionError if nothing shared is known since some tasks have not been seen."""
@@ -190,7 +193,7 @@ class Partition:
         self.seen = set(state[""])
         # The next update recomputes the partition.
         self.shared, self.own = [], {task: [] for task in self._tasks}
-        self.names, self.settled, self._unreached = {}, None, set()
+        self.names, self._settled, self._unreached = {}, [], set()
 
     def _trainable(self) -> dict[str, Parameter]:
         """Returns the parameters that are not frozen, by name."""
