@@ -48,7 +48,7 @@ def measured(file: Path, names: str = "plain,erm", **options: Any) -> dict[str, 
 
 
 def test_the_schema_of_the_results(tmp_path: Path) -> None:
-    names = "plain,torchjd,torchjd-serial,torchjd-autogram,erm,erm-representation,samo"
+    names = "plain,torchjd-autogram,erm-representation,samo"
     results = measured(tmp_path / "a.json", names, bare=True)
     content = json.loads((tmp_path / "a.json").read_text())
     assert results == read_results(tmp_path / "a.json") == content

@@ -22,7 +22,7 @@ from samo.perturbations import ESTIMATORS, SPSA, LocalGradient
 
 from .. import aggregation
 from .._names import unknown
-from .._presets import ERM, FMTL, GSAM, LSAM, SAMO
+from .._presets import ERM, FMTL, GSAM, LSAM, MSAM, SAMO
 from ..training import RunError
 from ._cases import Workload
 
@@ -143,6 +143,8 @@ def _estimators() -> Iterator[tuple[str, str, Callable[..., Engine]]]:
 # Presets that evaluate all tasks at one point can compare them at the representation.
 _AT_ONE_POINT: tuple[tuple[str, str, Callable[..., Engine]], ...] = (
     ("erm", "ERM", ERM),
+    ("msam", "MSAM", MSAM),
+    ("heads", "GSAM of the heads only", partial(GSAM, rho=0.0, rho_own=0.05)),
     ("gsam", "GSAM", GSAM),
 )
 _AT_SEVERAL_POINTS: tuple[tuple[str, str, Callable[..., Engine]], ...] = (
