@@ -126,7 +126,7 @@ def test_every_estimator_is_a_subject() -> None:
     for name, subject in SUBJECTS.items():
         if name.startswith("samo"):
             perturbation = engine_of(subject.create(small("mlp"), "ls")).perturbation
-            assert perturbation is not None
+            assert isinstance(perturbation, samo.Perturbation)
             made.add(type(perturbation.local))
     assert made == {kind for kind in estimators if kind is not samo.LocalGradient}
 

@@ -50,12 +50,15 @@ def failed(method: str, sharpness: str, rho: float | None = None, seed: int = 0)
     return Entry(config(method, sharpness, rho, seed), False, None)
 
 
-def config(method: str, sharpness: str, rho: float | None, seed: int) -> dict[str, Any]:
+def config(
+    method: str, sharpness: str, rho: float | None, seed: int, level: str = "parameter"
+) -> dict[str, Any]:
     return {
         "benchmark": "crafted",
         "method": method,
         "sharpness": sharpness,
         "rho": rho,
+        "level": level,
         "seed": seed,
     }
 

@@ -57,9 +57,8 @@ def steps(
             f"Tasks {list(data.tasks)} share no parameter. All parameters of a single task are "
             f"task-specific: declare them shared (shared=model)."
         )
-    device_types = {"cpu", *(parameter.device.type for parameter in model.parameters())}
     for part in data:
-        with confine_autocast([part.closure], device_types) as closures:
+        with confine_autocast([part.closure]) as closures:
             step = Step(setting, closures, Guard())
             isolated(partial(_gather, step))
         yield step, part.shares

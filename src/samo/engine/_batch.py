@@ -89,6 +89,11 @@ class Batch:
         losses = self._trace.replay(self._ask, list(self.losses))
         return {task: losses[task] for task in here}
 
+    def hand_over(self) -> dict[str, Tensor]:
+        """Returns the losses with their graphs, and keeps only their values."""
+        found, self.losses = self.losses, {t: loss.detach() for t, loss in self.losses.items()}
+        return found
+
     def rehearse(self) -> None:
         """Evaluates the losses before the natural pass, to determine the partition."""
         setting = self._setting
@@ -102,6 +107,9 @@ class Batch:
             return evaluated(
                 self._closure, wanted, self._setting.tasks, may_leave_out=may_leave_out
             )
+
+# The types of devices for which this build of torch has autocast.
+_AUTOCAST = [*filter(torch.amp.is_autocast_available, ("cpu", "cuda", "mps", "xpu", "hpu", "mtia"))]
 
 
 def keep_saved_tensors() -> None:
@@ -122,9 +130,7 @@ def keep_saved_tensors() -> None:
 
 
 @contextmanager
-def confine_autocast(
-    closures: Sequence[Losses], device_types: Iterable[str]
-) -> Iterator[list[Losses]]:
+def confine_autocast(closures: Sequence[Losses]) -> Iterator[list[Losses]]:
     """Disables autocast except inside the closures, which run with the surrounding autocast.
 
     Autocast is meant for forward passes. Backward passes use the same precision as these, and the
@@ -132,13 +138,14 @@ def confine_autocast(
 
     Args:
         closures: The closures of a step.
-        device_types: The types of the devices in use.
 
     Yields:
         The closures to call instead.
     """
-    available = filter(torch.amp.is_autocast_available, device_types)
-    around = [(d, torch.get_autocast_dtype(d)) for d in available if torch.is_autocast_enabled(d)]
+    around = [(d, torch.get_autocast_dtype(d)) for d in _AUTOCAST if torch.is_autocast_enabled(d)]
+    if not around:
+        yield list(closures)
+        return
     caching = torch.is_autocast_cache_enabled()
 
     def inside(closure: Losses) -> Losses:
@@ -154,7 +161,7 @@ def confine_autocast(
     with ExitStack() as stack:
         for device_type, _ in around:
             stack.enter_context(torch.autocast(device_type, enabled=False))
-        yield [inside(closure) for closure in closures] if around else list(closures)
+        yield [inside(closure) for closure in closures]
 
 
 def closures_of(losses: Losses | Sequence[Losses]) -> list[Losses]:

@@ -18,7 +18,6 @@ from samo._citation import bibtex
 from samo._errors import NonFiniteError
 from samo.aggregation import TorchJDObject, create, method_of
 from samo.distributed import check_ranks, unwrapped, world_of
-from samo.model import devices_of
 from samo.perturbations import Displacement
 
 from ._batch import BatchSize, Losses, closures_of, confine_autocast, sizes_of
@@ -233,7 +232,6 @@ class Engine:
         their state.
         """
         guard = Guard(self._factor(grad_scaler))
-        device_types = {"cpu", *(device.type for device in devices_of(self.model))}
         self._join()
         checked = closures_of(losses)
         if len(checked) > 1 and self.level == "representation":
@@ -243,7 +241,7 @@ class Engine:
                 f"graphs: use one batch, or level='parameter'."
             )
         sizes = sizes_of(batch_size, len(checked), self.tasks)
-        with confine_autocast(checked, device_types) as closures:
+        with confine_autocast(checked) as closures:
             step = Step(self._setting, closures, guard, sizes)
             world = self._setting.world
             try:
@@ -357,6 +355,7 @@ class Engine:
             None if update is None else step.perturbed or None,
             None if update is None else update.weights,
             None if update is None else update.gramian,
+            None if update is None or update.gramian is None else step.gradients.level,
             overflowed=overflowed,
             ranks=self._setting.world.ranks.size,
             sync_perturbation=self.sync_perturbation,

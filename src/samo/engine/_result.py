@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ._setting import Level
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -22,6 +24,11 @@ class StepResult:
         gramian: The inner products of the aggregated task gradients, ``[K, K]``, float64, on the
             CPU; of the loss gradients if the aggregation is decomposed. None if the weights were
             known before the gradients, so no matrix was computed.
+        level: Where the task gradients were compared; None if they were not. It is ``"parameter"``
+            for an engine with ``level="representation"`` if the batch has no representation: if the
+            tasks share parameters but no tensor, if all losses come out of one node (a compiled
+            function, or a tensor of losses), or, with several processes, if a task uses a shared
+            parameter in its own part, or a rank's tasks share other tensors than those of others.
         overflowed: Whether a loss or gradient was not finite in a step with a ``grad_scaler``. The
             gradients are then not finite, so ``grad_scaler.step`` skips the step.
         ranks: The number of processes that took the step together. Losses, Gramian and weights are
@@ -34,6 +41,7 @@ class StepResult:
     perturbed_losses: Mapping[str, Tensor] | None = None
     weights: Tensor | None = field(default=None, repr=False)
     gramian: Tensor | None = field(default=None, repr=False)
+    level: Level | None = None
     overflowed: bool = False
     ranks: int = 1
     sync_perturbation: bool = True

@@ -56,6 +56,11 @@ class Setting:
     workspace: Workspace
     level: Level
 
+    @property
+    def replays(self) -> bool:
+        """Whether the losses are evaluated at other points than the natural one."""
+        return self.ascending is not None and self.ascending.moves
+
     def check(self) -> None:
         """Raises ValueError if the options conflict with each other or with the processes."""
         check_world(self.world, self.combiner, self.ascending)
@@ -214,11 +219,6 @@ def check_level(
             f"{start}, whose coordinates are those of the batch, but "
             f"aggregator={combining.method!r} relates them to other batches or needs those of all "
             f"ranks: use a method of the Gramian, or level='parameter'."
-        )
-    if not world.placement.whole:
-        raise ValueError(
-            "level='representation' needs the whole model on every rank; this one is sharded "
-            "(fully_shard): use level='parameter'."
         )
 
 

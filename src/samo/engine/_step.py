@@ -19,7 +19,7 @@ from ._ascent import ascents
 from ._batch import Batch, Losses
 from ._finite import Guard, culprit
 from ._natural import NaturalPoint, learn
-from ._representation import At, AtRepresentation
+from ._representation import At, AtRepresentation, representation
 from ._setting import Setting
 from ._task_gradients import AtParameters, Plan, TaskGradients
 from ._update import Part, Undo, Update, combine, compare, known_weights, nothing_shared, tell
@@ -94,11 +94,12 @@ class Step:
         if len(closures) > 1 and not setting.partition.knows(setting.tasks):
             for closure, sizes in zip(closures, self._batch_sizes, strict=True):
                 # The partition must stay the same from one micro-batch to the next.
-                with Trace(setting.traced) as trace:
+                with Trace(setting.traced, replays=False) as trace:
                     Batch(closure, sizes, setting, trace).rehearse()
         for number, (closure, sizes) in enumerate(zip(closures, self._batch_sizes, strict=True)):
             traces.close()
-            batch = Batch(closure, sizes, setting, traces.enter_context(Trace(setting.traced)))
+            trace = traces.enter_context(Trace(setting.traced, replays=setting.replays))
+            batch = Batch(closure, sizes, setting, trace)
             # Two matrices alternate, since the sum of the micro-batches before is in the other.
             use = str(number % 2)
             with self._blaming(batch):
@@ -129,7 +130,7 @@ class Step:
         """
         setting, guard = self._setting, self._guard
         perturbation = setting.ascending
-        if perturbation is None or not perturbation.moves:
+        if perturbation is None or not setting.replays:
             return None, None
         point = NaturalPoint(setting, perturbation, batch, guard)
         kept = setting.flat_combiner is not None
@@ -157,14 +158,14 @@ class Step:
         shares, world = batch.agreed.shares, setting.world
         if point is None:
             plan = self._plan(use, "natural gradient", divides=True)
-            gradients = self._form(plan, shares)
-            gradients.collect(batch.tasks, batch.losses)
+            losses = batch.hand_over()
+            gradients = self._form(plan, shares, losses)
+            gradients.collect(batch.tasks, losses)
             return gradients
         remembers = point.estimator is not None and point.estimator.remembers
         plan = self._plan(use, "perturbed gradient", divides=True, remembers=remembers)
-        found_at = list(ascents(point, batch.tasks))
-        gradients = self._form(plan, shares, found_at[0].displaced)
-        for ascent in found_at:
+        formed: TaskGradients | None = None
+        for ascent in ascents(point, batch.tasks):
             with ascent.displaced():
                 with torch.enable_grad():
                     found = batch.replay(ascent.group)
@@ -172,11 +173,14 @@ class Step:
                 for task, loss in means.items():
                     guard.check([task], "perturbed loss", loss)
                 _record(self._perturbed, means, batch.agreed.sizes)
+                if formed is None:
+                    formed = self._form(plan, shares, found, ascent.displaced)
                 # The task at fault in a sum can be determined only at the point where it fails.
-                in_sum = len(ascent.group) > 1 and gradients.rows is None
+                in_sum = len(ascent.group) > 1 and formed.rows is None
                 with self._blaming(batch) if in_sum else nullcontext():
-                    gradients.collect(ascent.group, found)
-        return gradients
+                    formed.collect(ascent.group, found)
+        assert formed is not None
+        return formed
 
     def _add(self, batch: Batch, gradients: TaskGradients, natural: AtParameters | None) -> None:
         """Adds the gradients of a micro-batch to those of the ones before."""
@@ -261,11 +265,20 @@ class Step:
         for undo in reversed(self._undo):
             undo()
 
-    def _form(self, plan: Plan, shares: Mapping[str, float], at: At = nullcontext) -> TaskGradients:
+    def _form(
+        self,
+        plan: Plan,
+        shares: Mapping[str, float],
+        losses: Mapping[str, Tensor],
+        at: At = nullcontext,
+    ) -> TaskGradients:
         """Returns the task gradients of the level; weighted sums are at the parameters."""
-        if self._setting.level == "representation" and plan.weights is None:
-            return AtRepresentation(self._setting, shares, self._guard, plan, at)
-        return AtParameters(self._setting, shares, self._guard, plan)
+        setting, guard = self._setting, self._guard
+        if setting.level == "representation" and plan.weights is None:
+            cut = representation(setting, losses)
+            if cut is not None:
+                return AtRepresentation(setting, shares, guard, plan, cut, at)
+        return AtParameters(setting, shares, guard, plan)
 
     def _plan(
         self, use: str, stage: str, *, divides: bool = False, remembers: bool = False

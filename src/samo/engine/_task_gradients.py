@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from samo.tensors import Matrix, Vector, cut
 
 from ._finite import Guard
 from ._partition import Partition
-from ._setting import Setting
+from ._setting import Level, Setting
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class TaskGradients(ABC):
         plan: How the gradients are stored.
 
     Attributes:
+        level: Where the gradients are taken.
         plan: How the gradients are stored.
         rows: A gradient for each task; None if they are summed.
         total: Their weighted sum; None if there are rows.
@@ -59,6 +61,8 @@ class TaskGradients(ABC):
         reached: The ids of the parameters that the losses reach.
         sizes: The sizes of the micro-batches, for each task with a gradient.
     """
+
+    level: ClassVar[Level]
 
     def __init__(
         self, setting: Setting, shares: Mapping[str, float], guard: Guard, plan: Plan
@@ -80,8 +84,8 @@ class TaskGradients(ABC):
         self.sizes: dict[str, float] = {}
 
     @abstractmethod
-    def collect(self, tasks: Sequence[str], losses: Mapping[str, Tensor]) -> None:
-        """Adds the gradients of losses, times this rank's shares."""
+    def collect(self, tasks: Sequence[str], losses: dict[str, Tensor]) -> None:
+        """Adds the gradients of losses, times this rank's shares; the graphs are freed."""
 
     @abstractmethod
     def reduce(self) -> None:
@@ -122,6 +126,8 @@ class TaskGradients(ABC):
 class AtParameters(TaskGradients):
     """Gradients with respect to the shared parameters: a K × m matrix, or their weighted sum."""
 
+    level = "parameter"
+
     def __init__(
         self, setting: Setting, shares: Mapping[str, float], guard: Guard, plan: Plan
     ) -> None:
@@ -133,7 +139,7 @@ class AtParameters(TaskGradients):
             self.rows = setting.workspace.matrix(plan.use, kept, len(setting.tasks))
         self._reduced = False
 
-    def collect(self, tasks: Sequence[str], losses: Mapping[str, Tensor]) -> None:
+    def collect(self, tasks: Sequence[str], losses: dict[str, Tensor]) -> None:
         """Adds the gradients of losses, times this rank's shares; the graphs are freed."""
         plan, weights = self.plan, self.plan.weights or {}
         together = plan.weighs_own and not plan.remembers
@@ -291,6 +297,13 @@ def differentiate(
     if not parameters:
         return []
     gradients = placement.differentiate(losses, parameters, seeds, retain=retain)
+    return dense(gradients, parameters, partition)
+
+
+def dense(
+    gradients: list[Tensor | None], parameters: Sequence[Parameter], partition: Partition
+) -> list[Tensor | None]:
+    """Returns gradients if they are dense and real, else raises ValueError."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None and gradient.layout is not torch.strided:
             raise ValueError(

@@ -37,16 +37,23 @@ class Layout:
         tensors: The tensors that define the layout (of a ``DTensor``, this rank's shard). No
             reference to them is kept.
         global_sum: Sums numbers over the ranks; None if the tensors are not sharded.
+        apart: Whether each tensor has a flat tensor of its own.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], global_sum: GlobalSum | None = None) -> None:
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        global_sum: GlobalSum | None = None,
+        *,
+        apart: bool = False,
+    ) -> None:
         self.global_sum = global_sum
-        self._sizes: dict[tuple[torch.device, torch.dtype], int] = {}
+        self._sizes: dict[tuple[torch.device, torch.dtype, int], int] = {}
         self._places: list[tuple[int, int, torch.Size, tuple[int, ...]]] = []
         self._signature = _signature(tensors)
         self._sections: tuple[tuple[int, ...], list[Layout]] = ((), [])
-        for tensor in shards(tensors):
-            key = (tensor.device, tensor.dtype)
+        for number, tensor in enumerate(shards(tensors)):
+            key = (tensor.device, tensor.dtype, number if apart else 0)
             offset = self._sizes.setdefault(key, 0)
             self._sizes[key] += tensor.numel()
             group = list(self._sizes).index(key)
@@ -66,11 +73,15 @@ class Layout:
 
     def empty(self) -> Vector:
         """Returns an uninitialised vector."""
-        return self._over([torch.empty(n, device=d, dtype=t) for (d, t), n in self._sizes.items()])
+        return self._over(
+            [torch.empty(n, device=d, dtype=t) for (d, t, _), n in self._sizes.items()]
+        )
 
     def zeros(self) -> Vector:
         """Returns a zero vector."""
-        return self._over([torch.zeros(n, device=d, dtype=t) for (d, t), n in self._sizes.items()])
+        return self._over(
+            [torch.zeros(n, device=d, dtype=t) for (d, t, _), n in self._sizes.items()]
+        )
 
     def copy_of(self, tensors: Sequence[Tensor | None]) -> Vector:
         """Returns a vector with the tensors' values; None stands for zero."""
@@ -79,7 +90,7 @@ class Layout:
     def matrix(self, rows: int, dtype: torch.dtype | None = None) -> Matrix:
         """Returns a zero matrix with this number of rows, in ``dtype`` or the tensors' dtypes."""
         sizes = self._sizes.items()
-        flats = [torch.zeros(rows, n, device=d, dtype=dtype or t) for (d, t), n in sizes]
+        flats = [torch.zeros(rows, n, device=d, dtype=dtype or t) for (d, t, _), n in sizes]
         return self.matrix_over(flats, rows)
 
     def matrix_over(self, flats: list[Tensor], rows: int) -> Matrix:
@@ -112,20 +123,22 @@ class Layout:
     def divided(self, parts: int, global_sum: GlobalSum) -> Layout:
         """Returns the layout of one of ``parts`` equal slices of the coordinates."""
         keys = self._sizes.items()
-        like = [torch.empty((), device=d, dtype=t).expand(-(-n // parts)) for (d, t), n in keys]
+        like = [torch.empty((), device=d, dtype=t).expand(-(-n // parts)) for (d, t, _), n in keys]
         return Layout(like, global_sum)
 
     def padded(self, parts: int) -> Vector:
         """Returns a zero vector whose storage is padded to a multiple of ``parts``."""
         keys = self._sizes.items()
         return self._over(
-            [torch.zeros(-(-n // parts) * parts, device=d, dtype=t) for (d, t), n in keys]
+            [torch.zeros(-(-n // parts) * parts, device=d, dtype=t) for (d, t, _), n in keys]
         )
 
     def over(self, flat: Tensor) -> Vector:
         """Returns a vector with the values of one row of `Matrix.whole`."""
         parts = flat.split(list(self._sizes.values()))
-        return self._over([part.to(d, t) for part, (d, t) in zip(parts, self._sizes, strict=True)])
+        return self._over(
+            [part.to(d, t) for part, (d, t, _) in zip(parts, self._sizes, strict=True)]
+        )
 
     def _over(self, flats: list[Tensor]) -> Vector:
         tensors = []
@@ -306,13 +319,16 @@ class Workspace:
     Args:
         global_sum: Sums numbers over the ranks; None if the parameters are not sharded.
         gradient_dtype: The dtype of matrices; None for the parameters' dtype.
+
+    Attributes:
+        gradient_dtype: The dtype of matrices.
     """
 
     def __init__(
         self, global_sum: GlobalSum | None = None, gradient_dtype: torch.dtype | None = None
     ) -> None:
         self._global_sum = global_sum
-        self._gradient_dtype = gradient_dtype
+        self.gradient_dtype = gradient_dtype
         self._layouts: dict[str, Layout] = {}
         self._columns: tuple[Layout, Layout] | None = None
         self._vectors: dict[str, Vector] = {}
@@ -353,7 +369,7 @@ class Workspace:
         matrix = self._matrices.get(use)
         if matrix is None or matrix.layout is not layout or len(matrix.rows) != rows:
             self._matrices.pop(use, None)
-            matrix = self._matrices[use] = layout.matrix(rows, self._gradient_dtype)
+            matrix = self._matrices[use] = layout.matrix(rows, self.gradient_dtype)
         return matrix
 
 

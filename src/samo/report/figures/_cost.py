@@ -33,8 +33,8 @@ def run_costs(summary: Summary) -> Figure | None:
         for i, method in enumerate(summary.methods):
             for row in summary.arms(method):
                 if values := row.timings(name):
-                    aside = list(styles).index(row.sharpness) - (len(styles) - 1) / 2
-                    axis.bar(i + width * aside, fmean(values), width, **styles[row.sharpness])
+                    aside = list(styles).index(row.preset) - (len(styles) - 1) / 2
+                    axis.bar(i + width * aside, fmean(values), width, **styles[row.preset])
         axis.set_xticks(range(len(summary.methods)), summary.methods)
         axis.grid(visible=False, axis="x")
         axis.set_ylabel(labels[name])
