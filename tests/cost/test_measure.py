@@ -209,8 +209,8 @@ def test_steps_are_chosen_by_preset_level_and_method() -> None:
 
     both = ["plain", "erm", "erm-representation"]
     assert names(["erm"], "fairgrad") == both
-    assert names(["erm"], "fairgrad", "parameter") == both[:2]
-    assert names(["erm"], "fairgrad", "representation") == [both[0], both[2]]
+    assert names(["erm"], "fairgrad", ["parameter"]) == both[:2]
+    assert names(["erm"], "fairgrad", ["representation"]) == [both[0], both[2]]
     assert names(["erm", "torchjd"], "ls") == ["plain", "erm"]  # it compares no gradients
     assert names(["torchjd-autogram"], "graddrop") == ["plain"]  # it needs a Jacobian
     assert names(["torchjd", "erm"], "nash-mtl") == ["plain", "torchjd", *both[1:]]
