@@ -319,6 +319,7 @@ def main() -> None:
     page.write_text(replaced(page.read_text("utf-8"), found), "utf-8")
     save(growth_figure(costs), given.root / "docs" / "images" / "growth.png")
     out = given.root / "benchmarks" / "results" / "cost"
+    out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(costs_markdown(list(results.values())), "utf-8")
     (out / "targets.md").write_text(f"{reached}\n", "utf-8")
     write_costs_csv(out / "table.csv", list(results.values()))
