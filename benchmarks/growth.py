@@ -28,7 +28,7 @@ from matplotlib.lines import Line2D
 from rich.console import Console
 
 from samo.cost import Conditions, chosen, measure
-from samo.records import write_atomically
+from samo.records import write_text
 from samo.report import save
 from samo.report.figures.style import house_style, legend, look, panels
 
@@ -226,8 +226,8 @@ def main() -> None:
             console.print(f"round {number + 1}/{given.steps}: K = {tasks}, m = {m:,}")
     rows_k, rows_m = [found[at] for at in by_k], [found[at] for at in by_m]
     table, data = markdown(rows_k, rows_m), as_csv(list(found.values()))
-    write_atomically(given.out / "table.md", lambda path: path.write_text(table, "utf-8"))
-    write_atomically(given.out / "table.csv", lambda path: path.write_text(data, "utf-8"))
+    write_text(given.out / "table.md", table)
+    write_text(given.out / "table.csv", data)
     for kind in ("png", "svg"):
         save(figure(rows_k, rows_m), given.out / f"growth.{kind}")
     print(table)
