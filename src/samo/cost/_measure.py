@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..records import differences, read_json, write_json
+from ..records import differences, read_json, write_json, writing
 from ..training import RunError
 from ._cases import CASES, Workload, build, case_sizes
 from ._machine import machine
@@ -280,11 +280,9 @@ def read_results(file: Path) -> dict[str, Any]:
 
 
 def _write(file: Path, results: dict[str, Any]) -> None:
-    try:
+    with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, results)
-    except OSError as error:
-        raise RunError(f"{file} cannot be written: {error}") from error
+    write_json(file, results)
 
 
 @contextmanager
