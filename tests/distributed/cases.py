@@ -22,6 +22,8 @@ PRESETS = ["ERM", "GSAM", "LSAM", "FMTL", "SAMO"]
 METHODS = ["ls", "mgda", "fairgrad", "uw", "famo"]
 WRAPPERS = ["plain", "ddp", "fsdp"]
 NOBODY = -1
+HEADS: dict[str, Any] = {"rho": 0.0, "rho_own": 0.1}
+AT: dict[str, Any] = {"level": "representation"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ VARIANTS = [
         ]
     ),
     *(
-        Case("SAMO", method, wrapper, options=(("rho", 0.0), ("rho_own", 0.1)), apart=apart)
+        Case("SAMO", method, wrapper, options=tuple(HEADS.items()), apart=apart)
         for method, wrapper, apart in [
             ("mgda", "plain", False),
             ("ls", "ddp", False),
@@ -100,9 +102,14 @@ VARIANTS = [
     ),
     Case("GSAM", "random"),
     Case("GSAM", "graddrop"),
+    *(
+        # Without the task missing on one rank: one process evaluates it apart, by another graph.
+        Case("SAMO", "mgda", wrapper, NOBODY, options=tuple({**HEADS, **AT}.items()))
+        for wrapper in WRAPPERS
+    ),
 ]
 REPRESENTATION = [
-    Case(*parts, options=(("level", "representation"),))
+    Case(*parts, options=tuple(AT.items()))
     for parts in itertools.product(
         ["ERM", "GSAM", "MSAM"], ["ls", "mgda", "fairgrad", "upgrad"], WRAPPERS
     )

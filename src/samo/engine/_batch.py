@@ -63,7 +63,7 @@ class Batch:
         with torch.enable_grad():
             losses = self._trace.natural(partial(self._ask, tasks, may_leave_out=True))
         counted = {task: loss for task, loss in losses.items() if self.sizes[task] > 0}
-        settled = self._trace.trainable == partition.settled and partition.seen >= counted.keys()
+        settled = partition.settles(self._trace.structure, counted)
         news = not settled and partition.is_news(counted, world.placement)
         agreed = self.agreed = world.ranks.agree(losses, self.sizes, news=news)
         if not agreed.means:
@@ -75,6 +75,7 @@ class Batch:
         self.losses = world.placement.taking_part(losses, agreed)
         if agreed.news:
             partition.update(self.losses, world.ranks, world.placement)
+        partition.check()
         for task, loss in agreed.means.items():
             guard.check([task], "natural loss", loss)
 
@@ -234,6 +235,9 @@ def sizes_of(
         )
     found = []
     for size in given:
+        if size is None:
+            found.append(dict.fromkeys(tasks, 1.0))
+            continue
         by_task = size if isinstance(size, Mapping) else dict.fromkeys(tasks, size)
         if unknown := [task for task in by_task if task not in tasks]:
             raise ValueError(f"batch_size names unknown tasks {unknown}; found {batch_size!r}.")

@@ -128,12 +128,8 @@ class AtRepresentation(TaskGradients):
 
         def receive(task: str, number: int, term: Tensor) -> None:
             found, i = terms[number], self._index[task]
-            if i in found:
-                found[i].add_(term)
-            else:
-                found[i] = torch.empty_like(
-                    like[number], memory_format=torch.contiguous_format
-                ).copy_(term)
+            term = term.to(like[number].dtype)  # not changed in place: it may be used elsewhere
+            found[i] = found[i] + term if i in found else term
 
         for group in self._groups(losses, like):
             seeds = {task: guard.seed(losses[task], self._shares[task]) for task in group}
@@ -156,9 +152,7 @@ class AtRepresentation(TaskGradients):
                 cut.above.pop(task, None)
                 if not placement.whole and task in above:
                     self._losses.append(loss)
-        for task in tasks:
-            if task not in self.sizes:
-                self._set_group([task], [], [])
+        self._set_group([task for task in tasks if task not in self.sizes], [], [])
         self.rows = self._stacked(like, terms)
 
     def reduce(self) -> None:
@@ -209,9 +203,8 @@ class AtRepresentation(TaskGradients):
     ) -> None:
         gradients = {id(p): g for p, g in zip(own, found, strict=True) if g is not None}
         self.reached.update(gradients)
-        for task in group:
-            self.sizes[task] = 1.0
-            self._set_own(task, [gradients.get(id(p)) for p in self._own[task]])
+        self.sizes.update(dict.fromkeys(group, 1.0))
+        self._set_own({task: [gradients.get(id(p)) for p in self._own[task]] for task in group})
 
     def _stacked(self, like: Sequence[Tensor], terms: Sequence[dict[int, Tensor]]) -> Matrix:
         """Returns the matrix of the c_i, one block for each edge; frees the terms."""

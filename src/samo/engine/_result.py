@@ -16,8 +16,8 @@ class StepResult:
 
     Attributes:
         losses: The natural losses l_i(θ) by task, detached; means over the micro-batches. Absent
-            tasks are omitted, here and below.
-        perturbed_losses: The losses l_i(θ + ε_i, φ_i + η_i) by task; None without a perturbation.
+            tasks are omitted, here and below. With `Momentum`, the losses at the displaced point.
+        perturbed_losses: The losses l_i(θ + ε_i, φ_i + η_i) by task; None without a `Perturbation`.
         weights: The weights of the tasks in the aggregate, in the order of ``losses``, of shape
             ``[K]``; ``[2, K]`` if the aggregation is decomposed and needs the gradients: one row
             for the loss gradients, one for the flat gradients. None if the method has no weights.
@@ -49,7 +49,7 @@ class StepResult:
 
     @property
     def sharpness(self) -> dict[str, Tensor] | None:
-        """Perturbed minus natural loss, by task; None without a perturbation."""
+        """Perturbed minus natural loss, by task; None without a `Perturbation`."""
         if self.perturbed_losses is None:
             return None
         return {t: loss - self.losses[t] for t, loss in self.perturbed_losses.items()}

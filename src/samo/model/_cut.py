@@ -146,6 +146,7 @@ def cut_of(losses: Mapping[str, Tensor], shared: Set[int]) -> Cut:
         The cut.
     """
     owners: dict[Node, str | None] = {}  # None for shared
+    links: dict[Node, Sequence[tuple[Node | None, int]]] = {}
     below_shared: set[Node] = set()
     starts = {task: get_gradient_edge(loss) for task, loss in losses.items()}
     for task, start in starts.items():
@@ -162,14 +163,15 @@ def cut_of(losses: Mapping[str, Tensor], shared: Set[int]) -> Cut:
             elif node.name() == _LEAF and id(node.variable) in shared:  # type: ignore[attr-defined]
                 owner = None
             owners[node] = owner
-            queue.extend((below, owner) for below, _ in node.next_functions if below is not None)
+            links[node] = below = node.next_functions
+            queue += [(after, owner) for after, _ in below if after is not None]
     numbers: dict[Edge, int] = {}
     above: dict[str, list[Above]] = {}
     own_leaves = False
     for node, owner in owners.items():
         if owner is None:
             continue
-        functions = node.next_functions
+        functions = links[node]
         own_leaves |= not functions
         found = {
             position: numbers.setdefault((below, output), len(numbers))
