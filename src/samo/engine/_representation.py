@@ -14,7 +14,7 @@ from samo.tensors import Layout, Matrix, Vector
 
 from ._finite import Guard
 from ._setting import Setting
-from ._task_gradients import Plan, TaskGradients, dense
+from ._task_gradients import AtParameters, Plan, TaskGradients, dense
 
 At = Callable[[], AbstractContextManager[None]]
 """Holds the parameters at a point."""
@@ -24,33 +24,60 @@ At = Callable[[], AbstractContextManager[None]]
 _TOGETHER = 1 << 20
 
 
-def representation(setting: Setting, losses: Mapping[str, Tensor]) -> Cut | None:
-    """Finds the representation of a batch.
+def task_gradients(
+    setting: Setting,
+    shares: Mapping[str, float],
+    guard: Guard,
+    plan: Plan,
+    losses: Mapping[str, Tensor],
+    at: At = nullcontext,
+) -> TaskGradients:
+    """Creates the task gradients of a batch; weighted sums are at the parameters.
 
     Args:
         setting: What is common to the engine's steps.
+        shares: This rank's share of each present task's samples.
+        guard: The loss scale and the finite checks.
+        plan: What is kept.
         losses: This rank's losses by task, with their graphs.
+        at: Holds the parameters at the point of the losses.
 
     Returns:
-        The cut; None if task gradients have to be compared at the parameters: if the tasks share
-        parameters but no tensor (each has its own inputs), or if all losses come out of one node (a
-        compiled function, a stack of losses), or, with several processes, if a task uses a shared
-        parameter in its own part, or the ranks' tasks have different representations.
+        The task gradients, still to be collected.
     """
-    partition, world = setting.partition, setting.world
-    cut = cut_of(losses, world.placement.leaves(partition.shared))
-    leaves = set(cut.leaves.values())
-    sizes = [z.numel() for number, z in enumerate(cut.like()) if number not in leaves]
-    # One number for each loss is z = (l_1, .., l_K), where all task gradients are orthogonal.
-    hidden = bool(losses) and sum(sizes) <= len(losses)
-    if world.ranks.size == 1:
-        return None if hidden else cut
-    digest = hashlib.sha256(repr(sorted(map(str, cut.kinds))).encode()).digest()[:7]
+    if setting.level == "representation" and not setting.combiner.weighs_first:
+        cut = _representation(setting, losses)
+        if cut is not None:
+            return AtRepresentation(setting, shares, guard, plan, cut, at)
+    return AtParameters(setting, shares, guard, plan)
+
+
+def _representation(setting: Setting, losses: Mapping[str, Tensor]) -> Cut | None:
+    """Finds the cut; None if the parameters are to be compared (see `StepResult.level`)."""
+    partition, placement, ranks = setting.partition, setting.world.placement, setting.world.ranks
+    cut = cut_of(losses, placement.leaves(partition.shared))
+    leaves = cut.leaves
+    inner = sorted(set(range(len(cut.edges))) - set(leaves.values()))
+    like = cut.like()
+    # If all losses come out of one node, z = (l_1, .., l_K): all task gradients are orthogonal.
+    least = 0 if cut.own_leaves else len(losses)
+    hidden = bool(losses) and sum(like[number].numel() for number in inner) <= least
+    refused = hidden or (bool(leaves) and not placement.whole)
+    if ranks.size == 1:
+        return None if refused else cut
+    kinds = {(cut.edges[i][0].name(), like[i].dim(), like[i].dtype) for i in inner}
+    digest = hashlib.sha256(repr(sorted(map(str, kinds))).encode()).digest()[:7]
     number = int.from_bytes(digest, "big")
     # A rank without losses agrees with any other.
-    facts = [int(hidden or bool(leaves)), number, -number] if losses else [0, *[-(1 << 60)] * 2]
-    alone, highest, lowest = world.ranks.largest(torch.tensor(facts)).tolist()
-    return None if alone or highest != -lowest else cut
+    same = [number, -number] if losses else [-(1 << 60)] * 2
+    facts = ranks.largest(torch.tensor([refused, bool(leaves), *same]))
+    refused, direct, highest, lowest = facts.tolist()
+    if refused or highest != -lowest:
+        return None
+    if direct:
+        marks = ranks.largest(torch.tensor([id(p) in leaves for p in partition.shared])).tolist()
+        cut.add_leaves([p for p, mark in zip(partition.shared, marks, strict=True) if mark])
+    return cut
 
 
 class AtRepresentation(TaskGradients):
@@ -129,7 +156,18 @@ class AtRepresentation(TaskGradients):
         self.rows = self._stacked(like, terms)
 
     def reduce(self) -> None:
-        """Does nothing: the Gramian is summed over the ranks when it is computed."""
+        """Sums over the ranks what belongs to parameters: one rank has these columns then.
+
+        The columns that belong to samples are on the ranks of these.
+        """
+        ranks, leaves, rows = self._world.ranks, self._cut.leaves, self.rows
+        if ranks.size == 1 or not leaves or rows is None:
+            return
+        flats = [rows.flats[leaves[i]] for i in map(id, self._shared) if i in leaves]
+        ranks.add_(flats)
+        if ranks.rank > 0:
+            for flat in flats:
+                flat.zero_()
 
     def pull_back(self, combined: Vector) -> Vector:
         """Runs one backward pass from z, and sums over the ranks."""

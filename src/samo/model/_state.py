@@ -49,6 +49,12 @@ class ModelState:
     trainable: list[bool]
 
     @property
+    def structure(self) -> list[nn.Module | Parameter]:
+        """The modules and the trainable parameters."""
+        flags = zip(self.parameters, self.trainable, strict=True)
+        return [*self.modules, *(parameter for parameter, trainable in flags if trainable)]
+
+    @property
     def devices(self) -> list[torch.device]:
         """The devices of the parameters and buffers."""
         found = {parameter.device for parameter in self.parameters}
