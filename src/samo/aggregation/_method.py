@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torchjd import Stateful
-from torchjd.aggregation import Aggregator, GramianWeightedAggregator, Weighting
+from torchjd.aggregation import Aggregator, Weighting
 from torchjd.scalarization import Scalarizer
 
+from ._gramian_aggregator import GramianAggregator
 from ._sees_losses import SeesLosses
 
 # Constructor arguments that are not options: the number of tasks, under both of its names, and the
@@ -73,6 +74,18 @@ class Method:
         return issubclass(self.kind, SeesLosses)
 
     @property
+    def levels(self) -> tuple[str, ...]:
+        """The levels at which it can compare task gradients (see `samo.Engine`).
+
+        None if it does not compare them. Gradients at the representation have the coordinates of
+        their batch, so a method that keeps gradients from step to step compares the parameters'.
+        """
+        if self.needs in ("nothing", "losses"):
+            return ()
+        kept = self.needs == "gradients" and self.stateful
+        return ("parameter",) if kept else ("parameter", "representation")
+
+    @property
     def min_tasks(self) -> int:
         """The smallest number of tasks with the default options."""
         return self.tasks_for(self.defaults)
@@ -89,4 +102,4 @@ class Method:
         """
         sizes = [n_tasks] if _N_TASKS & inspect.signature(self.kind).parameters.keys() else []
         made: Aggregator | Scalarizer | Weighting[Any] = self.kind(*sizes, **arguments)
-        return GramianWeightedAggregator(made) if isinstance(made, Weighting) else made
+        return GramianAggregator(made) if isinstance(made, Weighting) else made
