@@ -36,8 +36,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.compute
 import pyarrow.parquet
@@ -49,7 +50,6 @@ from torch import Generator, Tensor, nn
 import samo
 from aggregation import machine  # type: ignore[import-not-found]
 from samo import benchmarks
-from samo.aggregation import ConvergenceError
 from samo.benchmarks import Benchmark, Split
 from samo.engine import Level
 from samo.metrics import delta_m
@@ -61,8 +61,14 @@ RESULTS = Path(__file__).parent / "results" / "levels"
 METHODS = ("ls", "fairgrad", "mgda", "upgrad")
 LEVELS: tuple[Level, ...] = ("parameter", "representation")
 FIRST_TEST_SEED, FURTHEST = 100, 6
+HEADS = (
+    *("method", "lr, parameter", "parameter", "lr, representation", "representation"),
+    *("difference", "difference, best epoch", "seeds", "s, parameter", "s, representation"),
+    "parameter / representation",
+)
+FIELDS = ("data", "stage", "method", "level", "lr", "seed")
+SCORES = ("validation", "test", "test_best_epoch", "seconds")
 TARGETS = ("mu", "alpha", "homo", "lumo", "r2", "zpve", "u0", "u298", "h298", "g298", "cv")
-FAILURES = (samo.NonFiniteError, ConvergenceError)
 
 
 @dataclass(frozen=True)
@@ -137,20 +143,14 @@ def data_sets(data: Path, runs: Path) -> dict[str, DataSet]:
 # -- One run --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Arm:
-    """A method at a level."""
-
-    method: str
-    level: Level
-
-
-def train(of: DataSet, made: Benchmark, arm: Arm, lr: float, seed: int) -> dict[str, Any]:
+def train(
+    of: DataSet, made: Benchmark, method: str, level: Level, lr: float, seed: int
+) -> dict[str, Any]:
     """Trains a model; returns the metrics of each epoch, and the seconds of all steps."""
     torch.manual_seed(seed)
     model, tasks = made.model(), list(made.tasks)
     own = None if made.own is None else {task: getattr(model, made.own)[task] for task in tasks}
-    engine = samo.ERM(model, tasks, aggregator=arm.method, level=arm.level, own=own, seed=seed)
+    engine = samo.ERM(model, tasks, aggregator=method, level=level, own=own, seed=seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, of.epochs)
     batches = made.batches("train", tasks, of.batch_size, Generator().manual_seed(seed))
@@ -163,10 +163,7 @@ def train(of: DataSet, made: Benchmark, arm: Arm, lr: float, seed: int) -> dict[
 
             start = time.process_time()
             optimizer.zero_grad()
-            try:
-                engine.backward(losses)
-            except FAILURES as error:
-                return {"failed": str(error)}
+            engine.backward(losses)
             optimizer.step()
             seconds += time.process_time() - start
         schedule.step()
@@ -190,6 +187,14 @@ def evaluate(of: DataSet, made: Benchmark, model: nn.Module, split: Split) -> di
 # -- Selection and test ---------------------------------------------------------------------------
 
 
+class Tested(NamedTuple):
+    """Scores on test data, of the last epoch and of the best one, and the seconds of all steps."""
+
+    last: float
+    best: float
+    seconds: float
+
+
 @dataclass
 class Study:
     """All runs of a data set, those on disk and the missing ones.
@@ -210,13 +215,13 @@ class Study:
         self.runs.mkdir(parents=True, exist_ok=True)
         self.made = self.of.benchmark()
 
-    def run(self, arm: Arm, power: int, seed: int) -> dict[str, Any]:
+    def run(self, method: str, level: Level, power: int, seed: int) -> dict[str, Any]:
         """Reads a run, or trains it."""
         lr = self.of.lr * 2.0**power
-        file = self.runs / f"{arm.method}-{arm.level}-lr-{lr:g}-seed-{seed}.json"
+        file = self.runs / f"{method}-{level}-lr-{lr:g}-seed-{seed}.json"
         if not file.exists():
             start = time.perf_counter()
-            write_json(file, train(self.of, self.made, arm, lr, seed))
+            write_json(file, train(self.of, self.made, method, level, lr, seed))
             print(f"{file}: {time.perf_counter() - start:.1f} s", flush=True)
         return dict(read_json(file))
 
@@ -224,7 +229,7 @@ class Study:
         """Returns the means of ``ls`` over some seeds; None if the score is no Δm."""
         if not self.of.relative:
             return None
-        runs = [self.run(Arm("ls", LEVELS[0]), power, seed) for seed in seeds]
+        runs = [self.run("ls", LEVELS[0], power, seed) for seed in seeds]
         ends = [run["history"][-1][split] for run in runs]
         return {task: statistics.fmean(end[task] for end in ends) for task in self.made.tasks}
 
@@ -244,118 +249,65 @@ class Study:
         baseline, sign = self.baseline("validation", 0, seeds), -1 if self.of.relative else 1
         powers, scores = [-1, 0, 1], {}
         while True:
-            for power in powers:
-                for seed in seeds:
-                    for level in levels:
-                        run = self.run(Arm(method, level), power, seed)
-                        end = run["history"][-1]["validation"] if "history" in run else None
-                        found = -float("inf") if end is None else sign * self.score(end, baseline)
-                        scores[level, power, seed] = found
-            best = {
-                level: max(
-                    powers, key=lambda p: statistics.fmean(scores[level, p, s] for s in seeds)
-                )
-                for level in levels
+            for power, seed, level in product(powers, seeds, levels):
+                end = self.run(method, level, power, seed)["history"][-1]["validation"]
+                scores[level, power, seed] = self.score(end, baseline)
+            means = {
+                (level, power): sign * statistics.fmean(scores[level, power, s] for s in seeds)
+                for level, power in product(levels, powers)
             }
-            more = [p for p in (powers[0] - 1, powers[-1] + 1) if abs(p) <= FURTHEST]
-            more = [p for p in more if any(abs(p - b) == 1 for b in best.values())]
-            if not more:
+            best = {level: max((means[level, p], p) for p in powers)[1] for level in levels}
+            beyond = {p for b in best.values() for p in (b - 1, b + 1)} - set(powers)
+            if not beyond or max(map(abs, beyond)) > FURTHEST:
                 break
-            powers = sorted([*powers, *more])
-        self.rows += [
-            ["selection", method, level, self.of.lr * 2.0**p, seed, sign * value, "", "", ""]
-            for (level, p, seed), value in scores.items()
-        ]
+            powers = sorted([*powers, *beyond])
+        for (level, power, seed), score in scores.items():
+            lr = self.of.lr * 2.0**power
+            self.rows.append(["selection", method, level, lr, seed, score, "", "", ""])
         return best
 
     def results(self) -> list[str]:
         """Trains the missing runs; returns the lines of the table."""
-        chosen = {
-            method: self.chosen(method, LEVELS[:1] if method == "ls" else LEVELS)
-            for method in METHODS
-        }
+        chosen = {m: self.chosen(m, LEVELS[:1] if m == "ls" else LEVELS) for m in METHODS}
+        arms = [(method, *arm) for method, best in chosen.items() for arm in best.items()]
         seeds = range(FIRST_TEST_SEED, FIRST_TEST_SEED + self.of.testing)
-        for seed in seeds:  # seed by seed, so that load affects all arms alike
-            for method, levels in chosen.items():
-                for level, power in levels.items():
-                    self.run(Arm(method, level), power, seed)
-        reference = chosen["ls"][LEVELS[0]]
+        # Seed by seed, so that load affects all arms alike.
+        runs = {(*arm[:2], seed): self.run(*arm, seed) for seed, arm in product(seeds, arms)}
+        reference, sign = chosen["ls"][LEVELS[0]], -1 if self.of.relative else 1
         test = self.baseline("test", reference, seeds)
         validation = self.baseline("validation", reference, seeds)
-        lines = []
-        for method, levels in chosen.items():
-            arms: dict[Level, dict[int, tuple[float, float, float]]] = {}
-            for level, power in levels.items():
-                arms[level] = {}
-                for seed in seeds:
-                    run = self.run(Arm(method, level), power, seed)
-                    found = self.tested(run, test, validation)
-                    lr = self.of.lr * 2.0**power
-                    self.rows.append(["test", method, level, lr, seed, "", *(found or [""] * 3)])
-                    if found:
-                        arms[level][seed] = found
-            lines.append(line(method, self.of, levels, arms))
-        return lines
-
-    def tested(
-        self,
-        run: Mapping[str, Any],
-        test: Mapping[str, float] | None,
-        validation: Mapping[str, float] | None,
-    ) -> tuple[float, float, float] | None:
-        """Returns the score of the last epoch and of the best one, and the seconds."""
-        if "history" not in run:
-            return None
-        history, sign = run["history"], -1 if self.of.relative else 1
-        best = max(history, key=lambda end: sign * self.score(end["validation"], validation))
-        last, selected = (self.score(end["test"], test) for end in (history[-1], best))
-        return last, selected, run["seconds"]
+        found: dict[tuple[str, Level], list[Tested]] = {}
+        for (method, level, power), seed in product(arms, seeds):
+            run = runs[method, level, seed]
+            ends = run["history"]
+            best = max(ends, key=lambda end: sign * self.score(end["validation"], validation))
+            last, selected = (self.score(end["test"], test) for end in (ends[-1], best))
+            tested = Tested(last, selected, run["seconds"])
+            found.setdefault((method, level), []).append(tested)
+            lr = self.of.lr * 2.0**power
+            self.rows.append(["test", method, level, lr, seed, "", *tested])
+        return [
+            line(method, [found[method, level] for level in best], self.of, list(best.values()))
+            for method, best in chosen.items()
+        ]
 
 
-def line(
-    method: str,
-    of: DataSet,
-    powers: Mapping[Level, int],
-    arms: Mapping[Level, Mapping[int, tuple[float, float, float]]],
-) -> str:
-    """Formats the line of a method."""
-    columns = {level: list(zip(*runs.values(), strict=True)) for level, runs in arms.items()}
-    cells = [method]
-    for level in LEVELS:
-        if level not in columns:
-            cells += ["", ""]
-            continue
-        spread = Spread(tuple(columns[level][0]))
-        cells += [f"{of.lr * 2.0 ** powers[level]:g}", f"{spread.mean:.2f} ± {spread.interval:.2f}"]
-    if len(arms) == 1:
-        seconds = statistics.median(columns[LEVELS[0]][2])
-        return f"| {' | '.join([*cells, '', '', str(of.testing), f'{seconds:.1f}', '', ''])} |"
-    before, after = (arms[level] for level in LEVELS)
-    seeds = [seed for seed in before if seed in after]
-    for part in (0, 1):
-        differences = tuple(after[seed][part] - before[seed][part] for seed in seeds)
-        cells.append(format_difference(Spread(differences)))
-    times = [statistics.median(columns[level][2]) for level in LEVELS]
-    ratio = statistics.median(before[seed][2] / after[seed][2] for seed in seeds)
-    cells += [str(len(seeds)), *(f"{seconds:.1f}" for seconds in times), f"{ratio:.2f}"]
-    return f"| {' | '.join(cells)} |"
-
-
-HEADS = (
-    "method",
-    "lr, parameter",
-    "parameter",
-    "lr, representation",
-    "representation",
-    "difference",
-    "difference, best epoch",
-    "seeds",
-    "s, parameter",
-    "s, representation",
-    "parameter / representation",
-)
-FIELDS = ("data", "stage", "method", "level", "lr", "seed")
-SCORES = ("validation", "test", "test_best_epoch", "seconds")
+def line(method: str, arms: Sequence[list[Tested]], of: DataSet, powers: Sequence[int]) -> str:
+    """Formats the line of a method, which has been trained at one level or at both."""
+    values, differences, ratio = [""] * 4, [""] * 2, ""
+    for i, (arm, power) in enumerate(zip(arms, powers, strict=True)):
+        spread = Spread(tuple(run.last for run in arm))
+        mean = round(spread.mean, 2) or 0.0  # Δm of ls is zero, up to rounding
+        values[2 * i] = f"{of.lr * 2.0**power:g}"
+        values[2 * i + 1] = f"{mean:.2f} ± {spread.interval:.2f}".replace("-", "−")
+    if len(arms) == 2:
+        pairs = list(zip(*arms, strict=True))
+        last, best = ([b[i] - a[i] for a, b in pairs] for i in (0, 1))
+        differences = [format_difference(Spread(tuple(values))) for values in (last, best)]
+        ratio = f"{statistics.median(a.seconds / b.seconds for a, b in pairs):.2f}"
+    seconds = [f"{statistics.median(run.seconds for run in arm):.1f}" for arm in arms]
+    seconds += [""] * (2 - len(arms))
+    return f"| {' | '.join([method, *values, *differences, str(len(arms[0])), *seconds, ratio])} |"
 
 
 def main() -> None:
@@ -386,7 +338,6 @@ def main() -> None:
         rows += [[name, *row] for row in study.rows]
         write_text(given.out / "table.md", lines)
         write_lines(given.out / "runs.csv", rows)
-    print("\n".join(lines))
 
 
 if __name__ == "__main__":
