@@ -52,6 +52,10 @@ class Sharded(Placement):
             if parameter.requires_grad:
                 _check(name, parameter, ranks.size)
 
+    def facts(self) -> dict[str, str]:
+        """Names the placement."""
+        return {"placement": "sharded"}
+
     def start(self) -> None:
         """Frees parameters gathered by an evaluation outside the engine, which may be outdated."""
         self._reshard()

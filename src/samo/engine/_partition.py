@@ -101,6 +101,14 @@ class Partition:
 
         return Assignment(of(None), {task: of(task) for task in self._tasks})
 
+    def facts(self) -> dict[str, str]:
+        """Returns descriptions of the declarations, which must be equal on all ranks."""
+        claims = self._claims.owners(self._model)
+        return {
+            f"the declaration of {name!r}": "shared=" if owner is None else f"own[{owner!r}]"
+            for name, owner in claims.items()
+        }
+
     def knows(self, tasks: Iterable[str]) -> bool:
         """Whether the parameters of these tasks are known."""
         return self.seen.issuperset(tasks) and self._knows(self._trainable())
