@@ -58,7 +58,7 @@ class Sharded(Placement):
 
     def start(self) -> None:
         """Frees parameters gathered by an evaluation outside the engine, which may be outdated."""
-        self._reshard()
+        self._recover()
 
     def settle(self) -> None:
         """Registers the shards in place of gathered parameters."""
@@ -69,8 +69,10 @@ class Sharded(Placement):
         """Frees the gathered parameters after each evaluation, since the shards will change."""
         try:
             yield
-        finally:
-            self._reshard()
+        except BaseException:
+            self._recover()
+            raise
+        self._reshard()
 
     def taking_part(self, losses: Mapping[str, Tensor], agreed: Agreement) -> dict[str, Tensor]:
         """Returns all losses: every rank takes part in the collective operations of each task."""
@@ -173,6 +175,16 @@ class Sharded(Placement):
         for unit in self._units:
             unit.reshard()
 
+    def _recover(self) -> None:
+        """Resets the units, which an exception may have left in the midst of a pass."""
+        for unit in self._units:
+            # Only a unit that has run as the root of others, or alone, can be reset (with them).
+            if unit._get_fsdp_state()._is_root:
+                unit.reset_iter_state()
+        self._reshard()
+        for gathered in self._gathered.values():
+            gathered.grad = None
+
     def _backward(
         self,
         starts: Sequence[GradientEdge],
@@ -188,9 +200,12 @@ class Sharded(Placement):
         try:
             torch.autograd.backward(starts, seeds, retain_graph=retain, inputs=ends or None)  # type: ignore[arg-type]
             found = [None if p.grad is None else local(p.grad) for p in parameters]
-            return [None if gradient is None else gradient.mul_(self._size) for gradient in found]
-        finally:
             self._reshard()
+            return [None if gradient is None else gradient.mul_(self._size) for gradient in found]
+        except BaseException:
+            self._recover()
+            raise
+        finally:
             for parameter, gradient in zip(self._parameters, before, strict=True):
                 parameter.grad = gradient
 
