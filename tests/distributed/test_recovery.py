@@ -56,10 +56,11 @@ class Run:
 
     def __init__(self, engine: str, wrapper: str, rank: int, size: int) -> None:
         preset, method, options = ENGINES[engine]
-        self.net: Any = cases.model()
+        net: Any = cases.model()
+        self.net = net
         self.place, self.at, self._calls = "", 0, 0
-        self._model = cases.wrap(self.net, wrapper)
-        trunk, heads = self.net.trunk, self.net.heads
+        self._model = cases.wrap(net, wrapper)
+        trunk, heads = net.trunk, net.heads
         trunk[0].register_forward_hook(lambda *_: self._fail("unit"))
         trunk[2].register_forward_pre_hook(lambda *_: self._fail("root"))
         heads["c"].register_forward_hook(lambda *_: self._fail("tail"))
@@ -68,7 +69,8 @@ class Run:
         self.engine = getattr(samo, preset)(
             self._model, cases.TASKS, aggregator=method, rho=0.1, **options
         )
-        self._batch = tuple(t[rank::size] for t in cases.batch(0, size))
+        x, y = cases.batch(0, size)
+        self._x, self._y = x[rank::size], y[rank::size]
 
     def step(self, place: str = "", at: int = 0) -> str:
         """Takes a step; returns what the engine has raised."""
@@ -101,7 +103,7 @@ class Run:
     def _losses(self, tasks: Sequence[str]) -> dict[str, Tensor]:
         self._calls += 1
         self._fail("before")
-        found = cases.losses_of(self._model, *self._batch, tasks)
+        found = cases.losses_of(self._model, self._x, self._y, tasks)
         self._fail("after")
         return found
 
@@ -110,7 +112,7 @@ class Run:
             raise LookupError(place)
 
     def _guarded(self, place: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-        return lambda _, __, out: Failing.apply(out, lambda: self._fail(place))  # type: ignore[no-any-return]
+        return lambda _, __, out: Failing.apply(out, lambda: self._fail(place))
 
 
 def failures(rank: int, size: int, engines: Sequence[str]) -> dict[str, str]:

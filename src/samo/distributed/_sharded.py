@@ -62,17 +62,15 @@ class Sharded(Placement):
 
     def settle(self) -> None:
         """Registers the shards in place of gathered parameters."""
-        self._reshard()
+        self._recover()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Frees the gathered parameters after each evaluation, since the shards will change."""
         try:
             yield
-        except BaseException:
-            self._recover()
-            raise
-        self._reshard()
+        finally:
+            self._reshard()
 
     def taking_part(self, losses: Mapping[str, Tensor], agreed: Agreement) -> dict[str, Tensor]:
         """Returns all losses: every rank takes part in the collective operations of each task."""
@@ -105,9 +103,18 @@ class Sharded(Placement):
     ) -> list[Tensor | None]:
         """Runs a backward pass, in which FSDP averages over the ranks and scatters."""
         starts = list(map(get_gradient_edge, losses))
-        # Autograd executes the nodes of edges, and would free what they need in `pull_back`.
-        ends: list[Tensor | GradientEdge] = [*self._leaves(parameters), *edges] if edges else []
-        return self._backward(starts, seeds, parameters, ends, retain=retain or bool(edges))
+        if not edges:
+            found = self._backward(starts, seeds, parameters, retain=retain)
+            self._reshard()
+            return found
+        # The units that this pass gathers are those that `pull_back` needs first.
+        self._keep(True)
+        try:
+            # Autograd executes the nodes of edges, and would free what `pull_back` needs.
+            ends = [*self._leaves(parameters), *edges]
+            return self._backward(starts, seeds, parameters, ends, retain=True)
+        finally:
+            self._keep(False)
 
     def pull_back(
         self,
@@ -134,7 +141,9 @@ class Sharded(Placement):
         silent = [start.node.register_prehook(lambda g: (None,) * len(g)) for start in starts]
         zeros = [torch.zeros_like(loss) for loss in losses]
         try:
-            return self._backward([*starts, *edges], [*zeros, *cotangents], parameters)
+            found = self._backward([*starts, *edges], [*zeros, *cotangents], parameters)
+            self._reshard()
+            return found
         finally:
             for handle in silent:
                 handle.remove()
@@ -175,11 +184,15 @@ class Sharded(Placement):
         for unit in self._units:
             unit.reshard()
 
+    def _keep(self, keep: bool) -> None:
+        for unit in self._units:
+            unit.set_reshard_after_backward(not keep, recurse=False)
+
     def _recover(self) -> None:
         """Resets the units, which an exception may have left in the midst of a pass."""
         for unit in self._units:
             # Only a unit that has run as the root of others, or alone, can be reset (with them).
-            if unit._get_fsdp_state()._is_root:
+            if unit._get_fsdp_state()._is_root and hasattr(unit, "reset_iter_state"):
                 unit.reset_iter_state()
         self._reshard()
         for gathered in self._gathered.values():
@@ -200,11 +213,7 @@ class Sharded(Placement):
         try:
             torch.autograd.backward(starts, seeds, retain_graph=retain, inputs=ends or None)  # type: ignore[arg-type]
             found = [None if p.grad is None else local(p.grad) for p in parameters]
-            self._reshard()
             return [None if gradient is None else gradient.mul_(self._size) for gradient in found]
-        except BaseException:
-            self._recover()
-            raise
         finally:
             for parameter, gradient in zip(self._parameters, before, strict=True):
                 parameter.grad = gradient

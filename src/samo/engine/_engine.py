@@ -255,6 +255,7 @@ class Engine:
                         step.aggregate()
                         step.amplify()
             except BaseException as error:
+                world.placement.settle()
                 step.undo()
                 scaled = grad_scaler is not None and grad_scaler.is_enabled()
                 if not (scaled and isinstance(error, NonFiniteError)):
