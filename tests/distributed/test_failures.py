@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 
 import samo
 from tests.distributed import cases
 from tests.distributed.processes import RankFailure, all_well, on_ranks
 from tests.tools import same
+
+
+CPU = torch.device("cpu")
 
 
 def _step(engine: samo.Engine, net: torch.nn.Module, rank: int, at: int, fault: str) -> str:
@@ -198,6 +202,15 @@ def disagreements(rank: int, size: int) -> dict[str, str]:
             wrapped = DistributedDataParallel(net, broadcast_buffers=rank == 0)
         chosen: dict[str, Any] = {"tasks": cases.TASKS, "aggregator": "ls", **mine}
         said[kind] = _attempt(samo.SAMO(wrapped, **chosen), net)
+    for name in ("", "trunk"):
+        net = cases.model()
+        if name:
+            net.trunk = FullyShardedDataParallel(net.trunk, device_id=CPU)  # type: ignore[arg-type]
+        else:
+            net = FullyShardedDataParallel(net, device_id=CPU)
+        with pytest.raises(ValueError) as caught:
+            samo.SAMO(net, cases.TASKS, aggregator="ls")
+        said[f"FSDP1 {name}"] = str(caught.value)
     net = _net(rank, "lazy")
     said["lazy"] = _attempt(samo.SAMO(net, cases.TASKS, aggregator="ls"), net)
     net = cases.model()
@@ -222,6 +235,11 @@ def test_disagreements():
         for kind, (_, message) in DIFFERENT.items():
             assert said[kind].startswith("ValueError: The ranks must have the same engine."), kind
             assert message in said[kind], (kind, said[kind])
+        for name, where in [("", "The model"), ("trunk", "'trunk' in the model")]:
+            assert said[f"FSDP1 {name}"].startswith(
+                f"{where} is a FullyShardedDataParallel (FSDP1)"
+            )
+            assert "use torch.distributed.fsdp.fully_shard" in said[f"FSDP1 {name}"]
         lazy = ["RankError: Another rank has failed", "ValueError: 'lazy.weight' is uninitialised"]
         assert said["lazy"].startswith(lazy[rank])
         assert said["same"] == said["same radius"] == said["same radius again"] == "well"

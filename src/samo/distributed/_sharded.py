@@ -111,7 +111,7 @@ class Sharded(Placement):
         self._keep(True)
         try:
             # Autograd executes the nodes of edges, and would free what `pull_back` needs.
-            ends = [*self._leaves(parameters), *edges]
+            ends: list[Tensor | GradientEdge] = [*self._leaves(parameters), *edges]
             return self._backward(starts, seeds, parameters, ends, retain=True)
         finally:
             self._keep(False)

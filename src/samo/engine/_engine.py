@@ -255,8 +255,8 @@ class Engine:
                         step.aggregate()
                         step.amplify()
             except BaseException as error:
-                world.placement.settle()
                 step.undo()
+                world.placement.settle()
                 scaled = grad_scaler is not None and grad_scaler.is_enabled()
                 if not (scaled and isinstance(error, NonFiniteError)):
                     raise
