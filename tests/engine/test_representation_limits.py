@@ -129,6 +129,36 @@ def test_reentrant_checkpoints(
     assert all(p.grad is None for p in net.parameters())
 
 
+@pytest.mark.parametrize("method", ["ls", "mgda", "upgrad"])
+@pytest.mark.parametrize(("preset", "options"), ENGINES[-4:])
+def test_a_frozen_trunk(preset: str, options: dict[str, Any], method: str) -> None:
+    """The heads are trained as at the parameters; once thawed, the trunk is, as ever."""
+    found = []
+    for level, thaw in [("parameter", False), ("representation", False), ("representation", True)]:
+        net: Any = model("plain")
+        net.trunk.requires_grad_(False)
+        engine = getattr(samo, preset)(
+            net, TASKS, aggregator=method, **{**options, "level": level}, **declared(net)
+        )
+        if preset != "MSAM" or not thaw:
+            assert engine.backward(net.losses).level is None
+        found.append(gradients(net))
+        if thaw:
+            net.zero_grad()
+            net.trunk.requires_grad_()
+            result = engine.backward(net.losses)
+            fresh: Any = model("plain")
+            again = getattr(samo, preset)(
+                fresh, TASKS, aggregator=method, **options, **declared(fresh)
+            ).backward(fresh.losses)
+            assert result.level == again.level == (None if method == "ls" else "representation")
+            close(gradients(net), gradients(fresh))
+    close(found[0], found[1])
+    assert {name for name, g in found[1].items() if g is not None} == {
+        f"heads.{task}.{part}" for task in TASKS for part in ("weight", "bias")
+    }
+
+
 class Table(Heads):
     """Features from an embedding, whose gradient is sparse."""
 
