@@ -19,7 +19,6 @@ from tests.distributed import cases
 from tests.distributed.processes import RankFailure, all_well, on_ranks
 from tests.tools import same
 
-
 CPU = torch.device("cpu")
 
 
@@ -208,7 +207,7 @@ def disagreements(rank: int, size: int) -> dict[str, str]:
             net.trunk = FullyShardedDataParallel(net.trunk, device_id=CPU)  # type: ignore[arg-type]
         else:
             net = FullyShardedDataParallel(net, device_id=CPU)
-        with pytest.raises(ValueError) as caught:
+        with pytest.raises(ValueError, match="FSDP1") as caught:
             samo.SAMO(net, cases.TASKS, aggregator="ls")
         said[f"FSDP1 {name}"] = str(caught.value)
     net = _net(rank, "lazy")
