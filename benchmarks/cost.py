@@ -107,6 +107,7 @@ ROWS = {
     "gsam": "`GSAM`, parameters",
     "samo": "`SAMO`",
 }
+PICTURE = "![Time and memory by the number of tasks, in units of plain](images/growth.png)"
 Costs = Mapping[str, Mapping[str, StepCost]]
 """The costs by part and step."""
 
@@ -313,7 +314,7 @@ def main() -> None:
     found = {
         "machine": machine_line(results),
         "main": main_table(costs),
-        "growth": growth_table(costs),
+        "growth": f"{PICTURE}\n\n{growth_table(costs)}",
         "small": small_table(costs),
     }
     page.write_text(replaced(page.read_text("utf-8"), found), "utf-8")
