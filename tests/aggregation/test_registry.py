@@ -56,7 +56,7 @@ def test_every_method_works(name: str, n_tasks: int) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_needs(name: str) -> None:
     method, needs = make(name, 3), aggregation.describe(name).needs
-    assert isinstance(method, Scalarizer) == (needs in ("nothing", "losses"))
+    assert isinstance(method, Scalarizer) == (needs in ("nothing", "losses", "sharpness"))
     assert isinstance(method, GramianWeightedAggregator) == (needs == "gramian")
     if isinstance(method, Scalarizer):
         weights: list[Tensor] = []
@@ -65,7 +65,7 @@ def test_needs(name: str) -> None:
             values = torch.tensor(losses, requires_grad=True)
             weights += torch.autograd.grad(method(values), values)
         # uw, imtl-l and dwa weigh by their own parameters or by earlier losses, not by these.
-        same = needs == "nothing" or name in ("uw", "imtl-l", "dwa")
+        same = needs in ("nothing", "sharpness") or name in ("uw", "imtl-l", "dwa")
         assert torch.equal(*weights) == same
 
 

@@ -22,6 +22,7 @@ PRESETS = ["ERM", "GSAM", "LSAM", "FMTL", "SAMO"]
 METHODS = ["ls", "mgda", "fairgrad", "uw", "famo"]
 WRAPPERS = ["plain", "ddp", "fsdp"]
 NOBODY = -1
+OWN = (("rho_own", 0.0),)
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ VARIANTS = [
     Case("SAMO", "uw", "fsdp", options=(("local", samo.LastLayers(0.5)),)),
     Case("SAMO", "mgda", "ddp", options=(("local", samo.TaskGroups(2)),)),
     Case("SAMO", "fairgrad", "fsdp", options=(("local", samo.TaskGroups(2)), ("alpha", 0.0))),
+    *(Case("GSAM", "fair-rise", wrapper, options=OWN) for wrapper in ("plain", "ddp", "fsdp")),
+    Case("GSAM", "fair-rise", micro=2, options=OWN),
+    Case("GSAM", "fair-rise", apart=True, options=OWN),
     Case("GSAM", "random"),
     Case("GSAM", "graddrop"),
     *(

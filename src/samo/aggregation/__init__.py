@@ -22,6 +22,7 @@ from ._combiner import Combiner, TorchJDObject, combiner
 from ._conic_grad import ConicGrad, ConicGradWeighting
 from ._db_mtl import DBMTL
 from ._fair_grad import FairGrad, FairGradWeighting
+from ._fair_rise import FairRise
 from ._go4align import GO4Align
 from ._grad_norm import GradNorm, GradNormWeighting
 from ._gradvac import GradVac, GradVacWeighting
@@ -38,6 +39,7 @@ from ._projector import ExactProjector
 from ._scale_free import ScaleFree
 from ._sdmgrad import SDMGradWeighting
 from ._sees_losses import SeesLosses
+from ._sees_sharpness import SeesSharpness
 from ._si import SI
 from ._slaw import SLAW
 from ._state import capture, restore
@@ -57,6 +59,7 @@ __all__ = [
     "Method",
     "ScaleFree",
     "SeesLosses",
+    "SeesSharpness",
     "ConvergenceError",
     "ExactProjector",
     "CAGrad",
@@ -66,6 +69,7 @@ __all__ = [
     "DBMTL",
     "FairGrad",
     "FairGradWeighting",
+    "FairRise",
     "GO4Align",
     "GradNorm",
     "GradNormWeighting",

@@ -27,7 +27,8 @@ class Method:
         name: The name.
         title: The full name.
         needs: The input that the task weights depend on: ``"nothing"``, the ``"losses"``, the
-            ``"gramian"`` of the task gradients, or the ``"gradients"`` themselves.
+            ``"sharpness"``, the ``"gramian"`` of the task gradients, or the ``"gradients"``
+            themselves.
         kind: The class: an aggregator, a weighting or a scalarizer of TorchJD or of this package.
         references: Keys of its papers in ``references.bib``.
         published: Defaults from the papers, for options without a default in ``kind``.
@@ -39,7 +40,7 @@ class Method:
 
     name: str
     title: str
-    needs: Literal["nothing", "losses", "gramian", "gradients"]
+    needs: Literal["nothing", "losses", "sharpness", "gramian", "gradients"]
     kind: type[Any]
     references: tuple[str, ...] = ()
     published: Mapping[str, Any] = field(default_factory=dict)

@@ -119,7 +119,7 @@ def chosen(names: Sequence[str], method: str) -> dict[str, Subject]:
     found = {name: SUBJECTS[name] for name in SUBJECTS if name in names or not names}
     if described.sees_losses:
         return {name: s for name, s in found.items() if s.torchjd is None}
-    if described.needs in ("nothing", "losses"):  # there is no Jacobian to batch
+    if issubclass(described.kind, Scalarizer):  # there is no Jacobian to batch
         return {name: s for name, s in found.items() if s.torchjd != 0}
     return found
 
