@@ -109,7 +109,7 @@ class Naive:
         return shared, own
 
 
-def engine_of(model: nn.Module, method: Any, **options: Any) -> samo.Engine:
+def engine_of(model: nn.Module, method: Any, **options: Any) -> Any:
     return samo.GSAM(model, TASKS, aggregator=method, rho=RHO, rho_own=0.0, **options)
 
 
@@ -164,7 +164,7 @@ def test_without_a_radius_it_is_the_sum_of_the_losses() -> None:
 
 
 def test_continues_bit_for_bit() -> None:
-    model = Quadratics(TASKS)
+    model: Any = Quadratics(TASKS)
     engine = engine_of(model, "fair-rise")
     for _ in range(3):
         engine.backward(model.losses)
@@ -209,7 +209,8 @@ def test_a_grad_scaler_changes_nothing(scale: float) -> None:
     for _ in range(3):
         plain.backward(other.losses)
         scaled.backward(model.losses, grad_scaler=GradScaler("cpu", init_scale=scale))
-    torch.testing.assert_close(model.x.grad, scale * other.x.grad)
+    expected: Any = other.x.grad
+    torch.testing.assert_close(model.x.grad, scale * expected)
     torch.testing.assert_close(scaled.aggregator.weights, plain.aggregator.weights)
 
 

@@ -3,7 +3,8 @@
 TorchJD has aggregators, weightings and scalarizers. For a step they differ in what they need: the
 losses alone (`WeightsOfLosses`), nothing (`WeightsOfCount`), the Gramian of the task gradients
 (`WeightsOfGramian`), or the whole matrix (`WholeMatrix`). `combiner` determines which, by type, and
-checks that the method fits. Methods declare more by inheriting from `SeesLosses` and `ScaleFree`.
+checks that the method fits. Methods declare more by inheriting from `SeesLosses`, `SeesSharpness`
+and `ScaleFree`.
 """
 
 from __future__ import annotations
