@@ -9,7 +9,7 @@ import pytest
 
 import samo
 from samo import benchmarks
-from samo.training import PRESETS, RunConfig, RunError, configured, perturbation
+from samo.training import LEVELS, PRESETS, RunConfig, RunError, configured, perturbation
 
 
 @pytest.mark.parametrize("name", benchmarks.available())
@@ -86,6 +86,22 @@ def test_presets_are_those_of_the_library(name: str) -> None:
     rho = {} if name == "erm" else {"rho": 0.3}
     library = getattr(samo, name.upper())(model, ["sign", "size"], aggregator="mgda", **rho)
     assert repr(engine(name)) == repr(library)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_levels_of_a_preset_are_those_that_the_engine_accepts(name: str) -> None:
+    model = benchmarks.create("tests.toy:Toy").model()
+    chosen, decompose = perturbation(name, None if name == "erm" else 0.3, {})
+    options: dict[str, Any] = {"perturbation": chosen, "decompose": decompose}
+
+    def accepted(level: Any) -> bool:
+        try:
+            samo.Engine(model, ["sign", "size"], aggregator="mgda", level=level, **options)
+        except ValueError:
+            return False
+        return True
+
+    assert PRESETS[name].levels == tuple(filter(accepted, LEVELS))
 
 
 def test_the_control_differs_from_samo_in_the_estimator_alone() -> None:

@@ -100,7 +100,7 @@ class Sharded(Placement):
         """Runs a backward pass, in which FSDP averages over the ranks and scatters."""
         starts = list(map(get_gradient_edge, losses))
         # Autograd executes the nodes of edges, and would free what they need in `pull_back`.
-        ends = [*self._leaves(parameters), *edges] if edges else None
+        ends: list[Tensor | GradientEdge] = [*self._leaves(parameters), *edges] if edges else []
         return self._backward(starts, seeds, parameters, ends, retain=retain or bool(edges))
 
     def pull_back(
@@ -114,6 +114,15 @@ class Sharded(Placement):
 
         A unit gathers its parameters when a backward pass arrives at its outputs, which may be
         above the edges. So the pass starts at the losses, without gradients down to the edges.
+
+        Args:
+            edges: The edges.
+            parameters: The parameters.
+            cotangents: The gradients at the edges.
+            losses: The losses above them.
+
+        Returns:
+            The shards of the gradients.
         """
         starts = list(map(get_gradient_edge, losses))
         silent = [start.node.register_prehook(lambda g: (None,) * len(g)) for start in starts]
@@ -165,7 +174,7 @@ class Sharded(Placement):
         starts: Sequence[GradientEdge],
         seeds: Sequence[Tensor],
         parameters: Sequence[Parameter],
-        ends: Sequence[Tensor | GradientEdge] | None = None,
+        ends: Sequence[Tensor | GradientEdge] = (),
         *,
         retain: bool = False,
     ) -> list[Tensor | None]:
@@ -173,7 +182,7 @@ class Sharded(Placement):
         for parameter in self._parameters:
             parameter.grad = None
         try:
-            torch.autograd.backward(starts, seeds, retain_graph=retain, inputs=ends)  # type: ignore[arg-type]
+            torch.autograd.backward(starts, seeds, retain_graph=retain, inputs=ends or None)  # type: ignore[arg-type]
             found = [None if p.grad is None else local(p.grad) for p in parameters]
             return [None if gradient is None else gradient.mul_(self._size) for gradient in found]
         finally:

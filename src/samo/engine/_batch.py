@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from samo._numbers import number
 from samo.distributed import Agreement
 from samo.model import Trace
 
@@ -37,7 +38,8 @@ class Batch:
     Attributes:
         sizes: The size of the batch, by task.
         agreed: The tasks present on any rank, with their mean losses and this rank's shares.
-        losses: This rank's natural losses by task, with their graphs.
+        losses: This rank's natural losses by task, with their graphs until these are
+            handed over.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Batch:
         with torch.enable_grad():
             losses = self._trace.natural(partial(self._ask, tasks, may_leave_out=True))
         counted = {task: loss for task, loss in losses.items() if self.sizes[task] > 0}
-        settled = self._trace.trainable == partition.settled and partition.seen >= counted.keys()
+        settled = partition.settles(self._trace.structure, counted)
         news = not settled and partition.is_news(counted, world.placement)
         agreed = self.agreed = world.ranks.agree(losses, self.sizes, news=news)
         if not agreed.means:
@@ -73,6 +75,7 @@ class Batch:
         self.losses = world.placement.taking_part(losses, agreed)
         if agreed.news:
             partition.update(self.losses, world.ranks, world.placement)
+        partition.check()
         for task, loss in agreed.means.items():
             guard.check([task], "natural loss", loss)
 
@@ -107,6 +110,7 @@ class Batch:
             return evaluated(
                 self._closure, wanted, self._setting.tasks, may_leave_out=may_leave_out
             )
+
 
 # The types of devices for which this build of torch has autocast.
 _AUTOCAST = [*filter(torch.amp.is_autocast_available, ("cpu", "cuda", "mps", "xpu", "hpu", "mtia"))]
@@ -231,16 +235,22 @@ def sizes_of(
         )
     found = []
     for size in given:
+        if size is None:
+            found.append(dict.fromkeys(tasks, 1.0))
+            continue
         by_task = size if isinstance(size, Mapping) else dict.fromkeys(tasks, size)
         if unknown := [task for task in by_task if task not in tasks]:
             raise ValueError(f"batch_size names unknown tasks {unknown}; found {batch_size!r}.")
-        for value in by_task.values():
-            if value is not None and not isinstance(value, int | float):
-                raise TypeError(f"batch_size must contain only numbers; found {value!r}.")
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"batch_size must be finite and at least 0; found {value!r}.")
-        sizes = {task: by_task.get(task) for task in tasks}
-        found.append({t: 1.0 if value is None else float(value) for t, value in sizes.items()})
+        sizes = dict.fromkeys(tasks, 1.0)
+        for task, given_size in by_task.items():
+            if given_size is None:
+                continue
+            if (value := number(given_size)) is None:
+                raise TypeError(f"batch_size must contain only numbers; found {given_size!r}.")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"batch_size must be finite and at least 0; found {given_size!r}.")
+            sizes[task] = value
+        found.append(sizes)
     return found
 
 

@@ -21,9 +21,10 @@ from samo.distributed import check_ranks, unwrapped, world_of
 from samo.perturbations import Displacement
 
 from ._batch import BatchSize, Losses, closures_of, confine_autocast, sizes_of
+from ._claims import Declared
 from ._finite import Guard
 from ._natural import ahead
-from ._partition import Assignment, Declared, Partition
+from ._partition import Assignment, Partition
 from ._result import StepResult
 from ._setting import Level, check_model, checked_tasks, configuration, make_setting
 from ._state import captured, restored
@@ -234,7 +235,8 @@ class Engine:
         guard = Guard(self._factor(grad_scaler))
         self._join()
         checked = closures_of(losses)
-        if len(checked) > 1 and self.level == "representation":
+        compares = self.level == "representation" and not self._setting.combiner.weighs_first
+        if len(checked) > 1 and compares:
             raise ValueError(
                 f"losses must be one function for level='representation'; found {len(checked)}. "
                 f"The representations of micro-batches cannot be compared without keeping all "

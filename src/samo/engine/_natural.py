@@ -84,12 +84,16 @@ def ahead(setting: Setting) -> Iterator[None]:
     if perturbation is None or mean is None or perturbation.rho == 0:
         yield
         return
-    named = [(n, p) for n, p in setting.traced.model.named_parameters() if p.requires_grad]
-    names = {id(parameter): name for name, parameter in named}
-    parameters, masks = perturbation.selected(named)
+    known = {
+        name: parameter
+        for name, parameter in setting.traced.model.named_parameters()
+        if parameter.requires_grad and name in mean.values
+    }
+    parameters, masks = perturbation.selected(known.items())
+    value_of = {id(parameter): mean.values[name] for name, parameter in known.items()}
     layout = workspace.layout("ahead", parameters)
     direction = workspace.vector("direction ahead", layout)
-    direction.copy_(mean.of(names[id(p)] for p in parameters)).hadamard_(masks)
+    direction.copy_([value_of[id(parameter)] for parameter in parameters]).hadamard_(masks)
     point = point_of(parameters, workspace.vector("values ahead", layout))
     _, factor = perturbation.to_radius_(direction, point.values, perturbation.rho)
     with displaced([(point, direction)], -factor):
@@ -209,6 +213,8 @@ class NaturalPoint:
         weights = self._ascent_weights
         factors = {t: share if weights is None else share * weights[t] for t in self.tasks}
         self._differentiate(factors, mean, range(len(self.shared)), retain=exact)
+        if self.estimator is None:
+            self.batch.hand_over()  # its graph makes room for the next one
         self._set_mean(mean)
 
     def gradient(

@@ -32,25 +32,33 @@ def representation(setting: Setting, losses: Mapping[str, Tensor]) -> Cut | None
         losses: This rank's losses by task, with their graphs.
 
     Returns:
-        The cut; None if task gradients have to be compared at the parameters: if the tasks share
-        parameters but no tensor (each has its own inputs), or if all losses come out of one node (a
-        compiled function, a stack of losses), or, with several processes, if a task uses a shared
-        parameter in its own part, or the ranks' tasks have different representations.
+        The cut; None if task gradients have to be compared at the parameters (see
+        `StepResult.level`).
     """
-    partition, world = setting.partition, setting.world
-    cut = cut_of(losses, world.placement.leaves(partition.shared))
-    leaves = set(cut.leaves.values())
-    sizes = [z.numel() for number, z in enumerate(cut.like()) if number not in leaves]
-    # One number for each loss is z = (l_1, .., l_K), where all task gradients are orthogonal.
-    hidden = bool(losses) and sum(sizes) <= len(losses)
-    if world.ranks.size == 1:
-        return None if hidden else cut
-    digest = hashlib.sha256(repr(sorted(map(str, cut.kinds))).encode()).digest()[:7]
+    partition, placement, ranks = setting.partition, setting.world.placement, setting.world.ranks
+    cut = cut_of(losses, placement.leaves(partition.shared))
+    leaves = cut.leaves
+    inner = sorted(set(range(len(cut.edges))) - set(leaves.values()))
+    like = cut.like()
+    # If all losses come out of one node, z = (l_1, .., l_K): all task gradients are orthogonal.
+    least = 0 if cut.own_leaves else len(losses)
+    hidden = bool(losses) and sum(like[number].numel() for number in inner) <= least
+    refused = hidden or (bool(leaves) and not placement.whole)
+    if ranks.size == 1:
+        return None if refused else cut
+    kinds = {(cut.edges[i][0].name(), like[i].dim(), like[i].dtype) for i in inner}
+    digest = hashlib.sha256(repr(sorted(map(str, kinds))).encode()).digest()[:7]
     number = int.from_bytes(digest, "big")
     # A rank without losses agrees with any other.
-    facts = [int(hidden or bool(leaves)), number, -number] if losses else [0, *[-(1 << 60)] * 2]
-    alone, highest, lowest = world.ranks.largest(torch.tensor(facts)).tolist()
-    return None if alone or highest != -lowest else cut
+    same = [number, -number] if losses else [-(1 << 60)] * 2
+    facts = ranks.largest(torch.tensor([refused, bool(leaves), *same]))
+    refused, direct, highest, lowest = facts.tolist()
+    if refused or highest != -lowest:
+        return None
+    if direct:
+        marks = ranks.largest(torch.tensor([id(p) in leaves for p in partition.shared])).tolist()
+        cut.add_leaves([p for p, mark in zip(partition.shared, marks, strict=True) if mark])
+    return cut
 
 
 class AtRepresentation(TaskGradients):
@@ -101,12 +109,8 @@ class AtRepresentation(TaskGradients):
 
         def receive(task: str, number: int, term: Tensor) -> None:
             found, i = terms[number], self._index[task]
-            if i in found:
-                found[i].add_(term)
-            else:
-                found[i] = torch.empty_like(
-                    like[number], memory_format=torch.contiguous_format
-                ).copy_(term)
+            term = term.to(like[number].dtype)  # not changed in place: it may be used elsewhere
+            found[i] = found[i] + term if i in found else term
 
         for group in self._groups(losses, like):
             seeds = {task: guard.seed(losses[task], self._shares[task]) for task in group}
@@ -129,13 +133,22 @@ class AtRepresentation(TaskGradients):
                 cut.above.pop(task, None)
                 if not placement.whole and task in above:
                     self._losses.append(loss)
-        for task in tasks:
-            if task not in self.sizes:
-                self._set_group([task], [], [])
+        self._set_group([task for task in tasks if task not in self.sizes], [], [])
         self.rows = self._stacked(like, terms)
 
     def reduce(self) -> None:
-        """Does nothing: the Gramian is summed over the ranks when it is computed."""
+        """Sums over the ranks what belongs to parameters: one rank has these columns then.
+
+        The columns that belong to samples are on the ranks of these.
+        """
+        ranks, leaves, rows = self._world.ranks, self._cut.leaves, self.rows
+        if ranks.size == 1 or not leaves or rows is None:
+            return
+        flats = [rows.flats[leaves[i]] for i in map(id, self._shared) if i in leaves]
+        ranks.add_(flats)
+        if ranks.rank > 0:
+            for flat in flats:
+                flat.zero_()
 
     def pull_back(self, combined: Vector) -> Vector:
         """Runs one backward pass from z, and sums over the ranks."""
@@ -171,9 +184,8 @@ class AtRepresentation(TaskGradients):
     ) -> None:
         gradients = {id(p): g for p, g in zip(own, found, strict=True) if g is not None}
         self.reached.update(gradients)
-        for task in group:
-            self.sizes[task] = 1.0
-            self._set_own(task, [gradients.get(id(p)) for p in self._own[task]])
+        self.sizes.update(dict.fromkeys(group, 1.0))
+        self._set_own({task: [gradients.get(id(p)) for p in self._own[task]] for task in group})
 
     def _stacked(self, like: Sequence[Tensor], terms: Sequence[dict[int, Tensor]]) -> Matrix:
         """Returns the matrix of the c_i, one block for each edge; frees the terms."""

@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Literal, get_args
 
 import torch
@@ -115,7 +116,7 @@ def make_setting(
             f"decompose=True needs a samo.Perturbation: flat gradients are the difference of those "
             f"at two points. Found perturbation={perturbation!r}."
         )
-    if not isinstance(seed, int) or seed < 0:
+    if not isinstance(seed, Integral) or seed < 0:
         raise ValueError(f"seed must be a non-negative integer; found {seed!r}.")
     if gradient_dtype is not None and not (
         isinstance(gradient_dtype, torch.dtype) and gradient_dtype.is_floating_point
@@ -132,7 +133,7 @@ def make_setting(
         # Both share the parameters that the optimizer trains.
         learnt = {id(p): p for p in aggregator.parameters()}
         flat = combiner(copy.deepcopy(aggregator, learnt), len(tasks))
-    streams = Streams(seed)
+    streams = Streams(int(seed))
     world = world_of(model, tasks, process_group, streams, sync_perturbation=sync_perturbation)
     setting = Setting(
         tasks=tasks,

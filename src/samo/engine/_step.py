@@ -216,7 +216,7 @@ class Step:
             total = nothing_shared() if gradients.total is None else gradients.total
             self.update = Update(total, weights)
         self.update.of_method = of_method or of_weights
-        if self.update.weights is not None:
+        if self._weights is None and self.update.weights is not None:
             guard.check(gradients.present, "weight", self.update.weights.sum())
         guard.verify()
 
@@ -275,7 +275,7 @@ class Step:
     ) -> TaskGradients:
         """Returns the task gradients of the level; weighted sums are at the parameters."""
         setting, guard = self._setting, self._guard
-        if setting.level == "representation" and plan.weights is None:
+        if setting.level == "representation" and not setting.combiner.weighs_first:
             cut = representation(setting, losses)
             if cut is not None:
                 return AtRepresentation(setting, shares, guard, plan, cut, at)
@@ -296,7 +296,10 @@ class Step:
         ):  # only inner products and sums are computed from the rows
             columns = setting.world.placement.columns(setting.partition.shared)
         if self._weights is not None:
-            weights = dict(zip(self.losses, self._weights[0], strict=True))
+            numbers = self._weights[0]
+            # On the CPU, Python numbers are faster than tensors of one element.
+            its = numbers.tolist() if numbers.device.type == "cpu" else numbers
+            weights = dict(zip(self.losses, its, strict=True))
         return Plan(
             use if columns is None else "columns",
             stage,

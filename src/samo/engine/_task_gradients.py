@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import ClassVar
 
 import torch
@@ -36,7 +37,7 @@ class Plan:
 
     use: str
     stage: str
-    weights: Mapping[str, Tensor] | None = None
+    weights: Mapping[str, Tensor | float] | None = None
     weighs_own: bool = False
     remembers: bool = False
     columns: Ranks | None = None
@@ -73,9 +74,10 @@ class TaskGradients(ABC):
         self._shared, self._own = partition.shared, partition.own
         self._index = {task: i for i, task in enumerate(setting.tasks)}
         self._layout = workspace.layout("shared", self._shared)
-        every = workspace.layout("own", [p for own in self._own.values() for p in own]).zeros()
+        own = workspace.layout("own", [p for own in self._own.values() for p in own]).zeros()
         counts = [len(own) for own in self._own.values()]
-        self._parts = dict(zip(self._own, every.layout.sections(every, counts), strict=True))
+        self._parts = dict(zip(self._own, own.layout.sections(own, counts), strict=True))
+        self._all_own = own
         self.rows: Matrix | None = None
         self.total: Vector | None = None
         self.own: dict[str, Vector] = {}
@@ -116,11 +118,21 @@ class TaskGradients(ABC):
             if task in self.own:
                 self.own[task].mul_(factor)
 
-    def _set_own(self, task: str, gradients: list[Tensor | None]) -> None:
-        """Copies and checks the gradient of a task's own parameters, if it has any."""
-        if gradients:
-            self.own[task] = self._guard.unscale_(self._parts[task].copy_(gradients))
-            self._guard.check([task], self.plan.stage, self.own[task].norm())
+    def _set_own(self, gradients: Mapping[str, Sequence[Tensor | None]]) -> None:
+        """Copies and checks the gradients of tasks' own parameters."""
+        parts = {task: self._parts[task] for task, found in gradients.items() if found}
+        if not parts:
+            return
+        pairs = (zip(part.tensors, gradients[task], strict=True) for task, part in parts.items())
+        present = [(view, found) for view, found in chain(*pairs) if found is not None]
+        if present:
+            torch._foreach_copy_(*map(list, zip(*present, strict=True)))
+        for part in parts.values():
+            self._guard.unscale_(part)
+        self.own.update(parts)
+        # The norm of all is finite if each is, unless it overflows.
+        whole = self._all_own if len(parts) > 1 else next(iter(parts.values()))
+        self._guard.check(list(parts), self.plan.stage, whole.norm(), parts)
 
 
 class AtParameters(TaskGradients):
@@ -154,9 +166,9 @@ class AtParameters(TaskGradients):
                 group,
                 retain=last not in here,
             )
+            self._set_own(own)
             for task in group:
                 self.sizes[task] = 1.0
-                self._set_own(task, own[task])
                 if task in self.own and plan.weighs_own and not together:
                     self.own[task].mul_(weights[task])
             self._add_shared(group, shared, weighed=together)
@@ -192,7 +204,7 @@ class AtParameters(TaskGradients):
 
     def reduce(self) -> None:
         """Sums over the ranks, in one transfer for the rows and one for the rest."""
-        if self._reduced:
+        if self._reduced or self._world.ranks.size == 1:
             return
         self._reduced = True
         main = self.total if self.rows is None else self.rows
@@ -256,7 +268,7 @@ class AtParameters(TaskGradients):
             self.total.add_(gradients, alpha)
         else:
             self.total = self._layout.copy_of(gradients)
-            if isinstance(alpha, Tensor):
+            if not weighed or guard.factor is not None:
                 self.total.mul_(alpha)
         guard.check(group, self.plan.stage, self.total.norm())
 

@@ -34,12 +34,14 @@ class Cut:
         above: The own nodes that have such edges, by task.
         roots: The tasks whose loss is itself on an edge, with the number of the edge.
         nested: Whether one edge is reached from another by shared nodes.
+        own_leaves: Whether the tasks' own parts have leaves.
     """
 
     edges: list[Edge]
     above: dict[str, list[Above]]
     roots: dict[str, int]
     nested: bool
+    own_leaves: bool
 
     @property
     def targets(self) -> list[GradientEdge]:
@@ -55,14 +57,11 @@ class Cut:
             if node.name() == _LEAF
         }
 
-    @property
-    def kinds(self) -> set[tuple[str, int, torch.dtype]]:
-        """The operations, dimensions and dtypes of the tensors of z."""
-        found = set()
-        for node, output in self.edges:
-            about = node._input_metadata[output]
-            found.add((node.name(), len(about.shape), about.dtype))
-        return found
+    def add_leaves(self, parameters: Sequence[Tensor]) -> None:
+        """Adds the edges to parameters, unless they are there."""
+        for edge in map(get_gradient_edge, parameters):
+            if (edge.node, edge.output_nr) not in self.edges:
+                self.edges.append((edge.node, edge.output_nr))
 
     def like(self, at_least: torch.dtype | None = None) -> list[Tensor]:
         """Returns tensors with the shapes and devices of z, without storage.
@@ -147,6 +146,7 @@ def cut_of(losses: Mapping[str, Tensor], shared: Set[int]) -> Cut:
         The cut.
     """
     owners: dict[Node, str | None] = {}  # None for shared
+    links: dict[Node, Sequence[tuple[Node | None, int]]] = {}
     below_shared: set[Node] = set()
     starts = {task: get_gradient_edge(loss) for task, loss in losses.items()}
     for task, start in starts.items():
@@ -163,15 +163,19 @@ def cut_of(losses: Mapping[str, Tensor], shared: Set[int]) -> Cut:
             elif node.name() == _LEAF and id(node.variable) in shared:  # type: ignore[attr-defined]
                 owner = None
             owners[node] = owner
-            queue.extend((below, owner) for below, _ in node.next_functions if below is not None)
+            links[node] = below = node.next_functions
+            queue += [(after, owner) for after, _ in below if after is not None]
     numbers: dict[Edge, int] = {}
     above: dict[str, list[Above]] = {}
+    own_leaves = False
     for node, owner in owners.items():
         if owner is None:
             continue
+        functions = links[node]
+        own_leaves |= not functions
         found = {
             position: numbers.setdefault((below, output), len(numbers))
-            for position, (below, output) in enumerate(node.next_functions)
+            for position, (below, output) in enumerate(functions)
             if below is not None and owners[below] is None
         }
         if found:
@@ -182,4 +186,4 @@ def cut_of(losses: Mapping[str, Tensor], shared: Set[int]) -> Cut:
         if owners[start.node] is None
     }
     nested = any(node in below_shared for node, _ in numbers)
-    return Cut(list(numbers), above, roots, nested)
+    return Cut(list(numbers), above, roots, nested, own_leaves)

@@ -143,6 +143,7 @@ class Draws:
             if self._drawing
             else {task: {} for task in losses}
         )
+        self._made.clear()  # the nodes would keep the graph alive
         self._after = after
 
     @contextmanager

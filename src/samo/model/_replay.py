@@ -14,7 +14,8 @@ from functools import partial
 from typing import Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import Parameter
 
 from ._draws import Draws, Traced
 from ._random import States, global_generators, set_states, states_of, torch_generators
@@ -37,7 +38,7 @@ class Trace:
         replays: Whether there will be replays.
 
     Attributes:
-        trainable: The ids of the parameters that were trainable after the natural pass.
+        structure: The modules, and the parameters that were trainable after the natural pass.
     """
 
     def __init__(self, traced: Traced, *, replays: bool = True) -> None:
@@ -51,7 +52,7 @@ class Trace:
         if replays:
             self._draws = Draws(traced, self._devices, self._generators, self._before)
         self._after: States | None = None
-        self.trainable: set[int] = set()
+        self.structure: list[nn.Module | Parameter] = []
 
     def __enter__(self) -> Self:
         return self
@@ -74,10 +75,9 @@ class Trace:
         draws = self._draws
         with nullcontext() if draws is None else draws.recorded():
             losses = evaluate()
-        self._kept = kept = state_of(self._traced.model)
+        self._kept = state_of(self._traced.model)
         self._after = states_of(self._generators)
-        flags = zip(kept.parameters, kept.trainable, strict=True)
-        self.trainable = {id(parameter) for parameter, trainable in flags if trainable}
+        self.structure = self._kept.structure
         if draws is not None:
             draws.settle(self._after, losses)
         # A backward pass that recomputes (activation checkpointing) must not change buffers either.

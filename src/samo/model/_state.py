@@ -49,6 +49,12 @@ class ModelState:
     trainable: list[bool]
 
     @property
+    def structure(self) -> list[nn.Module | Parameter]:
+        """The modules and the trainable parameters."""
+        flags = zip(self.parameters, self.trainable, strict=True)
+        return [*self.modules, *(parameter for parameter, trainable in flags if trainable)]
+
+    @property
     def devices(self) -> list[torch.device]:
         """The devices of the parameters and buffers."""
         found = {parameter.device for parameter in self.parameters}
@@ -64,7 +70,7 @@ def state_of(model: nn.Module) -> ModelState:
     return ModelState(
         modules,
         parameters,
-        [module._buffers.copy() for module in modules],
+        [dict(module._buffers) for module in modules],
         [module.training for module in modules],
         [parameter.requires_grad for parameter in parameters],
     )
@@ -73,7 +79,8 @@ def state_of(model: nn.Module) -> ModelState:
 def put_back(state: ModelState) -> None:
     """Restores the buffers and flags of a state."""
     for module, buffers, training in zip(state.modules, state.buffers, state.modes, strict=True):
-        _register(module, buffers)
+        if buffers or module._buffers:
+            _register(module._buffers, buffers)
         if module.training != training:
             module.training = training
     for parameter, requires_grad in zip(state.parameters, state.trainable, strict=True):
@@ -123,13 +130,12 @@ def install(stand_ins: StandIns) -> None:
         copies = [copy.detach() for copy in stand_ins.copies]
         torch._foreach_copy_(copies, stand_ins.values)
     for module, entry in zip(stand_ins.modules, stand_ins.buffers, strict=True):
-        _register(module, entry)
+        if entry or module._buffers:
+            _register(module._buffers, entry)
 
 
-def _register(module: nn.Module, entry: Buffers) -> None:
-    owner = module._buffers
-    if not (owner or entry):
-        return
-    owner.update(entry)
+def _register(owner: Buffers, entry: Buffers) -> None:
+    for name, buffer in entry.items():
+        owner[name] = buffer
     for name in owner.keys() - entry.keys():
         del owner[name]

@@ -25,7 +25,7 @@ class Momentum(Displacement):
     It takes no further pass: the only evaluation is displaced. So the losses of a step, and what it
     leaves in buffers such as BatchNorm's statistics, are those of the displaced point, and there is
     no sharpness to report. A parameter that a step does not reach keeps its v, as it keeps its
-    momentum in an optimizer.
+    momentum in an optimizer. All ranks have the same v, so ``sync_perturbation`` has no effect.
 
     Args:
         rho: The radius ρ, in units of the parameters; >= 0. With 0 nothing is displaced.

@@ -77,6 +77,16 @@ PRESETS: dict[str, Preset] = {
     "gsam": Preset(
         "one perturbation for all tasks, along the mean gradient (α = 1)", along_the_mean, _COMMON
     ),
+    "msam": Preset(
+        "all tasks at one point ahead, along past gradients: the passes of erm",
+        Momentum,
+        {"beta": 0.9, "adaptive": False},
+    ),
+    "heads": Preset(
+        "the tasks' own parameters are perturbed, with the radius ρ; the shared ones are not",
+        _of_heads,
+        _SWITCHES,
+    ),
     "lsam": Preset(
         "one perturbation per task, along its exact gradient (α = 0)", along_own_gradient, _COMMON
     ),
@@ -99,14 +109,6 @@ PRESETS: dict[str, Preset] = {
     ),
     "last-layers": _estimating(
         "samo with the exact gradient of the last shared layers", LastLayers
-    ),
-    "msam": Preset(
-        "all tasks at one point ahead, along past gradients; no further pass",
-        Momentum,
-        {"beta": 0.9, "adaptive": False},
-    ),
-    "heads": Preset(
-        "only the tasks' own parameters are perturbed: ρ is ρ_own", _of_heads, _SWITCHES
     ),
 }
 
