@@ -32,7 +32,7 @@ import torchjd.aggregation
 from torch import Tensor
 
 from samo import aggregation
-from samo.records import write_atomically
+from samo.records import write_text
 
 SIZES = (2, 11, 40)
 PARAMETERS = 200
@@ -208,8 +208,8 @@ def main() -> None:
     rows = sorted((r for rs in measured for r in rs), key=lambda r: (r["method"], r["tasks"]))
     table = as_markdown(rows, given.gramians, given.rounds)
     given.out.mkdir(parents=True, exist_ok=True)
-    write_atomically(given.out / "table.csv", lambda file: file.write_text(as_csv(rows), "utf-8"))
-    write_atomically(given.out / "table.md", lambda file: file.write_text(table, "utf-8"))
+    write_text(given.out / "table.csv", as_csv(rows))
+    write_text(given.out / "table.md", table)
     print(table)
 
 

@@ -31,9 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import samo
-from samo import benchmarks
+from samo import benchmarks, records
 from samo.benchmarks.networks import CelebACNN, LeNet
-from samo.records import write_atomically, write_json
 from samo.report.tables import write_lines
 from samo.training import PRESETS, perturbation
 
@@ -267,7 +266,7 @@ def cost(
         ]
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / f"cost-{name}.json", result)
+    records.write_json(out / f"cost-{name}.json", result)
     write_text(out / f"cost-{name}.md", lines)
 
 
@@ -300,7 +299,7 @@ def write_text(file: Path, lines: Sequence[str]) -> None:
     """Prints lines, and writes them to a file."""
     text = "\n".join(lines) + "\n"
     print(text, flush=True)
-    write_atomically(file, lambda beside: beside.write_text(text, encoding="utf-8"))
+    records.write_text(file, text)
 
 
 def main() -> None:

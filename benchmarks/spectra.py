@@ -15,6 +15,7 @@ tables and figures are written to benchmarks/results/spectra.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import platform
@@ -26,7 +27,7 @@ import torch
 
 from samo import Perturbation, report
 from samo.analysis import Cosines, Spectrum, gradient_cosines, hessian_spectrum, sharpness
-from samo.records import read_json, write_atomically, write_json
+from samo.records import read_json, write_json, write_text
 from samo.training import RunConfig
 from samo.training._run import Run
 from samo.training._seeding import seeded
@@ -132,8 +133,8 @@ def _write() -> None:
         f"shared CPU machine ({platform.machine()}, {os.cpu_count()} processors, torch "
         f"{torch.__version__}, one thread).\n"
     )
-    write_atomically(RESULTS / "table.md", lambda path: path.write_text(table + note, "utf-8"))
-    write_atomically(RESULTS / "runs.csv", lambda path: _write_runs(path, found))
+    write_text(RESULTS / "table.md", table + note)
+    write_text(RESULTS / "runs.csv", _runs_csv(found))
     _draw()
 
 
@@ -144,13 +145,14 @@ def _cell(values: list[float | None], form: str) -> str:
     return f"{statistics.fmean(numbers):{form}} ± {statistics.stdev(numbers):{form}}"
 
 
-def _write_runs(path: Path, found: dict[tuple[str, int], list[dict[str, Any]]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["epoch", "sharpness", "seed", *COLUMNS])
-        for (arm, epoch), seeds in found.items():
-            for seed, values in zip(SEEDS, seeds, strict=True):
-                writer.writerow([epoch, arm, seed, *(values[name] for name in COLUMNS)])
+def _runs_csv(found: dict[tuple[str, int], list[dict[str, Any]]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["epoch", "sharpness", "seed", *COLUMNS])
+    for (arm, epoch), seeds in found.items():
+        for seed, values in zip(SEEDS, seeds, strict=True):
+            writer.writerow([epoch, arm, seed, *(values[name] for name in COLUMNS)])
+    return text.getvalue()
 
 
 def _draw() -> None:

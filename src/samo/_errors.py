@@ -28,7 +28,8 @@ class NonFiniteError(ArithmeticError):
         super().__init__(
             f"The {stage} of {noun} {names} is not finite (NaN or infinity). Parameters are "
             f"restored and .grad is unchanged. Check for a diverging loss, a logarithm of zero, a "
-            f"division by zero, or a learning rate or rho that is too large."
+            f"division by zero (the mean over no labels), or a learning rate or rho that is too "
+            f"large. A task without labels in a batch may be left out of the losses."
         )
 
 

@@ -1,4 +1,4 @@
-"""Quadratic programs over x ≥ 0: the conditions of optimality, by both ways to solve them."""
+"""Quadratic programs over x ≥ 0: the conditions of optimality, by all ways to solve them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from samo.aggregation.solvers import (
     ConvergenceError,
     NonnegativePrograms,
+    _exchanges,
     _nonnegative,
     normalized,
     resolution,
@@ -50,11 +51,15 @@ def test_conditions_of_optimality(n_tasks: int) -> None:
         optimal(gramian, draw(5, n_tasks) @ cosines)  # in its range, so that there is a solution
 
 
-@pytest.mark.parametrize("rounds", [0, 2, 10])
+@pytest.mark.usefixtures("both_libraries")
+@pytest.mark.parametrize(("rounds", "exchanges"), [(0, 5), (2, 5), (10, 5), (0, 0), (0, 1)])
 @pytest.mark.parametrize("condition", [1e9, 1e12])
-def test_hard_programs(condition: float, rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the exchanges of whole sets leave is solved by the other method."""
+def test_hard_programs(
+    condition: float, rounds: int, exchanges: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever one way to solve them leaves is solved by the next."""
     monkeypatch.setattr(_nonnegative, "_ROUNDS", rounds)
+    monkeypatch.setattr(_exchanges, "_MOST", exchanges)
     for n_tasks in (3, 12, 30):
         optimal(of_spectrum(n_tasks, condition), draw(3, n_tasks))
     for matrix in jacobians(11).values():
@@ -62,8 +67,20 @@ def test_hard_programs(condition: float, rounds: int, monkeypatch: pytest.Monkey
         optimal(gramian, draw(3, 11) @ torch.as_tensor(normalized(gramian)[0]))
 
 
+@pytest.mark.parametrize("condition", [1e8, 1e10, 1e12])
+@pytest.mark.parametrize("n_tasks", [10, 25, 60])
+def test_single_exchanges_solve_projections(
+    n_tasks: int, condition: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The programs of UPGrad, one for each gradient, without the interior-point method."""
+    monkeypatch.setattr(_nonnegative, "_STEPS", 0)
+    gramian = of_spectrum(n_tasks, condition)
+    optimal(gramian, torch.as_tensor(normalized(gramian)[0]))
+
+
 def test_what_is_not_solved_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_nonnegative, "_ROUNDS", 0)
+    monkeypatch.setattr(_exchanges, "_MOST", 0)
     monkeypatch.setattr(_nonnegative, "_STEPS", 3)
     with pytest.raises(ConvergenceError, match="of 9 gradients did not converge in 3 steps"):
         solved(of_spectrum(9, 1e6), draw(2, 9))

@@ -1,4 +1,4 @@
-"""SI, STL, SLAW, LDC-MTL and GO4Align against their equations."""
+"""SI, STL, DWA, SLAW, LDC-MTL and GO4Align against their equations."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torchjd import scalarization
 from torchjd.scalarization import Scalarizer
 
-from samo.aggregation import LDCMTL, SI, SLAW, STL, GO4Align
+from samo.aggregation import DWA, LDCMTL, SI, SLAW, STL, GO4Align
 
 
 def weights_of(method: Scalarizer, losses: Tensor) -> Tensor:
@@ -27,6 +28,29 @@ def test_si() -> None:
 def test_stl(task: int) -> None:
     weights = weights_of(STL(3, task), torch.rand(3))
     assert weights.tolist() == [float(i == task) for i in range(3)]
+
+
+def test_dwa_agrees_with_torchjd() -> None:
+    ours, theirs = DWA(temperature=0.7), scalarization.DWA(temperature=0.7)
+    for _ in range(5):
+        for losses in torch.rand(3, 4, dtype=torch.float64) + 0.1:
+            assert torch.equal(weights_of(ours, losses), weights_of(theirs, losses))
+        for _ in range(2):  # an epoch without a call is none
+            ours.step()
+            theirs.step()
+
+
+@pytest.mark.parametrize(
+    ("older", "newer", "rate"),
+    [(0.0, 0.0, 1.0), (0.0, 3.0, 1.0), (3.0, 0.0, 0.0), (1e-320, 1.0, 1.0), (-2.0, 1.0, -0.5)],
+)
+def test_dwa_after_a_loss_of_zero(older: float, newer: float, rate: float) -> None:
+    method = DWA(temperature=1.0)
+    for mean in (older, newer):
+        method(torch.tensor([4.0, mean], dtype=torch.float64))
+        method.step()
+    expected = 2 * torch.softmax(torch.tensor([1.0, rate], dtype=torch.float64), 0)
+    torch.testing.assert_close(weights_of(method, torch.ones(2).double()), expected)
 
 
 def test_slaw() -> None:
@@ -135,6 +159,7 @@ def test_go4align_with_fewer_tasks_than_groups() -> None:
         (lambda: STL(3, task=3), r"task must be an integer in 0\.\.2; found 3"),
         (lambda: STL(3)(torch.ones(2)), "STL was made for 3 tasks"),
         (lambda: SLAW(beta=1), r"beta must be in \[0, 1\); found 1"),
+        (lambda: DWA(0), r"temperature must be in \(0, inf\); found 0"),
         (lambda: SLAW(eps=0), r"eps must be in \(0, inf\); found 0"),
         (lambda: LDCMTL(2, lambda_=-1), r"lambda_ must be in \[0, inf\); found -1"),
         (lambda: LDCMTL(2)(torch.ones(3)), "LDCMTL was made for 2 tasks"),
@@ -147,7 +172,7 @@ def test_errors(make: Any, message: str) -> None:
         make()
 
 
-@pytest.mark.parametrize("method", [SLAW(), GO4Align()])
+@pytest.mark.parametrize("method", [DWA(), SLAW(), GO4Align()])
 def test_the_number_of_tasks_may_not_change(method: Scalarizer) -> None:
     method(torch.ones(3))
     with pytest.raises(ValueError, match="was made for 3 tasks; found losses of shape"):

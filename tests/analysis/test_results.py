@@ -18,6 +18,7 @@ from samo.analysis import (
     Sharpness,
     Spectrum,
 )
+from samo.records import read_json
 
 RESULTS: list[Result] = [
     Spectrum(("a", "b"), (3.0, 1.0, -0.5), 4.0, 0.1, 9, 2),
@@ -58,7 +59,7 @@ def test_saved_results_are_loaded(result: Result, tmp_path: Path) -> None:
 def test_every_field_is_checked(result: Result, tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     result.save(file)
-    content = json.loads(file.read_text())
+    content = read_json(file)
 
     def fault(changed: Any) -> str:
         file.write_text(json.dumps(changed))

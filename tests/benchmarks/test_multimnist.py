@@ -244,7 +244,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "too long": (
         _replaced(LABELS, lambda c: c + b"\0"),
-        f"{LABELS}: too long: its header says 60 = 60 bytes; 61 follow",
+        f"{LABELS}: too long: its header says 60 = 60 bytes; more follow",
     ),
     "another size": (
         _replaced(IMAGES, lambda _: idx(np.zeros((60, 8, 9), np.uint8))),

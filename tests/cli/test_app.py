@@ -209,7 +209,7 @@ def test_failed_runs_are_named_and_the_status_says_so(
         runs = [
             {"path": c.path, "baseline": c.baseline, "config": c.config.model_dump()} for c in cells
         ]
-        (out / "compare.json").write_text(json.dumps(runs))
+        (out / "compare.json").write_text(json.dumps({"runs": runs}))
         return {cells[0].path: "it was not to be"}
 
     monkeypatch.setattr("samo.cli._app.compare", compare)

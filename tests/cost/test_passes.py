@@ -32,6 +32,10 @@ METER = meter(CPU)
 EXPECTED: dict[str, Callable[[int], tuple[int, int, int, int]]] = {
     "erm": lambda k: (1, 0, k, k),
     "erm-representation": lambda k: (1, 0, k, 1),
+    "msam": lambda k: (1, 0, k, k),
+    "msam-representation": lambda k: (1, 0, k, 1),
+    "heads": lambda k: (2, 0, 2 * k, k + 1),
+    "heads-representation": lambda k: (2, 0, 2 * k, 2),
     "gsam": lambda k: (2, 0, 2 * k, k + 1),
     "gsam-representation": lambda k: (2, 0, 2 * k, 2),
     "lsam": lambda k: (1 + k, 0, 2 * k, 2 * k),
@@ -157,15 +161,22 @@ def test_the_bare_loop_repeats_the_passes_of_the_step(
 
 @pytest.mark.parametrize("case", CASES)
 def test_at_the_representation_the_bare_loop_is_plain_backprop(case: str) -> None:
-    """All losses are differentiated together, with respect to all parameters."""
+    """All losses are differentiated together, with respect to all parameters.
+
+    The first pass of the heads-only step stops at the heads.
+    """
     workload = small(case)
     tasks, count = tuple(workload.tasks), len(list(workload.model.parameters()))
     backward = Backward(tuple((0, task) for task in tasks), tuple(range(count)), retain=False)
     arithmetic, _ = passes(workload, "erm-representation")
     assert arithmetic.operations == (Forward(tasks, graph=True), backward)
-    (_, _, _, perturbed) = passes(workload, "gsam-representation")[0].operations
-    assert isinstance(perturbed, Backward)
-    assert perturbed.parameters == tuple(range(count))
+    own = {id(p) for part in workload.own.values() for m in part for p in m.parameters()}
+    heads = [i for i, p in enumerate(workload.model.parameters()) if id(p) in own]
+    for name, first in (("gsam", list(range(count))), ("heads", heads)):
+        operations = passes(workload, f"{name}-representation")[0].operations
+        (natural, perturbed) = (o for o in operations if isinstance(o, Backward))
+        assert sorted(natural.parameters) == first
+        assert perturbed.parameters == tuple(range(count))
 
 
 def test_fixed_weights_need_one_backward_pass() -> None:

@@ -66,7 +66,7 @@ def on_part(rank: int, size: int, kind: type[Net], **options: Any) -> dict[str, 
     return one_step(kind, x[4 * rank : 4 * rank + 4], y[4 * rank : 4 * rank + 4], **options)
 
 
-def single_tasks(rank: int, level: str) -> dict[str, Any]:
+def single_tasks(rank: int, level: Any) -> dict[str, Any]:
     """Rank 0 has two tasks, which share a tensor, rank 1 has one, which shares none."""
     net = model()
     x, y = batch(rank, 2)
@@ -78,7 +78,7 @@ def single_tasks(rank: int, level: str) -> dict[str, Any]:
     return values(net, result)
 
 
-def bytes_of(rank: int, method: str, wrapper: str, level: str = "parameter") -> int:
+def bytes_of(rank: int, method: str, wrapper: str, level: Any = "parameter") -> int:
     """The bytes that a rank sends in a step."""
     net = wrap(model(), wrapper)
     x, y = batch(rank, 2, even=True)

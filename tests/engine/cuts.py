@@ -43,7 +43,7 @@ class Heads(Named):
 
     def __init__(self, trunk: nn.Module | None = None, width: int = 4) -> None:
         super().__init__()
-        self.trunk = trunk or nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, width))
+        self.trunk: Any = trunk or nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, width))
         self.heads = nn.ModuleDict({task: nn.Linear(width, 1) for task in TASKS})
 
     def features(self) -> Tensor:
@@ -231,7 +231,7 @@ class Custom(Heads):
     """Such an operation in the trunk, at the cut and in a head."""
 
     def features(self) -> Tensor:
-        return Doubled.apply(self.trunk[2](Doubled.apply(self.trunk[0](X))))  # type: ignore[no-any-return]
+        return Doubled.apply(self.trunk[2](Doubled.apply(self.trunk[0](X))))
 
     def head(self, task: str, h: Tensor) -> Tensor:
         return super().head(task, Doubled.apply(h) if task == "a" else h)
@@ -242,7 +242,7 @@ class Dense(Named):
 
     def __init__(self, network: type[SegNet] | type[SegNetMTAN]) -> None:
         super().__init__()
-        inner = network(dict(zip(TASKS, (3, 1, 2), strict=True)), width=2)
+        inner: Any = network(dict(zip(TASKS, (3, 1, 2), strict=True)), width=2)
         self.network: Any = inner.to(memory_format=torch.channels_last)
 
     def losses(self, tasks: Sequence[str]) -> dict[str, Tensor]:

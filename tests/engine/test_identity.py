@@ -299,11 +299,8 @@ def test_heads_train_on_a_frozen_trunk_and_the_trunk_thaws(preset: str, declared
     """With the trunk frozen, each head gets the gradient of its own loss (at φ_i + η_i)."""
     model = Model()
     model.trunk.requires_grad_(False)
-    options: dict[str, Any] = {
-        "own": {"own": {"a": model.a, "b": model.b}},
-        "shared": {"shared": model.trunk},
-        "found": {},
-    }[declared]
+    heads = {"a": model.a, "b": model.b}
+    options: Any = {"own": {"own": heads}, "shared": {"shared": model.trunk}, "found": {}}[declared]
     model.engine = PRESETS[preset](model, TASKS, aggregator="upgrad", **options)
     got = model.step()
     assert got["trunk.weight"] is None

@@ -92,7 +92,7 @@ class Maps(nn.Module):
     def __init__(self, tasks: Sequence[str], layers: int = 6, width: int = 64) -> None:
         super().__init__()
         self.trunk = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
-        self.masks = nn.ModuleDict(
+        self.masks: Any = nn.ModuleDict(
             {t: nn.ModuleList(nn.Linear(width, width) for _ in range(layers)) for t in tasks}
         )
 

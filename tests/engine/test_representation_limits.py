@@ -64,7 +64,7 @@ def test_no_representation(closure: Callable[[Named], Losses], rho: float) -> No
         result = engine.backward(closure(net))
         assert result.level == "parameter"
         found.append({"gramian": result.gramian, **gradients(net)})
-    close(*found)
+    close(found[0], found[1])
 
 
 def test_nothing_to_compare() -> None:
@@ -87,7 +87,7 @@ def test_compiled_trunk(backend: str) -> None:
         result = step(net, net.losses, rho=0.1)
         assert result.level == "representation"
         found.append({"gramian": result.gramian, **gradients(net)})
-    close(*found)
+    close(found[0], found[1])
 
 
 @pytest.mark.parametrize("level", ["parameter", "representation"])
@@ -136,7 +136,7 @@ def test_gradients_that_are_not_dense_and_real(kind: type[Heads], message: str) 
     for part in (net.trunk, net.heads):
         part.double()
     if kind is Table:
-        net.table.double()  # type: ignore[operator, union-attr]
+        net.table.double()
     with pytest.raises(ValueError, match=message):
         step(net, net.losses)
     assert all(p.grad is None for p in net.parameters())
@@ -196,7 +196,7 @@ def test_matrices_in_another_dtype() -> None:
         result = step(net, net.losses, gradient_dtype=dtype)
         found.append({"gramian": result.gramian, **gradients(net)})
     assert not torch.equal(found[0]["gramian"], found[1]["gramian"])
-    close(*found, tolerance=1e-5)
+    close(found[0], found[1], tolerance=1e-5)
 
 
 @pytest.mark.parametrize("kind", [Heads, Attention, Direct])

@@ -103,7 +103,7 @@ def check(
         lambda asked: net.losses([task for task in asked if task in tasks])
     )
     assert result.level == "representation"
-    close = {"rtol": tolerance, "atol": tolerance}
+    close: dict[str, Any] = {"rtol": tolerance, "atol": tolerance}
     gramian = naive.rows @ naive.rows.T
     torch.testing.assert_close(result.gramian, gramian, **close)
     steady = method not in UNSTEADY and not aggregation.describe(method).stateful
@@ -118,7 +118,7 @@ def check(
         pairs = list(zip(tasks, result.weights, strict=True))
         names = {name for found in naive.gradients.values() for name in found}
         shared = {
-            n: sum(w * naive.gradients[t][n] for t, w in pairs if n in naive.gradients[t])  # type: ignore[misc]
+            n: sum(w * naive.gradients[t][n] for t, w in pairs if n in naive.gradients[t])
             for n in names
         }
     for name, reach in partition(naive.gradients).items():

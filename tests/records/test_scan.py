@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from samo.records.scan import scan
 from tests.report import pages
 from tests.report.pages import config
@@ -37,15 +39,19 @@ def test_deep_large_and_torn_files(tmp_path: Path) -> None:
 def test_results_of_another_run_are_not_taken(tmp_path: Path) -> None:
     its = config("mgda")
     pages.finished(tmp_path / "x", config("ls"))
-    pages.write(tmp_path / "compare.json", [{"path": "x", "baseline": False, "config": its}])
+    plan = [{"path": "x", "baseline": False, "config": its}]
+    pages.write(tmp_path / "compare.json", {"runs": plan})
     (run,) = scan(tmp_path).runs
     assert (run.state, run.results) == ("unreadable", None)
     assert "method is 'ls', planned 'mgda'" in run.error
 
 
-def test_a_failure_that_is_older_than_the_log_is_made_up_for(tmp_path: Path) -> None:
-    pages.failed(tmp_path / "x", config(), "OSError: no space left")
-    assert scan(tmp_path).runs[0].state == "failed"
+@pytest.mark.parametrize("time", [1, 4e9])
+def test_no_clock_tells_a_failure(time: float, tmp_path: Path) -> None:
+    """A run that is resumed deletes its error; the clock may have been set back since."""
     pages.unfinished(tmp_path / "x", config())
-    os.utime(tmp_path / "x" / "error.txt", (1, 1))
+    pages.failed(tmp_path / "x", config(), "OSError: no space left")
+    os.utime(tmp_path / "x" / "error.txt", (time, time))
+    assert scan(tmp_path).runs[0].state == "failed"
+    (tmp_path / "x" / "error.txt").unlink()
     assert scan(tmp_path).runs[0].state == "unfinished"

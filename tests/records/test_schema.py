@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from samo.records import RunError, write_json
+from samo.records import RunError, read_json, write_json
 from samo.records.directory import RunDirectory, read_plan, write_plan
 from samo.records.foreign import UnusableError, name, parse, plain
 from samo.records.schema import Epoch, Planned, Results, reported, validated
@@ -81,7 +81,7 @@ def test_what_is_written_is_read(content: dict[str, Any]) -> None:
         assert directory.results() is None
         write_json(directory.results_file, validated(Results, content).plain())
         found = directory.results()
-        assert found == content == json.loads(directory.results_file.read_text(encoding="utf-8"))
+        assert found == content == read_json(directory.results_file)
         assert reported(found) == content.get("averaged", content["selected"])
         run = {"path": "a/b", "baseline": True, "config": content["config"]}
         write_plan(Path(out), [validated(Planned, run)])
@@ -191,10 +191,14 @@ def test_unknown_fields_are_kept_in_a_configuration_and_ignored_elsewhere() -> N
     ("content", "message"),
     [
         ("[", "compare.json cannot be read: "),
-        ({}, "compare.json cannot be read: it is not a JSON array."),
-        ([7], "Input should be a valid dictionary"),
-        ([{"path": "x", "baseline": 1, "config": config()}], "baseline: Input should be a valid b"),
-        ([{"baseline": True, "config": config()}], "path: Field required"),
+        ([], "compare.json cannot be read: it is not a JSON object."),
+        ({}, "compare.json cannot be read: it is not a JSON object with an array of runs."),
+        ({"runs": [7]}, "Input should be a valid dictionary"),
+        (
+            {"runs": [{"path": "x", "baseline": 1, "config": config()}]},
+            "baseline: Input should be a valid b",
+        ),
+        ({"runs": [{"baseline": True, "config": config()}]}, "path: Field required"),
     ],
 )
 def test_a_plan_that_cannot_be_read(tmp_path: Path, content: Any, message: str) -> None:

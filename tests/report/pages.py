@@ -123,5 +123,5 @@ def comparison(out: Path, seeds: int = 2) -> list[dict[str, Any]]:
             path = f"{method}/{sharpness}" + ("" if rho is None else f"/rho-{rho:g}")
             plan.append({"path": f"{path}/seed-{seed}", "baseline": False, "config": its})
             finished(out / plan[-1]["path"], its, 0.3 * i + 0.7 * seed, step_ms=2.0 + i)
-    write(out / "compare.json", plan)
+    write(out / "compare.json", {"runs": plan})
     return plan

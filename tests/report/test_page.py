@@ -246,7 +246,7 @@ def test_a_sweep_before_and_after_its_end(tmp_path: Path) -> None:
     for seed, item in enumerate(plan):
         pages.finished(tmp_path / str(item["path"]), config("ls", "gsam", 0.07, seed))
         item["config"] = config("ls", "gsam", 0.07, seed)
-    pages.write(tmp_path / "compare.json", plan)
+    pages.write(tmp_path / "compare.json", {"runs": plan})
     found = reader(html_page(tmp_path).html)
     assert "Chosen on validation data: ls/gsam (2 trials) rho = 0.07." in found.text
     assert found.tables["trials-1"][2] == [
@@ -283,7 +283,7 @@ def evil(out: Path) -> None:
         pages.unfinished(out / f"going-{i}", its)
     if sys.platform == "linux":
         pages.finished(out / "<img src=x onerror=alert(1)>" / "\x1b[1m'\"&", config())
-    pages.write(out / "compare.json", [{"path": text, "baseline": 1} for text in EVIL])
+    pages.write(out / "compare.json", {"runs": [{"path": t, "baseline": 1} for t in EVIL]})
     pages.write(out / "sweep.json", {})
     (out / "trials.csv").write_text(
         "\n".join(",".join([json.dumps(t)] * 3) for t in EVIL[:3]), encoding="utf-8"
@@ -352,7 +352,7 @@ def test_nothing_outside_of_the_directory_is_read(tmp_path: Path) -> None:
         {"path": path, "baseline": False, "config": config()}
         for path in ("../outside", str(tmp_path / "outside"), "link", "a/../../outside", "", "a\0b")
     ]
-    pages.write(inside / "compare.json", plan)
+    pages.write(inside / "compare.json", {"runs": plan})
     os.mkfifo(inside / "own" / "error.txt")  # would be waited for
     page = html_page(inside)
     assert page.faults == ()

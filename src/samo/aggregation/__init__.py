@@ -21,6 +21,7 @@ from ._cagrad import CAGrad, CAGradWeighting
 from ._combiner import Combiner, TorchJDObject, combiner
 from ._conic_grad import ConicGrad, ConicGradWeighting
 from ._db_mtl import DBMTL
+from ._dwa import DWA
 from ._fair_grad import FairGrad, FairGradWeighting
 from ._fair_rise import FairRise
 from ._go4align import GO4Align
@@ -67,6 +68,7 @@ __all__ = [
     "ConicGrad",
     "ConicGradWeighting",
     "DBMTL",
+    "DWA",
     "FairGrad",
     "FairGradWeighting",
     "FairRise",

@@ -6,9 +6,10 @@ import math
 from typing import final
 
 from torch import Tensor
-from torchjd.aggregation import GramianWeightedAggregator, Weighting
+from torchjd.aggregation import Weighting
 from torchjd.linalg import PSDMatrix
 
+from ._gramian_aggregator import GramianAggregator
 from ._options import ConstructorRepr, of_weighting, ranged
 from ._scale_free import ScaleFree
 from .solvers import (
@@ -46,7 +47,7 @@ class CAGradWeighting(ConstructorRepr, Weighting[PSDMatrix], ScaleFree):
 
 
 @final
-class CAGrad(ConstructorRepr, GramianWeightedAggregator):
+class CAGrad(ConstructorRepr, GramianAggregator):
     r"""Conflict-averse gradient descent.
 
     .. math::

@@ -9,12 +9,21 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torchjd.aggregation import GramianWeightedAggregator, Weighting
+from torchjd.aggregation import Weighting
 from torchjd.linalg import PSDMatrix
 
+from ._gramian_aggregator import GramianAggregator
 from ._options import ConstructorRepr, of_weighting, ranged
 from ._scale_free import ScaleFree
-from .solvers import Array, diagonal_of, library, to_array, to_tensor
+from .solvers import (
+    Array,
+    diagonal_of,
+    library,
+    normalized,
+    resolution,
+    semidefinite,
+    to_tensor,
+)
 
 # For gradients of norm 1: a mean gradient shorter than this counts as zero, and so does a smaller
 # improvement.
@@ -37,8 +46,9 @@ class ConicGradWeighting(ConstructorRepr, Weighting[PSDMatrix], ScaleFree):
     def forward(self, gramian: PSDMatrix, /) -> Tensor:
         """Returns the weights, ``[K]``."""
         n = len(gramian)
-        unit = to_array(gramian)
-        unit = unit / (float(unit.diagonal().mean()) or 1.0)
+        cosines, norms = normalized(gramian)
+        norms = norms / (float((norms * norms).mean()) ** 0.5 or 1.0)
+        unit = semidefinite(cosines, resolution(gramian)) * norms * norms[:, None]
         norm = max(float(unit.mean()), 0.0) ** 0.5
         if norm < _ZERO:  # the gradients cancel: the cone has no axis, and the direction is zero
             return torch.zeros_like(gramian[0])
@@ -52,7 +62,7 @@ class ConicGradWeighting(ConstructorRepr, Weighting[PSDMatrix], ScaleFree):
 
 
 @final
-class ConicGrad(ConstructorRepr, GramianWeightedAggregator):
+class ConicGrad(ConstructorRepr, GramianAggregator):
     r"""The direction that improves the worst-off task most, in a cone around the mean gradient.
 
     .. math::
@@ -142,14 +152,15 @@ def _minimized(cone: _Cone) -> tuple[_Projection, Array]:
     current value, shortened so that w and z stay positive.
 
     Returns:
-        The projection at the minimum, and w.
+        The projection at the minimum, and w. A projection shorter than `_ZERO` need not be the
+        minimum: how much shorter that is does not matter, and F' is too flat there to tell.
     """
     xp, n = library(), len(cone.along)
     z = cone.along * 0.0 + 1.0
     w = z / n
     here = cone.projected(w)
     for _ in range(_STEPS):
-        if here.gap <= _RELATIVE * here.length**2 + _ABSOLUTE:
+        if here.length < _ZERO or here.gap <= _RELATIVE * here.length**2 + _ABSOLUTE:
             break
         mu = 0.02 * (w @ z) / n
         right = xp.stack([z * 0.0 + 1.0, mu / w - here.gradient])

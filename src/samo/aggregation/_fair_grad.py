@@ -6,9 +6,10 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torchjd.aggregation import GramianWeightedAggregator, Weighting
+from torchjd.aggregation import Weighting
 from torchjd.linalg import PSDMatrix
 
+from ._gramian_aggregator import GramianAggregator
 from ._options import ConstructorRepr, of_weighting, ranged
 from .solvers import alpha_fair, to_tensor
 
@@ -31,7 +32,7 @@ class FairGradWeighting(ConstructorRepr, Weighting[PSDMatrix]):
 
 
 @final
-class FairGrad(ConstructorRepr, GramianWeightedAggregator):
+class FairGrad(ConstructorRepr, GramianAggregator):
     r"""Fair resource allocation.
 
     The weights w > 0 solve

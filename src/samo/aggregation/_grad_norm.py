@@ -7,10 +7,11 @@ from typing import final
 import torch
 from torch import Tensor
 from torchjd import Stateful
-from torchjd.aggregation import GramianWeightedAggregator, Weighting
+from torchjd.aggregation import Weighting
 from torchjd.linalg import PSDMatrix
 
 from ._checks import check_positive, check_shape
+from ._gramian_aggregator import GramianAggregator
 from ._options import ConstructorRepr, of_weighting, ranged
 from ._scale_free import ScaleFree
 from ._sees_losses import SeesLosses
@@ -89,7 +90,7 @@ class GradNormWeighting(ConstructorRepr, Weighting[PSDMatrix], SeesLosses, State
 
 
 @final
-class GradNorm(ConstructorRepr, GramianWeightedAggregator, SeesLosses, Stateful):
+class GradNorm(ConstructorRepr, GramianAggregator, SeesLosses, Stateful):
     r"""Gradient normalisation: weights such that all tasks train at similar rates.
 
     Each call takes a gradient step for the weights w, initially 1, on

@@ -8,9 +8,10 @@ from typing import final
 import torch
 from torch import Tensor
 from torchjd import Stateful
-from torchjd.aggregation import GramianWeightedAggregator, Weighting
+from torchjd.aggregation import Weighting
 from torchjd.linalg import PSDMatrix
 
+from ._gramian_aggregator import GramianAggregator
 from ._options import ConstructorRepr, of_weighting, ranged
 from ._pcgrad import random_orders
 from ._scale_free import ScaleFree
@@ -52,7 +53,7 @@ class GradVacWeighting(ConstructorRepr, Weighting[PSDMatrix], Stateful, ScaleFre
 
 
 @final
-class GradVac(ConstructorRepr, GramianWeightedAggregator, Stateful):
+class GradVac(ConstructorRepr, GramianAggregator, Stateful):
     r"""Gradient vaccine.
 
     For each task i, and for the other tasks j in a random order, with φ the cosine of

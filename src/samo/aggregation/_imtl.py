@@ -6,10 +6,11 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
-from torchjd.aggregation import GramianWeightedAggregator, IMTLGWeighting, Weighting
+from torchjd.aggregation import IMTLGWeighting, Weighting
 from torchjd.linalg import PSDMatrix
 
 from ._checks import check_shape
+from ._gramian_aggregator import GramianAggregator
 from ._options import ConstructorRepr, of_weighting
 from ._scale_free import ScaleFree
 from ._sees_losses import SeesLosses
@@ -43,7 +44,7 @@ class IMTLWeighting(ConstructorRepr, Weighting[PSDMatrix], SeesLosses, ScaleFree
 
 
 @final
-class IMTL(ConstructorRepr, GramianWeightedAggregator, SeesLosses):
+class IMTL(ConstructorRepr, GramianAggregator, SeesLosses):
     r"""Impartial multi-task learning, with both of its balances.
 
     IMTL-L scales each loss by a factor that is trained with the model; IMTL-G combines the

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torchjd import Stateful
-from torchjd.aggregation import Aggregator, GramianWeightedAggregator, Weighting
+from torchjd.aggregation import Aggregator, Weighting
 from torchjd.scalarization import Scalarizer
 
+from ._gramian_aggregator import GramianAggregator
 from ._sees_losses import SeesLosses
 
 # Constructor arguments that are not options: the number of tasks, under both of its names, and the
@@ -102,4 +103,4 @@ class Method:
         """
         sizes = [n_tasks] if _N_TASKS & inspect.signature(self.kind).parameters.keys() else []
         made: Aggregator | Scalarizer | Weighting[Any] = self.kind(*sizes, **arguments)
-        return GramianWeightedAggregator(made) if isinstance(made, Weighting) else made
+        return GramianAggregator(made) if isinstance(made, Weighting) else made

@@ -12,6 +12,7 @@ from torchjd import scalarization as sca
 from ._cagrad import CAGrad
 from ._conic_grad import ConicGrad
 from ._db_mtl import DBMTL
+from ._dwa import DWA
 from ._fair_grad import FairGrad
 from ._fair_rise import FairRise
 from ._go4align import GO4Align
@@ -107,7 +108,7 @@ METHODS = (
         ("liu2021imtl",),
         trained=True,
     ),
-    Method("dwa", "Dynamic weight average", "losses", sca.DWA, ("liu2019dwa",)),
+    Method("dwa", "Dynamic weight average", "losses", DWA, ("liu2019dwa",)),
     Method(
         "famo",
         "Fast adaptive multitask optimization",

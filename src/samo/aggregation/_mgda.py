@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import final
 
 from torch import Tensor
-from torchjd.aggregation import GramianWeightedAggregator, Weighting
+from torchjd.aggregation import Weighting
 from torchjd.linalg import PSDMatrix
 
+from ._gramian_aggregator import GramianAggregator
 from ._scale_free import ScaleFree
 from .solvers import NonnegativePrograms, normalized, resolution, to_tensor
 
@@ -30,7 +31,7 @@ class MGDAWeighting(Weighting[PSDMatrix], ScaleFree):
 
 
 @final
-class MGDA(GramianWeightedAggregator):
+class MGDA(GramianAggregator):
     r"""The multiple-gradient descent algorithm.
 
     .. math::

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import final
 
 from torch import Tensor
-from torchjd.aggregation import GramianWeightedAggregator, Weighting
+from torchjd.aggregation import Weighting
 from torchjd.linalg import PSDMatrix
 
+from ._gramian_aggregator import GramianAggregator
 from ._options import ConstructorRepr, of_weighting, ranged
 from .solvers import alpha_fair, to_array, to_tensor
 
@@ -32,7 +33,7 @@ class NashMTLWeighting(ConstructorRepr, Weighting[PSDMatrix]):
 
 
 @final
-class NashMTL(ConstructorRepr, GramianWeightedAggregator):
+class NashMTL(ConstructorRepr, GramianAggregator):
     r"""Multi-task learning as a bargaining game.
 
     The weights w > 0 solve

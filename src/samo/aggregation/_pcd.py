@@ -7,9 +7,10 @@ from typing import final
 import torch
 from torch import Tensor
 from torchjd import Stateful
-from torchjd.aggregation import GramianWeightedAggregator, Weighting
+from torchjd.aggregation import Weighting
 from torchjd.linalg import PSDMatrix
 
+from ._gramian_aggregator import GramianAggregator
 from ._options import ConstructorRepr, of_weighting, ranged
 from .solvers import (
     Array,
@@ -86,7 +87,7 @@ class PCDWeighting(ConstructorRepr, Weighting[PSDMatrix], Stateful):
 
 
 @final
-class PCD(ConstructorRepr, GramianWeightedAggregator, Stateful):
+class PCD(ConstructorRepr, GramianAggregator, Stateful):
     r"""Priority-constrained descent.
 
     The direction nearest to the first task's gradient that guarantees every other task a fraction τ

@@ -6,9 +6,10 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torchjd.aggregation import GramianWeightedAggregator, Weighting
+from torchjd.aggregation import Weighting
 from torchjd.linalg import PSDMatrix
 
+from ._gramian_aggregator import GramianAggregator
 from ._scale_free import ScaleFree
 from .solvers import Array, library, to_array, to_tensor
 
@@ -23,7 +24,7 @@ class PCGradWeighting(Weighting[PSDMatrix], ScaleFree):
 
 
 @final
-class PCGrad(GramianWeightedAggregator):
+class PCGrad(GramianAggregator):
     r"""Projecting conflicting gradients, also called gradient surgery.
 
     For each task i, and for the other tasks j in a random order: if :math:`g_i^{PC}` conflicts with

@@ -24,6 +24,7 @@ class Monitor:
     ``gradient_norm/TASK``   ‖g_i‖ of the gradients that were aggregated: √G_ii of the Gramian G
     ``conflicts``            the share of task pairs whose gradients have a negative inner product
     ``overflowed``           number of steps that a ``GradScaler`` skipped, excluded from the means
+    ``time``, ``checksum``   the time of writing, and a CRC-32 of the line
     =======================  ======================================================================
 
     Quantities that a method does not have (without a perturbation or Gramian) are left out. Lines
@@ -58,7 +59,7 @@ class Monitor:
         >>> with open(f"{directory}/steps.jsonl") as lines:
         ...     first, *rest = map(json.loads, lines)
         >>> len(rest), sorted(first)
-        (2, ['conflicts', 'gradient_norm/a', 'gradient_norm/b', 'loss/a', 'loss/b', 'sharpness/a',
+        (2, ['checksum', 'conflicts', 'gradient_norm/a', 'gradient_norm/b', 'loss/a', 'loss/b', 'sharpness/a',
         'sharpness/b', 'step', 'time', 'weight/a', 'weight/b'])
     """
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from ..records import write_json
+from ..records import unsealed, write_json
 from ._errors import AnalysisError
 
 FORMAT = 1
@@ -61,7 +61,7 @@ class Result(ABC):
         """
         path = Path(path)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+            content = unsealed(json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse))
         except (OSError, ValueError, RecursionError) as error:
             raise AnalysisError(f"{path} cannot be read: {error}") from error
         if not isinstance(content, dict):

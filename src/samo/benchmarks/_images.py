@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from ..records import RunError, write_atomically
+from ._arrays import mapped_array
 from ._batches import index_batches
 from ._errors import DataError
 
@@ -24,6 +28,7 @@ from ._errors import DataError
 _CHUNK = 512
 # Progress is reported for at least this many images; fewer are decoded in seconds.
 _REPORTED = 5_000
+_CHECKSUM = 4  # bytes
 
 
 def unit_range(x: Tensor) -> Tensor:
@@ -36,8 +41,7 @@ def decoded(files: Sequence[Path], side: int, cache: Path, name: str) -> Tensor:
 
     The pixels are stored in a memory-mapped file in `cache`, which several processes share. Its
     name contains a digest of the names, sizes and modification times of the images: if one changes,
-    all are decoded again. The file is written under a temporary name and then renamed, so an
-    interrupt leaves no partial file.
+    all are decoded again. It is written atomically, and its checksum is verified when it is opened.
 
     Args:
         files: The image files.
@@ -68,7 +72,7 @@ def decoded(files: Sequence[Path], side: int, cache: Path, name: str) -> Tensor:
             with FileLock(path.with_suffix(".lock")):
                 if not path.exists():  # another process may have written it
                     _write(path, files, shape)
-        except OSError as error:
+        except (OSError, RunError) as error:
             raise DataError(
                 f"{path} cannot be written ({error}). It needs {np.prod(shape) / 1e9:.1f} GB; "
                 f"set `cache` to another directory."
@@ -77,11 +81,12 @@ def decoded(files: Sequence[Path], side: int, cache: Path, name: str) -> Tensor:
 
 
 def _write(path: Path, files: Sequence[Path], shape: tuple[int, ...]) -> None:
-    beside = path.with_name(f"{path.name}.new")
+    """Writes the pixels as ``.npy``, followed by their CRC-32."""
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    reported = 0
-    try:
-        with beside.open("wb") as out, ThreadPoolExecutor(os.cpu_count()) as pool:
+
+    def write(out: BinaryIO) -> None:
+        reported = checksum = 0
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             np.lib.format.write_array_header_1_0(out, header)
             for start in range(0, len(files), _CHUNK):
                 if len(files) >= _REPORTED and start >= reported:
@@ -91,10 +96,23 @@ def _write(path: Path, files: Sequence[Path], shape: tuple[int, ...]) -> None:
                     reported += len(files) // 10
                 # Decoding and resizing release the GIL, so threads are enough.
                 chunk = files[start : start + _CHUNK]
-                out.writelines(pool.map(partial(_decode, side=shape[-1]), chunk))
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+                for pixels in pool.map(partial(_decode, side=shape[-1]), chunk):
+                    checksum = zlib.crc32(pixels, checksum)
+                    out.write(pixels)
+        out.write(checksum.to_bytes(_CHECKSUM))
+
+    write_atomically(path, write)
+
+
+def _intact(path: Path, pixels: NDArray[np.uint8]) -> bool:
+    """Whether the pixels in a file match the checksum that follows them."""
+    with path.open("rb") as file:
+        file.seek(-_CHECKSUM, os.SEEK_END)
+        expected = int.from_bytes(file.read())
+    checksum = 0
+    for start in range(0, len(pixels), _CHUNK):
+        checksum = zlib.crc32(pixels[start : start + _CHUNK], checksum)
+    return checksum == expected
 
 
 def _decode(file: Path, side: int) -> bytes:
@@ -113,12 +131,14 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
     fault = ""
     try:
         # Copy on write, since PyTorch expects writable memory; nothing is written back.
-        pixels: NDArray[np.uint8] = np.load(path, mmap_mode="c", allow_pickle=False)
+        pixels: NDArray[np.uint8] = mapped_array(path, "c")
         if pixels.shape != shape or pixels.dtype != np.uint8:
             fault = (
                 f"it contains {pixels.dtype} of shape {pixels.shape} instead of uint8 of {shape}"
             )
-    except (ValueError, EOFError) as error:
+        elif not _intact(path, pixels):
+            fault = "its pixels do not match their checksum"
+    except DataError as error:
         fault = str(error)
     if fault:
         raise DataError(f"{path} is damaged: {fault}. Delete it to create it again.")

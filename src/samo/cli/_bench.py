@@ -9,17 +9,19 @@ from typing import Annotated, Any
 import typer
 
 from ..cost import CASES, PRESETS, Conditions, chosen, conditions, measure, read_results
-from ..training import RunError
+from ..training import LEVELS, RunError
 from ._console import reporting_errors, say
 from ._parse import names
+from ._run_options import Levels
 from ._views import BenchView
+
+_BOTH = ",".join(LEVELS)
 
 
 def bench_(
     cases: Annotated[
-        str | None,
-        typer.Option(help=f"Cases, separated by commas: {', '.join(CASES)}. Default: all."),
-    ] = None,
+        str, typer.Option(help=f"Cases, separated by commas: {', '.join(CASES)}.")
+    ] = "mlp,lenet",
     presets: Annotated[
         str | None,
         typer.Option(
@@ -27,10 +29,7 @@ def bench_(
             "estimators of SAMO other than SPSA."
         ),
     ] = None,
-    level: Annotated[
-        str | None,
-        typer.Option(help="parameter or representation. Default: both."),
-    ] = None,
+    level: Levels = _BOTH,
     method: Annotated[str, typer.Option(help="Aggregation method.")] = "fairgrad",
     size: Annotated[
         str | None,
@@ -62,9 +61,9 @@ def bench_(
     presets.
     """
     with reporting_errors() as console:
-        subjects = chosen(names(presets or ""), method, level)
+        subjects = chosen(names(presets or ""), method, names(level))
         settings = _settings(
-            names(",".join(CASES) if cases is None else cases),
+            names(cases),
             size=size,
             tasks=tasks,
             batch=batch,

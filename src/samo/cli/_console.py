@@ -10,6 +10,7 @@ from rich.console import Console
 
 from .. import NonFiniteError
 from ..benchmarks import DataError
+from ..records.foreign import plain
 from ..training import Arm, RunConfig, RunError
 
 
@@ -40,6 +41,9 @@ def reporting_errors() -> Iterator[Console]:
         yield Console()
     except (RunError, DataError) as error:
         complain(str(error))
+        raise typer.Exit(2) from error
+    except OSError as error:  # a full disk, a name that is too long, or missing permission
+        complain(plain(str(error)))
         raise typer.Exit(2) from error
     except NonFiniteError as error:
         complain(str(error))

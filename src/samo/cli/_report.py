@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..records import write_atomically
-from ..training import RunError
+from ..records import write_text, writing
 from ._console import complain, reporting_errors, say
 from ._run_options import Published
 
@@ -28,26 +26,17 @@ def report_(
 
     Unfinished, failed and missing runs are marked, so you can call it at any time. The page is a
     single file that makes no network requests, ready to be shared.
-    """  # noqa: DOC501 - this is the help
+    """
     # Matplotlib is needed here only.
     from ..report.page import html_page
 
     with reporting_errors() as console:
         page = html_page(directory, published=published)
         file = directory / "report.html" if out is None else out
-        try:
+        with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, partial(_write, page.html))
-        except OSError as error:
-            reason = f"{file} cannot be written ({error.strerror}); choose another file with --out."
-            raise RunError(reason) from error
+        write_text(file, page.html)
         say(console, f"Runs: {page.runs or 'none'}.")
         for fault in page.faults:
             complain(fault, "yellow")
         say(console, f"written to {file}")
-
-
-def _write(html: str, file: Path) -> None:
-    # An untrusted directory may have a link here to a file that must not be overwritten.
-    file.unlink(missing_ok=True)
-    file.write_text(html, encoding="utf-8")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..records import differences, read_json, write_json
+from ..records import differences, read_json, write_json, writing
 from ..training import RunError
 from ._cases import CASES, Workload, build, case_sizes
 from ._machine import machine
@@ -24,7 +24,7 @@ from ._subjects import Subject
 
 FORMAT = 2
 WARM_UP = 2  # examples
-MOST = 10.0  # seconds; what took as long in earlier rounds is not timed again
+MOST = 8.0  # seconds; what took as long in earlier rounds is not timed again
 _LONG = 1.0  # seconds; longer steps are not repeated
 _ENOUGH = 0.2  # seconds; shorter steps are repeated, as in training
 
@@ -110,7 +110,7 @@ def measure(
     Each round times every step once, in an order that changes from round to round, so that other
     load affects all equally. Each has a new engine, and a warm-up step on two examples. A step that
     takes less than a second is then repeated for a fifth of a second, and the means are recorded. A
-    step that took ten seconds or more in earlier rounds is left out.
+    step that took eight seconds or more in earlier rounds is left out.
 
     Args:
         wanted: The conditions.
@@ -280,11 +280,9 @@ def read_results(file: Path) -> dict[str, Any]:
 
 
 def _write(file: Path, results: dict[str, Any]) -> None:
-    try:
+    with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, results)
-    except OSError as error:
-        raise RunError(f"{file} cannot be written: {error}") from error
+    write_json(file, results)
 
 
 @contextmanager

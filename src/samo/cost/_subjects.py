@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,8 @@ from samo.perturbations import ESTIMATORS, SPSA, LocalGradient
 
 from .. import aggregation
 from .._names import unknown
-from .._presets import ERM, FMTL, GSAM, LSAM, SAMO
-from ..training import RunError
+from .._presets import ERM, FMTL, GSAM, LSAM, MSAM, SAMO
+from ..training import LEVELS, RunError
 from ._cases import Workload
 
 Run = Callable[[Losses], object]
@@ -143,6 +143,8 @@ def _estimators() -> Iterator[tuple[str, str, Callable[..., Engine]]]:
 # Presets that evaluate all tasks at one point can compare them at the representation.
 _AT_ONE_POINT: tuple[tuple[str, str, Callable[..., Engine]], ...] = (
     ("erm", "ERM", ERM),
+    ("msam", "MSAM", MSAM),
+    ("heads", "GSAM of the heads only", partial(GSAM, rho=0.0, rho_own=0.05)),
     ("gsam", "GSAM", GSAM),
 )
 _AT_SEVERAL_POINTS: tuple[tuple[str, str, Callable[..., Engine]], ...] = (
@@ -175,7 +177,9 @@ PRESETS = tuple(dict.fromkeys(subject.preset for subject in SUBJECTS.values()))
 """The names by which steps are chosen."""
 
 
-def chosen(presets: Sequence[str], method: str, level: str | None = None) -> dict[str, Subject]:
+def chosen(
+    presets: Sequence[str], method: str, levels: Sequence[str] = LEVELS
+) -> dict[str, Subject]:
     """Returns the steps of some presets, and plain backprop, their unit.
 
     Args:
@@ -183,7 +187,7 @@ def chosen(presets: Sequence[str], method: str, level: str | None = None) -> dic
         method: The aggregation method. Steps that it cannot have are left out: TorchJD's if it
             needs the losses in addition to the gradients, and those at the representation if it
             compares no gradients.
-        level: Where task gradients are compared; None for both.
+        levels: Where task gradients are compared.
 
     Returns:
         The steps by name.
@@ -194,8 +198,9 @@ def chosen(presets: Sequence[str], method: str, level: str | None = None) -> dic
     for name in presets:
         if name not in PRESETS:
             raise RunError(unknown("preset", name, PRESETS))
-    if level is not None and level not in get_args(Level):
-        raise RunError(unknown("level", level, get_args(Level)))
+    for level in levels:
+        if level not in LEVELS:
+            raise RunError(unknown("level", level, LEVELS))
     try:
         described = aggregation.describe(method)
     except ValueError as error:
@@ -207,7 +212,7 @@ def chosen(presets: Sequence[str], method: str, level: str | None = None) -> dic
         if name == PLAIN
         or (
             (subject.preset in presets if presets else subject.preset not in extra)
-            and level in (None, subject.level)
+            and subject.level in levels
             and (not subject.needs or described.needs in subject.needs)
             and (subject.recorded or not described.sees_losses)
         )

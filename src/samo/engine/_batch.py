@@ -25,6 +25,8 @@ Losses = Callable[[Sequence[str]], Mapping[str, Tensor]]
 BatchSize = float | Mapping[str, float]
 """The number of samples over which a closure's losses are means: a number, or one per task."""
 
+_ABSENT = "A task without labels in a batch may be left out of the mapping."
+
 
 class Batch:
     """One closure of a step: its losses at the natural point, and its replays at other points.
@@ -256,7 +258,9 @@ def sizes_of(
 
 def _check(task: str, loss: object) -> None:
     if not isinstance(loss, Tensor):
-        raise TypeError(f"The loss of task {task!r} must be a tensor; found {type(loss).__name__}.")
+        raise TypeError(
+            f"The loss of task {task!r} must be a tensor; found {type(loss).__name__}. {_ABSENT}"
+        )
     if loss.dim() != 0:
         raise ValueError(
             f"The loss of task {task!r} must be a scalar (a tensor of shape []); found shape "
@@ -267,5 +271,6 @@ def _check(task: str, loss: object) -> None:
     if torch.is_grad_enabled() and not loss.requires_grad:
         raise ValueError(
             f"The loss of task {task!r} has no graph (requires_grad is False), so it has no "
-            f"gradient: was it detached, computed under no_grad, or from frozen parameters only?"
+            f"gradient: was it detached, computed under no_grad, or from frozen parameters only? "
+            f"{_ABSENT}"
         )

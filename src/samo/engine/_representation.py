@@ -14,7 +14,7 @@ from samo.tensors import Layout, Matrix, Vector
 
 from ._finite import Guard
 from ._setting import Setting
-from ._task_gradients import Plan, TaskGradients, dense
+from ._task_gradients import AtParameters, Plan, TaskGradients, dense
 
 At = Callable[[], AbstractContextManager[None]]
 """Holds the parameters at a point."""
@@ -24,17 +24,36 @@ At = Callable[[], AbstractContextManager[None]]
 _TOGETHER = 1 << 20
 
 
-def representation(setting: Setting, losses: Mapping[str, Tensor]) -> Cut | None:
-    """Finds the representation of a batch.
+def task_gradients(
+    setting: Setting,
+    shares: Mapping[str, float],
+    guard: Guard,
+    plan: Plan,
+    losses: Mapping[str, Tensor],
+    at: At = nullcontext,
+) -> TaskGradients:
+    """Creates the task gradients of a batch; weighted sums are at the parameters.
 
     Args:
         setting: What is common to the engine's steps.
+        shares: This rank's share of each present task's samples.
+        guard: The loss scale and the finite checks.
+        plan: What is kept.
         losses: This rank's losses by task, with their graphs.
+        at: Holds the parameters at the point of the losses.
 
     Returns:
-        The cut; None if task gradients have to be compared at the parameters (see
-        `StepResult.level`).
+        The task gradients, still to be collected.
     """
+    if setting.level == "representation" and not setting.combiner.weighs_first:
+        cut = _representation(setting, losses)
+        if cut is not None:
+            return AtRepresentation(setting, shares, guard, plan, cut, at)
+    return AtParameters(setting, shares, guard, plan)
+
+
+def _representation(setting: Setting, losses: Mapping[str, Tensor]) -> Cut | None:
+    """Finds the cut; None if the parameters are to be compared (see `StepResult.level`)."""
     partition, placement, ranks = setting.partition, setting.world.placement, setting.world.ranks
     cut = cut_of(losses, placement.leaves(partition.shared))
     leaves = cut.leaves

@@ -19,7 +19,7 @@ from ._ascent import ascents
 from ._batch import Batch, Losses
 from ._finite import Guard, culprit
 from ._natural import NaturalPoint, learn
-from ._representation import At, AtRepresentation, representation
+from ._representation import task_gradients
 from ._setting import Setting
 from ._task_gradients import AtParameters, Plan, TaskGradients
 from ._update import Part, Undo, Update, combine, compare, known_weights, nothing_shared, tell
@@ -159,7 +159,7 @@ class Step:
         if point is None:
             plan = self._plan(use, "natural gradient", divides=True)
             losses = batch.hand_over()
-            gradients = self._form(plan, shares, losses)
+            gradients = task_gradients(setting, shares, guard, plan, losses)
             gradients.collect(batch.tasks, losses)
             return gradients
         remembers = point.estimator is not None and point.estimator.remembers
@@ -174,7 +174,7 @@ class Step:
                     guard.check([task], "perturbed loss", loss)
                 _record(self._perturbed, means, batch.agreed.sizes)
                 if formed is None:
-                    formed = self._form(plan, shares, found, ascent.displaced)
+                    formed = task_gradients(setting, shares, guard, plan, found, ascent.displaced)
                 # The task at fault in a sum can be determined only at the point where it fails.
                 in_sum = len(ascent.group) > 1 and formed.rows is None
                 with self._blaming(batch) if in_sum else nullcontext():
@@ -265,21 +265,6 @@ class Step:
         """Restores the states of methods, estimator and generators from before the step."""
         for undo in reversed(self._undo):
             undo()
-
-    def _form(
-        self,
-        plan: Plan,
-        shares: Mapping[str, float],
-        losses: Mapping[str, Tensor],
-        at: At = nullcontext,
-    ) -> TaskGradients:
-        """Returns the task gradients of the level; weighted sums are at the parameters."""
-        setting, guard = self._setting, self._guard
-        if setting.level == "representation" and not setting.combiner.weighs_first:
-            cut = representation(setting, losses)
-            if cut is not None:
-                return AtRepresentation(setting, shares, guard, plan, cut, at)
-        return AtParameters(setting, shares, guard, plan)
 
     def _plan(
         self, use: str, stage: str, *, divides: bool = False, remembers: bool = False

@@ -126,7 +126,7 @@ class TaskGradients(ABC):
         pairs = (zip(part.tensors, gradients[task], strict=True) for task, part in parts.items())
         present = [(view, found) for view, found in chain(*pairs) if found is not None]
         if present:
-            torch._foreach_copy_(*map(list, zip(*present, strict=True)))
+            torch._foreach_copy_([view for view, _ in present], [found for _, found in present])
         for part in parts.values():
             self._guard.unscale_(part)
         self.own.update(parts)

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from ._files import open_to_append, sealed, unsealed, writing
+
 
 class Log:
     """Writes numbered records as JSON lines, and their scalars to TensorBoard.
@@ -23,6 +25,7 @@ class Log:
         last: The number of the last record to keep; None for all.
 
     Raises:
+        RunError: If a file cannot be written.
         ValueError: If the file holds anything but records in increasing order.
         ImportError: If TensorBoard is missing.
     """
@@ -37,10 +40,12 @@ class Log:
             ) from error
         self._key = key
         size, self.last = _end(file, key, last) if file.exists() else (0, last or 0)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._file = file.open("ab")
-        self._file.truncate(size)
-        self._events = SummaryWriter(str(events), purge_step=self.last + 1)
+        self._path = file
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open_to_append(file)
+            self._file.truncate(size)
+            self._events = SummaryWriter(str(events), purge_step=self.last + 1)
 
     def __enter__(self) -> Self:
         return self
@@ -51,17 +56,22 @@ class Log:
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends a record: numbers or mappings of numbers by name, and its number by the key."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._file.write(json.dumps({**record, "time": now}).encode() + b"\n")
-        self._file.flush()
-        self.last = record[self._key]
-        for tag, value in _scalars(record):
-            if tag != self._key:
-                self._events.add_scalar(tag, value, self.last)
+        line = json.dumps(sealed({**record, "time": now}))
+        with writing(self._path):
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+            self.last = record[self._key]
+            for tag, value in _scalars(record):
+                if tag != self._key:
+                    self._events.add_scalar(tag, value, self.last)
 
     def close(self) -> None:
         """Closes the files."""
-        self._file.close()
-        self._events.close()
+        with writing(self._path):
+            try:
+                self._file.close()
+            finally:
+                self._events.close()
 
 
 def read_lines(file: Path, key: str) -> Iterator[tuple[dict[str, Any], int]]:
@@ -79,9 +89,9 @@ def read_lines(file: Path, key: str) -> Iterator[tuple[dict[str, Any], int]]:
             if not line.endswith(b"\n"):
                 return  # cut off by a crash, or not yet complete
             try:
-                record = json.loads(line)
+                record = unsealed(json.loads(line))
                 number = record[key]
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise ValueError(
                     f"line {i} of {file} is not a log record (a JSON object with {key!r}): "
                     f"{type(error).__name__}: {error}. Repair or move the file."

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
+import io
 import traceback
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from ._differences import differences
 from ._errors import RunError
-from ._files import read_json, write_atomically, write_json
+from ._files import read_json, write_atomically, write_json, write_text, writing
 from .foreign import UnusableError
 from .schema import M, Planned, Results, validated
 
@@ -85,6 +85,8 @@ class RunDirectory:
         except OSError as error:
             raise RunError(f"{self.path} cannot be written to: {error}") from error
         with lock:
+            for left in self.path.glob(".*.new"):  # by a process that was killed while writing
+                left.unlink()
             self.check(config)
             if not self.config_file.exists():
                 write_json(self.config_file, config)
@@ -93,26 +95,32 @@ class RunDirectory:
     @contextmanager
     def failures(self) -> Iterator[None]:
         """Records an exception raised in the block in ``error.txt``, replacing an earlier one."""
-        self.error_file.unlink(missing_ok=True)
+        with writing(self.error_file):
+            self.error_file.unlink(missing_ok=True)
         try:
             yield
         except Exception:
-            self.record_failure(traceback.format_exc())
+            with suppress(RunError):  # the disk may be full, which is then the error to report
+                self.record_failure(traceback.format_exc())
             raise
 
     def record_failure(self, reason: str) -> None:
         """Writes ``error.txt``."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.error_file.write_text(reason, encoding="utf-8")
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.error_file, reason)
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Replaces the checkpoint; `state` holds tensors and plain values only."""
         import torch
 
-        write_atomically(self.checkpoint_file, lambda beside: torch.save(state, beside))
+        # torch hides the reason if it cannot write to a file itself, such as a full disk.
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_atomically(self.checkpoint_file, lambda file: file.write(content.getbuffer()))
 
     def load_checkpoint(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Reads the checkpoint, without running code from it.
+        """Reads and verifies the checkpoint, without running code from it.
 
         Returns:
             The saved state; None if there is no checkpoint.
@@ -120,24 +128,13 @@ class RunDirectory:
         Raises:
             RunError: If it cannot be read, or belongs to another configuration.
         """
-        import torch
-
         if not self.checkpoint_file.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(
-                self.checkpoint_file, map_location="cpu", weights_only=True
-            )
+            state = _verified(self.checkpoint_file.read_bytes())
             differing = differences({**state["config"]}, config)
-        except (
-            OSError,
-            RuntimeError,
-            EOFError,
-            KeyError,
-            TypeError,
-            pickle.UnpicklingError,
-            zipfile.BadZipFile,
-        ) as error:
+        # torch, pickle and zipfile raise almost any error for damaged content.
+        except Exception as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise RunError(
                 f"{self.checkpoint_file} cannot be read ({reason}). Delete it to restart the run."
@@ -147,20 +144,32 @@ class RunDirectory:
         return state
 
 
+def _verified(content: bytes) -> dict[str, Any]:
+    """Reads a file of ``torch.save``, whose CRC-32 torch itself does not verify."""
+    import torch
+
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"it is damaged: the checksum of {damaged} is another")
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state
+
+
 def write_plan(out: Path, runs: Sequence[Planned]) -> None:
     """Writes the runs of a comparison to its ``compare.json``."""
-    write_json(out / "compare.json", [run.plain() for run in runs])
+    write_json(out / "compare.json", {"runs": [run.plain() for run in runs]})
 
 
 def read_plan(out: Path) -> list[Planned]:
     """Reads the runs of a comparison; raises RunError if there is none."""
     file = out / "compare.json"
-    return [_valid(Planned, item, file) for item in _of_type(list, read_json(file), file)]
+    plan = _of_type(dict, read_json(file), file)
+    return [_valid(Planned, item, file) for item in _of_type(list, plan.get("runs"), file)]
 
 
 def _of_type(kind: type[T], value: Any, file: Path) -> T:
     if not isinstance(value, kind):
-        wanted = "array" if kind is list else "object"
+        wanted = "object" if kind is dict else "object with an array of runs"
         raise RunError(f"{file} cannot be read: it is not a JSON {wanted}.")
     return value
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ._errors import RunError
+from ._files import unsealed
 
 _LONGEST = 400  # characters of a text
 _LONGEST_NAME = 60
@@ -68,12 +69,22 @@ def read_text(path: Path, root: Path) -> str:
 
 
 def parse(text: str) -> Any:
-    """Parses JSON; applies `name` to keys and `plain` to other texts; raises UnusableError."""
+    """Parses JSON and verifies its checksum.
+
+    Returns:
+        The value, with `name` applied to keys and `plain` to other texts.
+
+    Raises:
+        UnusableError: If it is not JSON, is damaged, or is nested too deep.
+    """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UnusableError(f"it is not JSON: {plain(str(error), 120)}") from error
-    return _printable(value)
+    try:
+        return _printable(unsealed(value))
+    except (ValueError, RecursionError) as error:
+        raise UnusableError(str(error)) from error
 
 
 def _printable(value: Any, depth: int = 0) -> Any:

@@ -148,9 +148,10 @@ def _planned(directory: Path, found: Findings) -> Iterator[FoundRun]:
     """Yields the runs that a comparison's plan lists, each directory once."""
     file = directory / "compare.json"
     try:
-        plan = found.json(file)
+        content = found.json(file)
+        plan = content.get("runs") if isinstance(content, dict) else None
         if not isinstance(plan, list):
-            raise UnusableError("it is not a list of runs")
+            raise UnusableError("it has no list of runs")
     except UnusableError as error:
         found.left_out(file, error)
         return
@@ -180,6 +181,7 @@ def _below(directory: Path, path: str, root: Path) -> Path:
     try:
         if not there.resolve().is_relative_to(root):
             raise UnusableError(f"its path {plain(path, 80)!r} is a link to outside the directory")
+        there.is_dir()  # fails if the name is too long
     except (OSError, RuntimeError) as error:
         raise UnusableError(plain(str(error))) from error
     return there
@@ -253,15 +255,13 @@ def _log(file: Path, found: Findings) -> Iterator[dict[str, Any]]:
 
 
 def _error(directory: RunDirectory, found: Findings) -> str:
-    """Returns the last line of ``error.txt``; ``""`` if there is none or the log is newer."""
-    file, log = directory.error_file, directory.log_file
+    """Returns the last line of ``error.txt``; ``""`` if there is none: a resumed run deletes it."""
+    file = directory.error_file
     if not file.exists():
         return ""
     try:
         lines = read_text(file, found.root).strip().splitlines()
-        if log.exists() and log.stat().st_mtime > file.stat().st_mtime:
-            return ""
-    except (UnusableError, OSError) as error:
+    except UnusableError as error:
         found.left_out(file, error)
         return f"error.txt: {plain(str(error))}"
     return plain(lines[-1].strip()) if lines else "error.txt is empty"

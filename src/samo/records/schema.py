@@ -4,8 +4,10 @@
 ``config.json``    `Config`; all fields are those of `samo.training.RunConfig`
 ``log.jsonl``      an `Epoch` per line, with its timing and the time of writing
 ``results.json``   `Results`
-``compare.json``   a list of `Planned`
+``compare.json``   ``runs``, a list of `Planned`
 =================  =============================================================================
+
+Each object, and each line of the log, also has a ``checksum``.
 """
 
 from __future__ import annotations

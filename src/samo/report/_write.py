@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..records import write_atomically
+from ..records import write_atomically, write_text
 from ..toy import Trajectory
 from .figures import (
     delta_m,
@@ -44,7 +44,7 @@ def write(summary: Summary, out: Path | str) -> list[Path]:
     out = Path(out)
     write_csv(out / "table.csv", summary)
     write_differences(out / "differences.csv", summary)
-    _write_text(out / "table.md", markdown(summary))
+    write_text(out / "table.md", markdown(summary))
     figures: dict[str, Figure | None] = {}
     if any(row.runs and not row.baseline for row in summary.rows):
         figures = {"learning_curves": learning_curves(summary), "delta_m": delta_m(summary)}
@@ -64,7 +64,7 @@ def write_costs(results: Sequence[Mapping[str, Any]], out: Path | str) -> list[P
         The PNG files.
     """
     out = Path(out)
-    _write_text(out / "table.md", costs_markdown(results))
+    write_text(out / "table.md", costs_markdown(results))
     write_costs_csv(out / "table.csv", results)
     figures = {}
     for method in dict.fromkeys(found["setting"]["method"] for found in results):
@@ -101,10 +101,6 @@ def save(figure: Figure, path: Path) -> None:
     metadata = {"Date": None} if kind == "svg" else None
     with house_style():
         write_atomically(path, lambda file: figure.savefig(file, format=kind, metadata=metadata))
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def _write_figures(out: Path, figures: Mapping[str, Figure | None]) -> list[Path]:

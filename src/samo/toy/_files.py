@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +20,12 @@ def save(trajectory: Trajectory, path: Path | str) -> None:
         trajectory: The trajectory.
         path: The file.
     """
-
-    def write(beside: Path) -> None:
-        with beside.open("wb") as file:  # given a path, numpy would append a suffix
-            np.savez_compressed(
-                file,
-                points=trajectory.points,
-                losses=trajectory.losses,
-                setting=np.array(json.dumps(trajectory.setting.plain())),
-            )
-
-    write_atomically(Path(path), write)
+    content = {
+        "points": trajectory.points,
+        "losses": trajectory.losses,
+        "setting": np.array(json.dumps(trajectory.setting.plain())),
+    }
+    write_atomically(Path(path), lambda file: np.savez_compressed(file, **content))
 
 
 def load(path: Path | str, setting: Setting) -> Trajectory:
@@ -55,8 +49,9 @@ def load(path: Path | str, setting: Setting) -> Trajectory:
         shape = (setting.steps + 1, 2)
         differing = differences(saved, setting.plain())
         whole = differing or points.shape == losses.shape == shape
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
+    # NumPy and zipfile raise almost any error for a damaged file.
+    except Exception as error:
+        raise RunError(f"{path} cannot be read: {error}. Delete it to run it again.") from error
     if differing:
         raise RunError(
             f"{path} has another setting: {differing}. Choose another directory, or delete it."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import shutil
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..records import write_atomically, write_json
+from ..records import write_json, write_text
 from ..records.directory import RunDirectory
 from ..records.schema import reported
 from ._plan import Cell, baselines, check_seeds
@@ -203,11 +204,9 @@ def _write(studies: Studies, plan: SweepPlan, result: SweepResult, out: Path) ->
             failure = trial.user_attrs.get("failure")
             lines.append([arm.trial(slot), state, trial.value, *params, failure])
 
-    def write(beside: Path) -> None:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(lines)
-
-    write_atomically(out / "trials.csv", write)
+    text = io.StringIO()
+    csv.writer(text).writerows(lines)
+    write_text(out / "trials.csv", text.getvalue())
 
 
 def finals(plan: SweepPlan, best: Sequence[Best], seeds: int, *, stl: bool = True) -> list[Cell]:

@@ -78,10 +78,11 @@ def _resume(run: Run, directory: RunDirectory) -> None:
     if state is not None:
         try:
             run.load_state_dict(state)
-        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        except Exception as error:  # a file of another version may hold anything
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise RunError(
                 f"{directory.checkpoint_file} does not fit this version of the benchmark or of "
-                f"samo ({str(error).splitlines()[0]}). Delete it to restart the run."
+                f"samo ({reason}). Delete it to restart the run."
             ) from error
 
 

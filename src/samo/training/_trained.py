@@ -53,14 +53,16 @@ def trained(out: Path | str) -> Trained:
     benchmark = made_benchmark(config)
     with torch.random.fork_rng(devices=[]):  # the initial weights are replaced
         model = benchmark.model()
-    if state is None or not state["best"]:
+    best = None if state is None else state.get("best")
+    if not best:
         raise RunError(f"{directory.checkpoint_file} holds no complete epoch.")
     try:
-        model.load_state_dict(state["best"]["model"])
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        model.load_state_dict(best["model"])
+        epoch = int(best["epoch"])
+    except Exception as error:  # a file of another version may hold anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise RunError(
             f"{directory.checkpoint_file} does not fit the benchmark's model: {reason}"
         ) from error
     tasks = chosen_tasks(benchmark, config.tasks)
-    return Trained(config, benchmark, model.eval(), tasks, state["best"]["epoch"])
+    return Trained(config, benchmark, model.eval(), tasks, epoch)

@@ -12,8 +12,9 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
+from ..records import open_to_append
 from ._plan import Cell
 
 # The number of threads changes the rounding of sums, and more threads than cores are slower.
@@ -64,7 +65,7 @@ class Workers:
 
     def run(self, sources: Sequence[Source]) -> Generator[Event]:
         """Trains the runs of a source in each process; closing the generator kills them."""
-        with (self._out / "workers.log").open("a", encoding="utf-8") as log:
+        with open_to_append(self._out / "workers.log") as log:
             threads = [
                 threading.Thread(target=self._serve, args=(source, log), daemon=True)
                 for source in sources
@@ -94,7 +95,7 @@ class Workers:
             for process in self._processes:
                 process.kill()
 
-    def _serve(self, source: Source, log: IO[str]) -> None:
+    def _serve(self, source: Source, log: BinaryIO) -> None:
         """Trains the runs of a source in one process, which is replaced if it dies."""
         process: subprocess.Popen[str] | None = None
         try:
@@ -121,7 +122,7 @@ class Workers:
                 _ended(process)
             self._events.put(None)
 
-    def _start(self, log: IO[str]) -> subprocess.Popen[str] | None:
+    def _start(self, log: BinaryIO) -> subprocess.Popen[str] | None:
         with self._lock:
             if self._stopped.is_set():
                 return None

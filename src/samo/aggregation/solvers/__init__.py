@@ -6,7 +6,16 @@ the simplex (`onto_simplex`).
 """
 
 from ._alpha_fair import alpha_fair
-from ._arrays import Array, diagonal_of, library, normalized, resolution, to_array, to_tensor
+from ._arrays import (
+    Array,
+    diagonal_of,
+    library,
+    normalized,
+    resolution,
+    semidefinite,
+    to_array,
+    to_tensor,
+)
 from ._errors import ConvergenceError
 from ._nonnegative import NonnegativePrograms
 from ._simplex import onto_simplex
@@ -21,6 +30,7 @@ __all__ = [
     "normalized",
     "onto_simplex",
     "resolution",
+    "semidefinite",
     "to_array",
     "to_tensor",
 ]

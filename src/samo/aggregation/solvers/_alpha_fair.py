@@ -7,7 +7,15 @@ import sys
 
 from torch import Tensor
 
-from ._arrays import Array, diagonal_of, library, normalized, resolution
+from ._arrays import (
+    Array,
+    diagonal_of,
+    library,
+    normalized,
+    resolution,
+    rounding,
+    semidefinite,
+)
 from ._errors import ConvergenceError
 from ._nonnegative import NonnegativePrograms
 
@@ -86,6 +94,7 @@ def alpha_fair(gramian: Tensor, alpha: float) -> Array:
 def _solved(cosines: Array, norms: Array, alpha: float, noise: float) -> Array:
     """Returns the weights for gradients that are not zero."""
     xp = library()
+    cosines = semidefinite(cosines, noise)
     log_t = xp.log(norms) * ((1 - alpha) / (1 + alpha))
     z, out = _newton(cosines, log_t, alpha, noise)
     if out.any():
@@ -99,7 +108,7 @@ def _newton(cosines: Array, log_t: Array, alpha: float, noise: float) -> tuple[A
     target, resolved = (1 + alpha) * log_t, noise / len(cosines) ** 0.5
     z, u = _start(cosines, log_t, alpha)
     image, tried = cosines @ z, z < 0
-    hessian, hold, step = cosines * 1.0, noise, math.inf
+    hessian, hold, step = cosines * 1.0, rounding(len(cosines)), math.inf
     diagonal = diagonal_of(hessian)
     for _ in range(_ITERATIONS):
         missing, excess, slope = u - image, xp.log(z) + alpha * xp.log(u) - target, u / alpha

@@ -83,4 +83,29 @@ def resolution(gramian: Tensor) -> float:
         The size below which an eigenvalue counts as zero; the bound holds for all but very rare
         Gramians.
     """
-    return float(4 * len(gramian) ** 0.5 * torch.finfo(gramian.dtype).eps)
+    return rounding(len(gramian), gramian.dtype)
+
+
+def rounding(n: int, dtype: torch.dtype = torch.float64) -> float:
+    """Bounds the rounding errors in the eigenvalues of n cosines in a dtype (see `resolution`)."""
+    return float(4 * n**0.5 * torch.finfo(dtype).eps)
+
+
+def semidefinite(cosines: Array, noise: float) -> Array:
+    """Undoes negative eigenvalues of cosines that were rounded in a coarser dtype than float64.
+
+    With them, the problems that the solvers minimise are not convex, and may have no solution.
+
+    Args:
+        cosines: The cosines C, ``[K, K]``.
+        noise: Their `resolution`: larger eigenvalues are not due to rounding, and stay.
+
+    Returns:
+        C, with the smallest number on its diagonal that makes it positive semidefinite.
+    """
+    if noise <= rounding(len(cosines)):
+        return cosines
+    lowest = float(library().linalg.eigvalsh(cosines)[0])
+    shifted = cosines * 1.0
+    diagonal_of(shifted)[:] += min(max(-lowest, 0.0), noise)
+    return shifted

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._arrays import mapped_array
 from .._errors import DataError
 
 IMAGE, SEGMENTATION, DEPTH, NORMALS = "image", "segmentation", "depth", "normals"
@@ -81,7 +82,7 @@ class LayoutExamples:
         self._forms = {field: forms[field] for field in fields}
         self._folders = {field: self._folder(form) for field, form in self._forms.items()}
         self._numbers = self._paired()
-        first = _mapped(self._file(IMAGE, 0))
+        first = mapped_array(self._file(IMAGE, 0))
         if first.ndim != 3:
             raise DataError(
                 f"{self._file(IMAGE, 0)}: the shape must be (H, W, 3); found {first.shape}."
@@ -144,7 +145,7 @@ class LayoutExamples:
 
     def _open(self, field: str, index: int) -> np.ndarray:
         path = self._file(field, index)
-        array = _mapped(path)
+        array = mapped_array(path)
         expected = self._forms[field].shape(*self.size)
         if array.shape != expected:
             raise DataError(f"{path}: the shape must be {expected}; found {array.shape}.")
@@ -169,26 +170,6 @@ def _numbers(folder: Path) -> set[int]:
         if not (name.isascii() and name.isdigit() and str(int(name)) == name):
             raise DataError(f"{folder / name}.npy: the name must be a number, such as 0.npy.")
     return {int(name) for name in names}
-
-
-def _mapped(path: Path) -> np.ndarray:
-    """Maps a file into memory; rejects a pickle by its first bytes."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(6)
-        if magic != b"\x93NUMPY":
-            what = "is empty" if not magic else "is not a .npy file (a pickle, an archive?)"
-            raise DataError(f"{path} {what}; a file from np.save is expected.")
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except DataError:
-        raise
-    except (ValueError, EOFError) as error:
-        if "Python objects" in str(error):
-            raise DataError(f"{path} contains pickled objects, which are not loaded.") from error
-        raise DataError(f"{path} is truncated or damaged: {error}.") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}.") from error
-    return array
 
 
 def load_parts(

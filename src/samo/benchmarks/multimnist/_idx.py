@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ CLASSES = 10
 
 _GZIP = b"\x1f\x8b"
 _UINT8 = 8
+_LARGEST = 1 << 30  # bytes; the largest set of this kind, EMNIST, has 640 MB
 _IMAGES = "{part}-images-idx3-ubyte"
 _LABELS = "{part}-labels-idx1-ubyte"
 
@@ -67,8 +70,22 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         DataError: If it is another kind of file, has another number of dimensions, or its length
             does not agree with its header.
     """
-    content = _uncompressed(path)
-    magic, sizes = content[:4], content[4 : 4 + 4 * dimensions]
+    with _opened(path) as file:
+        magic, sizes = file.read(4), file.read(4 * dimensions)
+        shape = _shape(path, magic, sizes, dimensions)
+        n = math.prod(shape)
+        # Not more than the header says: a small gzip file may hold any number of bytes.
+        values = file.read(n + 1)
+    if len(values) != n:
+        size = " × ".join(map(str, shape))
+        follow = f"{len(values)} follow" if len(values) < n else "more follow"
+        fault = "truncated" if len(values) < n else "too long"
+        raise DataError(f"{path}: {fault}: its header says {size} = {n} bytes; {follow}.")
+    return np.frombuffer(values, dtype=np.uint8).reshape(shape)
+
+
+def _shape(path: Path, magic: bytes, sizes: bytes, dimensions: int) -> tuple[int, ...]:
+    """Returns the sizes in the header of a file."""
     expected = bytes([0, 0, _UINT8, dimensions])
     if magic != expected:
         raise DataError(
@@ -78,15 +95,10 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     if len(sizes) < 4 * dimensions:
         raise DataError(f"{path}: truncated: it ends within its header.")
     shape = tuple(np.frombuffer(sizes, dtype=">u4").tolist())
-    values = memoryview(content)[4 + 4 * dimensions :]
-    n = math.prod(shape)
-    if len(values) != n:
-        fault = "truncated" if len(values) < n else "too long"
-        raise DataError(
-            f"{path}: {fault}: its header says {' × '.join(map(str, shape))} = {n} bytes; "
-            f"{len(values)} follow."
-        )
-    return np.frombuffer(values, dtype=np.uint8).reshape(shape)
+    if math.prod(shape) > _LARGEST:
+        size = " × ".join(map(str, shape))
+        raise DataError(f"{path}: its header says {size} bytes, more than {_LARGEST >> 30} GiB.")
+    return shape
 
 
 def _found(path: Path) -> Path:
@@ -97,14 +109,17 @@ def _found(path: Path) -> Path:
     return path if path.is_file() else gzipped
 
 
-def _uncompressed(path: Path) -> bytes:
-    content = path.read_bytes()
-    if not content.startswith(_GZIP):
-        return content
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file, gzipped or not; raises DataError if it cannot be read."""
     try:
-        return gzip.decompress(content)
-    except (EOFError, OSError, zlib.error) as error:
+        with path.open("rb") as raw:
+            gzipped = raw.peek(2).startswith(_GZIP)
+            yield gzip.GzipFile(fileobj=raw) if gzipped else raw
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: the gzip file is truncated or damaged ({error}).") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _hex(data: Any) -> str:

@@ -105,9 +105,4 @@ def _write(scenes: SceneSet, out: Path, part: int, index: int) -> None:
     files = arrays(scenes.layout, image)
     for name, path in paths.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, partial(_save, files[name]))
-
-
-def _save(array: np.ndarray, path: Path) -> None:
-    with path.open("wb") as file:  # given a path, np.save would append .npy
-        np.save(file, array, allow_pickle=False)
+        write_atomically(path, partial(np.save, arr=files[name], allow_pickle=False))

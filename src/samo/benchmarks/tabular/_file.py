@@ -6,12 +6,14 @@ import csv
 import io
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .._errors import DataError
 
 _SEPARATORS = ",;\t|"
+_LONGEST = 1000  # characters of a column name
 _OTHER_FORMATS = {
     b"\x80": "a pickle, which is never loaded because it can run code",
     b"PK\x03\x04": "a zip archive (a spreadsheet, or a file of PyTorch or NumPy)",
@@ -69,15 +71,30 @@ def _content(path: Path) -> Any:
         raise OSError(f"{path} cannot be read: {error}") from error
 
 
+def _check_lengths(path: Path, names: Sequence[str]) -> None:
+    longest = max(names, key=len, default="")
+    if len(longest) > _LONGEST:
+        raise DataError(
+            f"{path} has a column name of {len(longest)} characters, {longest[:40]!r}..; at most "
+            f"{_LONGEST} are allowed. {_EXPECTED}"
+        )
+
+
 def _parquet(path: Path, raw: Any) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(pa.BufferReader(raw)).read()
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        table = pq.ParquetFile(pa.BufferReader(raw)).read()
+        table.validate(full=True)
+        _check_lengths(path, table.column_names)
+    except DataError:
+        raise
+    # Arrow raises almost any error for a damaged file.
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise DataError(f"{path} is a damaged Parquet file: {reason}") from error
+    return table
 
 
 def _csv(path: Path, raw: Any) -> Any:
@@ -114,6 +131,7 @@ def _header(path: Path, raw: Any) -> tuple[list[str], str]:
         raise DataError(f"{path}{_reason('invalid UTF8')}") from error
     unquoted = re.sub(r'"[^"]*"', "", first)
     separator = max(_SEPARATORS, key=unquoted.count)
+    _check_lengths(path, re.split(rf'[{separator}"]', first))  # csv has a limit of its own
     names = next(csv.reader([first], delimiter=separator), [])
     if not names:
         raise DataError(f"{path} is empty. {_EXPECTED}")

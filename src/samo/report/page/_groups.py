@@ -28,6 +28,7 @@ _OWN = {
 
 # The settings that tell the runs of a table apart.
 _COMPARED = ("method", "sharpness", "rho", "level", "seed", "tasks")
+_MOST = 20
 
 
 @dataclass
@@ -69,7 +70,10 @@ class Group:
 
 
 def groups(found: Findings) -> list[Group]:
-    """Groups all runs: in a comparison by benchmark, others by shared settings."""
+    """Groups all runs: in a comparison by benchmark, others by shared settings.
+
+    At most `_MOST` groups are returned, since each takes about a second to draw; the rest is noted.
+    """
     made = []
     for directory, runs in found.comparisons.items():
         parts = _divided(runs, lambda run: run.config["benchmark"])
@@ -87,7 +91,15 @@ def groups(found: Findings) -> list[Group]:
                 "Runs with other settings of the same benchmark are in a table of their own."
             )
         made.append(group)
-    return made
+    if rest := made[_MOST:]:
+        runs = sum(len(group.runs) for group in rest)
+        found.left_out(
+            found.root,
+            f"{runs} runs would need {len(rest)} more tables, because they repeat the configuration "
+            f"of other runs or have other settings: they are in the table of all runs only. Report "
+            f"a subdirectory to compare them.",
+        )
+    return made[:_MOST]
 
 
 def _title(runs: Sequence[FoundRun], where: str, parts: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 
-from ...records import write_atomically
+from ...records import write_text
 from ._table import Cell, Table
 
 _SHORT = 6  # letters of a head that stay on one line
@@ -73,12 +74,9 @@ def write_lines(
     path: Path, lines: Iterable[Sequence[Any]], *, lineterminator: str = "\r\n"
 ) -> None:
     """Writes a CSV file atomically."""
-
-    def write(beside: Path) -> None:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator=lineterminator).writerows(lines)
-
-    write_atomically(path, write)
+    text = io.StringIO()
+    csv.writer(text, lineterminator=lineterminator).writerows(lines)
+    write_text(path, text.getvalue())
 
 
 def to_csv(path: Path, table: Table, *, lineterminator: str = "\r\n") -> None:
