@@ -81,7 +81,7 @@ class Method:
         None if it does not compare them. Gradients at the representation have the coordinates of
         their batch, so a method that keeps gradients from step to step compares the parameters'.
         """
-        if self.needs in ("nothing", "losses"):
+        if self.needs in ("nothing", "losses", "sharpness"):
             return ()
         kept = self.needs == "gradients" and self.stateful
         return ("parameter",) if kept else ("parameter", "representation")
