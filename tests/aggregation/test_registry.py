@@ -57,12 +57,12 @@ def test_every_method_works(name: str, n_tasks: int) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_levels_are_those_that_the_engine_accepts(name: str) -> None:
     levels, method = aggregation.describe(name).levels, make(name, 3)
-    tasks = ["a", "b", "c"]
+    net, tasks = torch.nn.Linear(1, 1), ["a", "b", "c"]
     if "representation" in levels or not levels:
-        samo.ERM(torch.nn.Linear(1, 1), tasks, aggregator=method, level="representation")
+        samo.GSAM(net, tasks, aggregator=method, rho_own=0.0, level="representation")
         return
     with pytest.raises(ValueError, match="relates them to other batches"):
-        samo.ERM(torch.nn.Linear(1, 1), tasks, aggregator=method, level="representation")
+        samo.GSAM(net, tasks, aggregator=method, rho_own=0.0, level="representation")
 
 
 @pytest.mark.parametrize("name", NAMES)
