@@ -66,10 +66,8 @@ examples: $(STAMP) ## run every command of the how-to pages, in fresh environmen
 demo: $(STAMP) ## compare sharpness-aware with plain training on real digits
 	$(BIN)/samo compare digits --methods ls,fairgrad --sharpness erm,gsam,samo --rho 0.2 --seeds 3 --epochs 20 --jobs 2 --out runs/demo
 
-bench: $(STAMP) ## measure the cost of a step: all cases, presets and estimators, and the growth of the cost
-	$(BIN)/samo bench --out benchmarks/results/bench
-	$(BIN)/samo bench --method ls --out benchmarks/results/bench
-	$(BIN)/python benchmarks/growth.py
+bench: $(STAMP) ## measure the cost of a step, and write the tables and the figure of docs/cost.md (ten minutes)
+	$(BIN)/python benchmarks/cost.py
 
 bench-aggregation: $(STAMP) ## measure a call of each method, of this package and of TorchJD
 	$(BIN)/python benchmarks/aggregation.py

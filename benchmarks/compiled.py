@@ -41,9 +41,9 @@ class Side:
         if mode is not None:
             model: Any = self.workload.model
             model.trunk = torch.compile(model.trunk, mode=mode)
-        heads = self.workload.heads
+        own = self.workload.own
         tasks = self.workload.tasks
-        self.engine = PRESETS[preset](self.workload.model, tasks, aggregator="fairgrad", own=heads)
+        self.engine = PRESETS[preset](self.workload.model, tasks, aggregator="fairgrad", own=own)
         self.losses = self.workload.losses()
         self.device = device
 

@@ -49,6 +49,7 @@ def step(
     weigh_own: Callable[[Tensor], Tensor],
     *,
     rho: float = 0.0,
+    rho_own: float | None = None,
     alpha: float = 0.5,
     estimate: str = "exact",
     mu: float = 0.01,
@@ -60,8 +61,12 @@ def step(
     decompose: bool = False,
     where: Callable[[str], Tensor | bool] = lambda name: True,
     noise: Iterator[Tensor] = NO_NOISE,
+    velocity: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The gradients by parameter name, and the task gradients g_i as the rows of a matrix."""
+    """The gradients by parameter name, and the task gradients g_i as the rows of a matrix.
+
+    With a ``velocity`` v, all are evaluated at w - rho v/|v| only, w all trained parameters.
+    """
     named = dict(problem.model.named_parameters())
     shapes = {n: named[n].shape for n in named}
     theta = {n: named[n].detach() for n in named}
@@ -78,14 +83,19 @@ def step(
     def mask(names: Sequence[str]) -> Tensor:
         return flat({n: torch.ones_like(theta[n]) * where(n) for n in names}, names)
 
-    def to_radius(u: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    def to_radius(u: Tensor, names: Sequence[str], rho: float = rho) -> dict[str, Tensor]:
         t = flat(theta, names).abs() if adaptive else torch.ones_like(u)
         u = u * mask(names)
         norm = (t * u).norm()
         return split(rho * t**2 * u / norm if norm > 0 else torch.zeros_like(u), names)
 
     shared = list(problem.shared)
-    natural = [evaluate(problem, task, {}) for task in problem.tasks]
+    radius_own = rho if rho_own is None else rho_own
+    here: dict[str, Tensor] = {}
+    if velocity is not None:
+        trained = [*shared, *(n for task in problem.tasks for n in problem.own[task])]
+        here = to_radius(-flat(velocity, trained), trained)
+    natural = [evaluate(problem, task, here) for task in problem.tasks]
     exact = [flat(gradients, shared) for _, gradients in natural]
     g_0 = torch.stack(exact).mean(0)
 
@@ -114,8 +124,8 @@ def step(
 
     rows, own = [], {}
     for i, task in enumerate(problem.tasks):
-        if rho == 0:
-            displacement: dict[str, Tensor] = {}
+        if velocity is not None or rho == radius_own == 0:
+            displacement = here
         else:
             if alpha == 1:
                 local = torch.zeros_like(g_0)
@@ -129,13 +139,13 @@ def step(
                 local = g_0 if previous is None else previous[i]
             epsilon = to_radius(alpha * g_0 + (1 - alpha) * local, shared)
             names = list(problem.own[task])
-            displacement = epsilon | to_radius(flat(natural[i][1], names), names)
+            displacement = epsilon | to_radius(flat(natural[i][1], names), names, radius_own)
         _, gradients = evaluate(problem, task, displacement)
         rows.append(flat(gradients, shared))
         own[task] = {n: gradients[n] for n in problem.own[task]}
     matrix = torch.stack(rows)
     losses = torch.stack([loss for loss, _ in natural])
-    if decompose and rho > 0:
+    if decompose and (rho > 0 or radius_own > 0):
         loss_matrix = torch.stack(exact)
         update = aggregate(loss_matrix, losses) + aggregate(matrix - loss_matrix, losses)
     else:

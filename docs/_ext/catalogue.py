@@ -12,7 +12,7 @@ import typer
 from samo import aggregation, benchmarks
 from samo._citation import source
 from samo.cli._app import app as commands
-from samo.cli._list import assigned, state
+from samo.cli._list import assigned, level, state
 from samo.training import PRESETS
 
 _NEEDS = {
@@ -26,11 +26,13 @@ _NEEDS = {
     ),
     "gramian": (
         "Weights from inner products of the task gradients",
-        "K backward passes. The method receives the K × K Gramian, in float64.",
+        "K backward passes, or one at the representation. The method receives the K × K Gramian, "
+        "in float64.",
     ),
     "gradients": (
         "From the task gradients themselves",
-        "K backward passes. Not available for sharded models (`fully_shard`).",
+        "K backward passes, or one at the representation. Not available for sharded models "
+        "(`fully_shard`).",
     ),
 }
 
@@ -51,7 +53,7 @@ def methods() -> str:
     for need, (title, about) in _NEEDS.items():
         rows = [_method(name, method) for name, method in found.items() if method.needs == need]
         parts.append(f"## {title}\n\n{about}\n")
-        parts.append(_table(("name", "description", "defaults", "state", "source"), rows))
+        parts.append(_table(("name", "description", "defaults", "state", "level", "source"), rows))
     return "\n".join(parts)
 
 
@@ -61,7 +63,7 @@ def _method(name: str, method: aggregation.Method) -> tuple[str, ...]:
     about += f". {method.note}" if method.note else ""
     options = ", ".join(f"`{option}`" for option in assigned(method.defaults))
     cited = "; ".join(map(_cited, method.references))
-    return f"`{name}`", about, options or "–", state(method), cited or "–"
+    return f"`{name}`", about, options or "–", state(method), level(method.levels), cited or "–"
 
 
 def problems() -> str:
@@ -79,11 +81,11 @@ def problems() -> str:
         average = f", mean of the last {d.average_last}" if d.average_last else ""
         rows.append((f"`{name}`", line, f"{d.epochs}{average}", str(d.batch_size), optimizer, grid))
     head = ("name", "description", "epochs", "batch", "optimizer, learning rate, schedule", "ρ")
-    presets = [(f"`{name}`", preset.title) for name, preset in PRESETS.items()]
+    presets = [(f"`{n}`", preset.title, level(preset.levels)) for n, preset in PRESETS.items()]
     return (
         "# Set-ups\n\nThe defaults of each benchmark, generated from the registry.\n\n"
         f"{_table(head, rows)}\n# Presets on the command line\n\n"
-        f"{_table(('`--sharpness`', 'description'), presets)}"
+        f"{_table(('`--sharpness`', 'description', '`--level`'), presets)}"
     )
 
 

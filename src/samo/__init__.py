@@ -13,6 +13,7 @@ from .perturbations import (
     ExactGradient,
     LastLayers,
     LocalGradient,
+    Momentum,
     Perturbation,
     PreviousGradient,
     Probe,
@@ -22,12 +23,12 @@ from .perturbations import (
 
 if TYPE_CHECKING:
     from . import aggregation, analysis
-    from ._presets import ERM, FMTL, GSAM, LSAM, SAMO
+    from ._presets import ERM, FMTL, GSAM, LSAM, MSAM, SAMO
     from .engine import Engine, StepResult
 
 # Names that need TorchJD are imported at first use: TorchJD imports solvers such as cvxpy if they
 # are installed, which takes seconds.
-_LAZY = dict.fromkeys(("ERM", "FMTL", "GSAM", "LSAM", "SAMO"), "._presets")
+_LAZY = dict.fromkeys(("ERM", "FMTL", "GSAM", "LSAM", "MSAM", "SAMO"), "._presets")
 _LAZY |= {
     "Engine": ".engine",
     "StepResult": ".engine",
@@ -46,6 +47,8 @@ __all__ = [
     "ExactGradient",
     "LastLayers",
     "LocalGradient",
+    "MSAM",
+    "Momentum",
     "NonFiniteError",
     "PartitionError",
     "Perturbation",

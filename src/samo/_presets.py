@@ -12,7 +12,7 @@ from torch.distributed import ProcessGroup
 
 from .aggregation import TorchJDObject
 from .engine import Declared, Engine, Level
-from .perturbations import SPSA, ExactGradient, LocalGradient, Perturbation, Where
+from .perturbations import SPSA, ExactGradient, LocalGradient, Momentum, Perturbation, Where
 
 along_the_mean = partial(Perturbation, alpha=1.0)
 along_own_gradient = partial(Perturbation, alpha=0.0, local=ExactGradient())
@@ -66,6 +66,7 @@ def GSAM(
     *,
     aggregator: AnyMethod,
     rho: float = 0.05,
+    rho_own: float | None = None,
     adaptive: bool = False,
     where: Where | None = None,
     **options: Unpack[Options],
@@ -79,6 +80,7 @@ def GSAM(
         tasks: The names of the tasks.
         aggregator: A method's name or a TorchJD object.
         rho: The radius ρ.
+        rho_own: The radius of the tasks' own perturbations η_i; ρ if None.
         adaptive: Whether to scale by the parameters' absolute values (ASAM).
         where: Restricts the perturbation; see `Perturbation`.
         **options: Further options of `Engine`.
@@ -86,7 +88,7 @@ def GSAM(
     Returns:
         The engine. A step costs two forward and K + 1 backward passes.
     """
-    perturbation = along_the_mean(rho, adaptive=adaptive, where=where)
+    perturbation = along_the_mean(rho, rho_own=rho_own, adaptive=adaptive, where=where)
     return Engine(model, tasks, aggregator=aggregator, perturbation=perturbation, **options)
 
 
@@ -96,6 +98,7 @@ def LSAM(
     *,
     aggregator: AnyMethod,
     rho: float = 0.05,
+    rho_own: float | None = None,
     adaptive: bool = False,
     where: Where | None = None,
     **options: Unpack[Options],
@@ -107,6 +110,7 @@ def LSAM(
         tasks: The names of the tasks.
         aggregator: A method's name or a TorchJD object.
         rho: The radius ρ.
+        rho_own: The radius of the tasks' own perturbations η_i; ρ if None.
         adaptive: Whether to scale by the parameters' absolute values (ASAM).
         where: Restricts the perturbation; see `Perturbation`.
         **options: Further options of `Engine`.
@@ -114,7 +118,7 @@ def LSAM(
     Returns:
         The engine. A step costs K + 1 forward and 2K backward passes.
     """
-    perturbation = along_own_gradient(rho, adaptive=adaptive, where=where)
+    perturbation = along_own_gradient(rho, rho_own=rho_own, adaptive=adaptive, where=where)
     return Engine(model, tasks, aggregator=aggregator, perturbation=perturbation, **options)
 
 
@@ -124,6 +128,7 @@ def FMTL(
     *,
     aggregator: AnyMethod,
     rho: float = 0.05,
+    rho_own: float | None = None,
     adaptive: bool = False,
     where: Where | None = None,
     **options: Unpack[Options],
@@ -134,7 +139,8 @@ def FMTL(
         model: The model.
         tasks: The names of the tasks.
         aggregator: A method's name or a TorchJD object.
-        rho: The radius ρ, of shared and own perturbations.
+        rho: The radius ρ.
+        rho_own: The radius of the tasks' own perturbations η_i; ρ if None.
         adaptive: Whether to scale by the parameters' absolute values (ASAM).
         where: Restricts the perturbation; see `Perturbation`.
         **options: Further options of `Engine`.
@@ -143,7 +149,7 @@ def FMTL(
         The engine. A step costs K + 1 forward and 2K backward passes, and two aggregations.
     """
     options.setdefault("decompose", True)
-    perturbation = along_own_gradient(rho, adaptive=adaptive, where=where)
+    perturbation = along_own_gradient(rho, rho_own=rho_own, adaptive=adaptive, where=where)
     return Engine(model, tasks, aggregator=aggregator, perturbation=perturbation, **options)
 
 
@@ -153,6 +159,7 @@ def SAMO(
     *,
     aggregator: AnyMethod,
     rho: float = 0.05,
+    rho_own: float | None = None,
     alpha: float = 0.5,
     local: LocalGradient | None = None,
     adaptive: bool = False,
@@ -168,6 +175,7 @@ def SAMO(
         tasks: The names of the tasks.
         aggregator: A method's name or a TorchJD object.
         rho: The radius ρ.
+        rho_own: The radius of the tasks' own perturbations η_i; ρ if None.
         alpha: The weight α of the mean gradient.
         local: The estimator of the local gradient; ``SPSA(mu=0.01)`` if None.
         adaptive: Whether to scale by the parameters' absolute values (ASAM).
@@ -179,6 +187,44 @@ def SAMO(
         backward passes.
     """
     perturbation = Perturbation(
-        rho, alpha=alpha, local=local or SPSA(mu=0.01), adaptive=adaptive, where=where
+        rho,
+        rho_own=rho_own,
+        alpha=alpha,
+        local=local or SPSA(mu=0.01),
+        adaptive=adaptive,
+        where=where,
     )
+    return Engine(model, tasks, aggregator=aggregator, perturbation=perturbation, **options)
+
+
+def MSAM(
+    model: nn.Module,
+    tasks: Sequence[str],
+    *,
+    aggregator: AnyMethod,
+    rho: float = 0.05,
+    beta: float = 0.9,
+    adaptive: bool = False,
+    where: Where | None = None,
+    **options: Unpack[EngineOptions],
+) -> Engine:
+    """Momentum-SAM (arXiv 2401.12033): all tasks at one point ahead, at the cost of `ERM`.
+
+    See `Momentum` for the equations, and for what differs: the losses and buffers of a step are
+    those of the displaced point, and there is no sharpness.
+
+    Args:
+        model: The model.
+        tasks: The names of the tasks.
+        aggregator: A method's name or a TorchJD object.
+        rho: The radius ρ.
+        beta: The decay β of the running mean of the gradients.
+        adaptive: Whether to scale by the parameters' absolute values (ASAM).
+        where: Restricts the displacement; see `Perturbation`.
+        **options: Further options of `Engine`.
+
+    Returns:
+        The engine. A step costs what it costs with `ERM`.
+    """
+    perturbation = Momentum(rho, beta=beta, adaptive=adaptive, where=where)
     return Engine(model, tasks, aggregator=aggregator, perturbation=perturbation, **options)

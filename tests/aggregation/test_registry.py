@@ -12,6 +12,7 @@ from torch import Tensor
 from torchjd.aggregation import GramianWeightedAggregator
 from torchjd.scalarization import Scalarizer
 
+import samo
 from samo import aggregation
 
 BASES = {"Aggregator", "GramianWeightedAggregator", "Scalarizer", "WeightedAggregator", "Weighting"}
@@ -51,6 +52,17 @@ def test_every_method_works(name: str, n_tasks: int) -> None:
     results = torch.stack([call(method, n_tasks) for _ in range(3)])
     assert results.isfinite().all()
     assert results.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_levels_are_those_that_the_engine_accepts(name: str) -> None:
+    levels, method = aggregation.describe(name).levels, make(name, 3)
+    tasks = ["a", "b", "c"]
+    if "representation" in levels or not levels:
+        samo.ERM(torch.nn.Linear(1, 1), tasks, aggregator=method, level="representation")
+        return
+    with pytest.raises(ValueError, match="relates them to other batches"):
+        samo.ERM(torch.nn.Linear(1, 1), tasks, aggregator=method, level="representation")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samo import SPSA, ExactGradient, LastLayers, Perturbation, PreviousGradient, RandomDirection
+from samo import (
+    SPSA,
+    ExactGradient,
+    LastLayers,
+    Momentum,
+    Perturbation,
+    PreviousGradient,
+    RandomDirection,
+)
 from samo.analysis import AnalysisError, estimator_quality, gradient_cosines, sharpness
 from tests import reference
 from tests.problems import TASKS, X, losses, problem
@@ -153,6 +161,14 @@ def test_no_sharpness_without_a_radius() -> None:
     for wrong in (None, Perturbation(0.0)):
         with pytest.raises(AnalysisError, match="rho > 0"):
             sharpness(model, model.losses, [{"a": torch.eye(2)}], ["a"], wrong)  # type: ignore[arg-type]
+
+
+def test_past_gradients_are_those_of_an_engine() -> None:
+    model, ahead = Quadratics(own=False), Momentum(0.1)
+    with pytest.raises(AnalysisError, match="found Momentum"):
+        gradient_cosines(
+            model, lambda _, tasks: model.losses(tasks), ONE, TASKS, perturbation=ahead
+        )
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from dataclasses import fields
@@ -45,6 +46,8 @@ def test_list_methods_says_what_each_needs() -> None:
     assert " kept " in by_name["dwa"]
     assert " trained " in by_name["uw"]
     assert not {"kept", "trained"} & set(line.split())
+    levels = {name: by_name[name].split("│")[4].strip() for name in ("ls", "fairgrad", "moco")}
+    assert levels == {"ls": "–", "fairgrad": "both", "moco": "parameter"}
 
 
 def test_list_sharpness_has_the_options() -> None:
@@ -103,9 +106,38 @@ def test_compare_prints_the_table_and_writes_everything(tmp_path: Path) -> None:
     assert f"{tmp_path / 'delta_m.png'}" in out
 
 
+def test_compare_at_both_levels(tmp_path: Path) -> None:
+    both = ["parameter", "representation"]
+    cells = plan(TOY, ["ls", "mgda"], ["erm"], [], 1, levels=both, stl=False, epochs=1)
+    for cell in cells:
+        train(cell.config, tmp_path / cell.path)  # so that no process need be started
+    command = ["compare", TOY, "--methods", "ls,mgda", "--sharpness", "erm", "--seeds", "1"]
+    command += ["--level", ",".join(both), "--no-stl", "--epochs", "1", "--out", str(tmp_path)]
+    code, out, err = run(*command)
+    assert (code, err) == (0, "")
+    assert "At the parameters only (see `samo list methods`): ls/erm." in out
+    assert "mgda/erm@representation/seed-0: done" in out
+    table = (tmp_path / "table.md").read_text()
+    assert "| mgda | erm@representation |" in table
+    assert "@representation: task gradients are compared at the representation" in table
+    with (tmp_path / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["sharpness"], row["level"]) for row in rows] == [
+        ("ls", "erm", "parameter"),
+        ("mgda", "erm", "parameter"),
+        ("mgda", "erm", "representation"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["train", "digits", "--level", "heads"], "level = 'heads': Input should be 'parameter'"),
+        (
+            ["train", "digits", "--sharpness", "samo", "--level", "representation"],
+            "level='representation' compares task gradients of one forward pass",
+        ),
+        (["compare", "digits", "--level", "heads"], "unknown level 'heads'"),
         (["train", "digit"], "unknown benchmark 'digit', did you mean 'digits'?"),
         (["train", "digits", "--method", "fairgrd"], "did you mean 'fairgrad'?"),
         (["train", "digits", "--sharpness", "smao"], "did you mean 'samo'?"),

@@ -22,6 +22,8 @@ PRESETS = ["ERM", "GSAM", "LSAM", "FMTL", "SAMO"]
 METHODS = ["ls", "mgda", "fairgrad", "uw", "famo"]
 WRAPPERS = ["plain", "ddp", "fsdp"]
 NOBODY = -1
+HEADS: dict[str, Any] = {"rho": 0.0, "rho_own": 0.1}
+AT: dict[str, Any] = {"level": "representation"}
 
 
 @dataclass(frozen=True)
@@ -80,18 +82,37 @@ VARIANTS = [
     Case("SAMO", "uw", "fsdp", options=(("local", samo.LastLayers(0.5)),)),
     Case("SAMO", "mgda", "ddp", options=(("local", samo.TaskGroups(2)),)),
     Case("SAMO", "fairgrad", "fsdp", options=(("local", samo.TaskGroups(2)), ("alpha", 0.0))),
+    *(
+        Case("MSAM", method, wrapper, options=options)
+        for method, wrapper, options in [
+            ("ls", "plain", ()),
+            ("mgda", "ddp", (("adaptive", True),)),
+            ("fairgrad", "fsdp", ()),
+            ("uw", "fsdp", ()),
+        ]
+    ),
+    *(
+        Case("SAMO", method, wrapper, options=tuple(HEADS.items()), apart=apart)
+        for method, wrapper, apart in [
+            ("mgda", "plain", False),
+            ("ls", "ddp", False),
+            ("fairgrad", "fsdp", False),
+            ("fairgrad", "plain", True),
+        ]
+    ),
     Case("GSAM", "random"),
     Case("GSAM", "graddrop"),
     *(
         # Without the task missing on one rank: one process evaluates it apart, by another graph.
-        Case(preset, method, wrapper, NOBODY, options=(("level", "representation"),))
-        for preset, method, wrapper in [
-            ("ERM", "mgda", "plain"),
-            ("ERM", "fairgrad", "ddp"),
-            ("GSAM", "upgrad", "plain"),
-            ("GSAM", "mgda", "ddp"),
-        ]
+        Case("SAMO", "mgda", wrapper, NOBODY, options=tuple({**HEADS, **AT}.items()))
+        for wrapper in WRAPPERS
     ),
+]
+REPRESENTATION = [
+    Case(*parts, options=tuple(AT.items()))
+    for parts in itertools.product(
+        ["ERM", "GSAM", "MSAM"], ["ls", "mgda", "fairgrad", "upgrad"], WRAPPERS
+    )
 ]
 
 
@@ -108,13 +129,19 @@ class Net(nn.Module):
         return {task: self.heads[task](h).squeeze(-1) for task in tasks}
 
 
-def losses_of(model: nn.Module, x: Tensor, y: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
-    """Three means over a batch."""
+def losses_of(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    tasks: Sequence[str],
+    labelled: Tensor | slice = slice(None),
+) -> dict[str, Tensor]:
+    """Three means over a batch, the third over its labelled samples."""
     out = model(x, tasks)
     how = {
         "a": lambda o: (o - y).square().mean(),
         "b": lambda o: 3 * nn.functional.softplus(o * y).mean(),
-        "c": lambda o: 0.2 * (o + 2 * y).abs().mean() + 0.1,
+        "c": lambda o: 0.2 * (o + 2 * y)[labelled].abs().mean() + 0.1,
     }
     return {task: how[task](out[task]) for task in tasks}
 
@@ -148,7 +175,7 @@ def run(case: Case, rank: int, size: int, *, together: bool) -> dict[str, Tensor
 
 def _run(case: Case, rank: int, size: int, *, together: bool) -> dict[str, Tensor]:
     net = model()
-    wrapped = _wrapped(net, case.wrapper) if together else net
+    wrapped = wrap(net, case.wrapper) if together else net
     options: dict[str, Any] = {} if case.preset == "ERM" else {"rho": 0.1}
     options |= copy.deepcopy(dict(case.options))
     if case.apart and together:
@@ -157,7 +184,7 @@ def _run(case: Case, rank: int, size: int, *, together: bool) -> dict[str, Tenso
     method = list(engine.aggregator.parameters())
     optimizer = torch.optim.SGD([*net.parameters(), *method], lr=0.1)
     found: dict[str, Tensor] = {}
-    for step in range(2):
+    for step in range(3 if case.preset == "MSAM" else 2):
         x, y = batch(step, size, even=case.unsized)
         owner = torch.arange(size).repeat_interleave(4)[: len(x)]
         lacking = case.lacking if step == 1 else NOBODY
@@ -201,6 +228,8 @@ def _closure(net: nn.Module, x: Tensor, y: Tensor, owner: Tensor, lacking: int, 
             if case.wrapper == "fsdp":  # every rank must evaluate every task
                 return losses_of(net, x, y, tasks)
             return losses_of(net, x, y, [task for task in tasks if task != "c"])
+        if ("level", "representation") in case.options:  # all tasks read the same tensor
+            return losses_of(net, x, y, tasks, labelled)
         found = losses_of(net, x, y, [task for task in tasks if task != "c"])
         if "c" in tasks:
             found |= losses_of(net, x[labelled], y[labelled], ["c"])
@@ -209,7 +238,7 @@ def _closure(net: nn.Module, x: Tensor, y: Tensor, owner: Tensor, lacking: int, 
     return losses
 
 
-def _wrapped(net: nn.Module, wrapper: str) -> nn.Module:
+def wrap(net: nn.Module, wrapper: str) -> nn.Module:
     if wrapper == "ddp":
         return DistributedDataParallel(net)
     if wrapper == "fsdp":

@@ -14,6 +14,7 @@ import samo
 from tests.distributed.cases import (
     MATRIX,
     PRESETS,
+    REPRESENTATION,
     TASKS,
     VARIANTS,
     Case,
@@ -51,12 +52,12 @@ def check(cases: Sequence[Case], size: int) -> None:
 
 def test_two_ranks():
     """A part of the matrix, and what is not in it."""
-    check(MATRIX[::7] + VARIANTS, 2)
+    check(MATRIX[::7] + VARIANTS + REPRESENTATION[::2], 2)
 
 
 def test_three_ranks():
     """Another part."""
-    check(MATRIX[1::7], 3)
+    check(MATRIX[1::7] + REPRESENTATION[1::5], 3)
 
 
 def test_a_group_that_is_initialised_after_the_engine_was_made():
@@ -88,3 +89,10 @@ def test_whole_matrix(preset, size):
 def test_variants(size):
     """Further options of presets, estimators and methods."""
     check(VARIANTS, size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
+def test_representation(size):
+    """All of them at the representation."""
+    check(REPRESENTATION, size)

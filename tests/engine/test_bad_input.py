@@ -21,11 +21,12 @@ from tests.tools import gradients, same
 PRESETS: dict[str, Any] = {
     "ERM": samo.ERM,
     "GSAM": partial(samo.GSAM, rho=0.1),
+    "MSAM": partial(samo.MSAM, rho=0.1),
     "LSAM": partial(samo.LSAM, rho=0.1),
     "FMTL": partial(samo.FMTL, rho=0.1),
     "SAMO": partial(samo.SAMO, rho=0.1),
 }
-PERTURBING = [name for name in PRESETS if name != "ERM"]
+PERTURBING = [name for name in PRESETS if name not in ("ERM", "MSAM")]
 Table = dict[str, tuple[Callable[..., object], type[Exception], str]]
 
 
@@ -82,12 +83,12 @@ ENGINES: Table = {
     "perturbation": (
         lambda m: engine(m, perturbation=0.05),
         TypeError,
-        r"perturbation must be a samo.Perturbation or None; found float",
+        r"perturbation must be .* or None; found float",
     ),
     "decompose": (
         lambda m: engine(m, decompose=True),
         ValueError,
-        r"decompose=True needs a perturbation",
+        r"decompose=True needs a samo.Perturbation",
     ),
     "negative seed": (
         lambda m: engine(m, seed=-1),
@@ -184,12 +185,7 @@ ENGINES: Table = {
     "nothing shared": (
         lambda m: engine(m, shared=[]),
         samo.PartitionError,
-        r"shared= names no trainable parameter",
-    ),
-    "nothing trainable shared": (
-        lambda m: engine(m, shared=m.trunk[0].requires_grad_(False)),
-        samo.PartitionError,
-        r"shared= names no trainable parameter.*requires_grad is True",
+        r"shared= names no parameter; it needs at least one",
     ),
     "claimed twice": (
         lambda m: engine(m, shared=[m.trunk, m.heads["a"]], own={"a": m.heads["a"].weight}),
@@ -200,16 +196,6 @@ ENGINES: Table = {
         lambda m: engine(m, own={"a": m.heads, "b": m.heads["b"]}),
         samo.PartitionError,
         r"'heads.b.weight' is declared twice: in own\['a'\] and in own\['b'\]",
-    ),
-    "another model's": (
-        lambda m: engine(m, shared=OTHER),
-        samo.PartitionError,
-        r"shared= contains a parameter of shape \(3, 7\) that is not in the model",
-    ),
-    "another model's own": (
-        lambda m: engine(m, own={"b": OTHER}),
-        samo.PartitionError,
-        r"own\['b'\] contains a parameter of shape \(3, 7\) that is not in the model",
     ),
     "names": (
         lambda m: engine(m, shared=["trunk"]),
@@ -393,7 +379,7 @@ def works(model, made):
         perturbation=made.perturbation,
         decompose=made.decompose,
     )
-    if made.perturbation is None or not isinstance(made.perturbation.local, samo.SPSA):
+    if not isinstance(getattr(made.perturbation, "local", None), samo.SPSA):
         fresh.backward(partial(losses, twin))
         same(gradients(model), gradients(twin))
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -558,9 +544,13 @@ OTHERS: dict[str, tuple[Callable[..., samo.Engine], str]] = {
         lambda m: samo.SAMO(m, TASKS, aggregator="upgrad"),
         r"aggregator is UPGrad.* in the state and MGDA.* in the engine",
     ),
-    "rho": (
-        lambda m: samo.SAMO(m, TASKS, aggregator="mgda", rho=0.3),
-        r"perturbation is .*rho=0.3.* in the state and .*rho=0.05.* in the engine",
+    "rho_own": (
+        lambda m: samo.SAMO(m, TASKS, aggregator="mgda", rho_own=0.3),
+        r"perturbation is .*rho_own=0.3.* in the state and .*rho_own=None.* in the engine",
+    ),
+    "momentum": (
+        lambda m: samo.MSAM(m, TASKS, aggregator="mgda"),
+        r"perturbation is Momentum.* in the state and Perturbation.* in the engine",
     ),
     "estimator": (
         lambda m: samo.SAMO(m, TASKS, aggregator="mgda", local=samo.RandomDirection()),
@@ -684,7 +674,7 @@ def test_a_gradient_that_is_not_finite_is_named(preset, where, aggregator, name)
 def test_a_gradient_of_a_micro_batch_that_is_not_finite_is_named(preset, aggregator, number):
     model = problem("plain").model
     made = PRESETS[preset](model, TASKS, aggregator=aggregator)
-    faulty = Faulty(model, "natural" if preset == "ERM" else "perturbed", _root_of_zero)
+    faulty = Faulty(model, "perturbed" if preset in PERTURBING else "natural", _root_of_zero)
     closures: list[Any] = [partial(losses, model), partial(losses, model)]
     closures[number] = faulty
     error = refused(model, made, closures, samo.NonFiniteError, "gradient of task 'b' is not ")

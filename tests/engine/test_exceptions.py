@@ -20,6 +20,7 @@ from tests.tools import same
 PRESETS = {
     "ERM": lambda model, **o: samo.ERM(model, TASKS, **o),
     "GSAM": lambda model, **o: samo.GSAM(model, TASKS, rho=0.1, **o),
+    "heads": lambda model, **o: samo.GSAM(model, TASKS, rho=0.0, rho_own=0.1, **o),
     "LSAM": lambda model, **o: samo.LSAM(model, TASKS, rho=0.1, **o),
     "FMTL": lambda model, **o: samo.FMTL(model, TASKS, rho=0.1, **o),
     "SAMO": lambda model, **o: samo.SAMO(model, TASKS, rho=0.1, **o),
@@ -27,6 +28,7 @@ PRESETS = {
         model, TASKS, rho=0.1, local=samo.PreviousGradient(), **o
     ),
 }
+CALLS = {"ERM": 1, "GSAM": 2, "heads": 2, "LSAM": 4, "FMTL": 4, "SAMO": 10, "SAMO, previous": 4}
 ERRORS = [RuntimeError, KeyboardInterrupt, torch.OutOfMemoryError]
 
 
@@ -143,7 +145,7 @@ def test_after_an_exception_at_any_call_all_is_as_the_natural_pass_leaves_it(
         fresh.backward(partial(losses, expected.model))
         same(values(model), values(expected.model))
         calls, at = closure.calls, at + 1
-    assert calls == {"ERM": 1, "GSAM": 2, "SAMO": 10}.get(preset, 4)
+    assert calls == CALLS[preset]
 
 
 class Everything(nn.Module):
@@ -183,7 +185,7 @@ def test_after_an_exception_inside_the_model_all_is_as_the_natural_pass_leaves_i
         else:
             expected.check(model, grad=False)
             break
-    least = {"forward": {"ERM": 1, "GSAM": 2, "SAMO": 10}.get(preset, 4), "backward": 1}
+    least = {"forward": CALLS[preset], "backward": 1}
     assert at >= least[what]
 
 
@@ -213,7 +215,7 @@ def test_flags_that_a_closure_switches_for_a_while_are_as_the_natural_pass_leave
             expected.check(model)
         else:
             break
-    assert at == {"ERM": 1, "GSAM": 2, "SAMO": 10}.get(preset, 4)
+    assert at == CALLS[preset]
 
 
 @pytest.mark.parametrize("preset", ["ERM", "FMTL", "SAMO, previous"])
@@ -223,7 +225,7 @@ def test_an_exception_between_micro_batches_leaves_the_natural_passes_so_far(pre
     engine.backward([lambda tasks: losses(model, tasks)] * 2)
     model.zero_grad()
     fuse = model.trunk.fuse
-    calls = {"ERM": 1, "GSAM": 2, "SAMO": 10}.get(preset, 4)
+    calls = CALLS[preset]
     for at in range(2 * calls):
         fuse.set(forward=at)
 

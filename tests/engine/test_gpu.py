@@ -38,6 +38,8 @@ METHODS: dict[str, Callable[[], Any]] = {
 PRESETS: dict[str, tuple[Any, dict[str, Any]]] = {
     "erm": (samo.ERM, {}),
     "gsam": (samo.GSAM, {}),
+    "msam": (samo.MSAM, {}),
+    "heads": (samo.GSAM, {"rho": 0.0, "rho_own": 0.05}),
     "lsam": (samo.LSAM, {}),
     "fmtl": (samo.FMTL, {}),
     "samo": (samo.SAMO, {}),

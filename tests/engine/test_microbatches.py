@@ -33,6 +33,7 @@ PRESETS: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
     "gsam": ({"alpha": 1.0}, {"rho": RHO, "alpha": 1.0}),
     "lsam": ({"alpha": 0.0, "local": samo.ExactGradient()}, {"rho": RHO, "alpha": 0.0}),
     "samo": ({}, {"rho": RHO, "estimate": "spsa"}),
+    "heads": ({"rho": 0.0, "rho_own": RHO}, {"rho": 0.0, "rho_own": RHO}),
 }
 
 
@@ -126,7 +127,7 @@ def by_hand(model: Any, method, arguments, *, decompose=False, present=(TASKS,) 
 def check(model, method, preset, *, decompose=False, present=(TASKS,) * 3, steps=1):
     options, arguments = PRESETS[preset]
     twin = copy.deepcopy(model)
-    perturbation = None if options is None else samo.Perturbation(RHO, **options)
+    perturbation = None if options is None else samo.Perturbation(**{"rho": RHO, **options})
     engine = samo.Engine(
         model, TASKS, aggregator=METHODS[method](), perturbation=perturbation, decompose=decompose
     )

@@ -17,6 +17,7 @@ K = len(TASKS)
 PASSES = {
     "ERM": (1, 0, K),
     "GSAM": (2, 0, K + 1),
+    "MSAM": (1, 0, K),
     "LSAM": (1 + K, 0, 2 * K),
     "FMTL": (1 + K, 0, 2 * K),
     "SAMO": (1 + K, 2 * K, K + 1),
@@ -25,6 +26,7 @@ PASSES = {
 PASSES_WEIGHTS_FIRST = {
     "ERM": (1, 0, 1),
     "GSAM": (2, 0, 2),
+    "MSAM": (1, 0, 1),
     "LSAM": (1 + K, 0, 2 * K),
     "FMTL": (1 + K, 0, 2 * K),
     "SAMO": (1 + K, 2 * K, K + 1),

@@ -19,6 +19,8 @@ from tests.tools import Heads, close, gradients, same
 PRESETS: dict[str, tuple[Any, dict[str, Any]]] = {
     "erm": (samo.ERM, {}),
     "gsam": (samo.GSAM, {}),
+    "msam": (samo.MSAM, {}),
+    "heads": (samo.GSAM, {"rho": 0.0, "rho_own": 0.05}),
     "lsam": (samo.LSAM, {}),
     "fmtl": (samo.FMTL, {}),
     "samo": (samo.SAMO, {}),
@@ -137,7 +139,7 @@ TWO_OF_EACH = [
 @pytest.mark.parametrize(("preset", "aggregator"), TWO_OF_EACH)
 def test_a_run_without_the_steps_that_overflow(preset: str, aggregator: str) -> None:
     """It ends at the same parameters, bit for bit: the method's state and all draws included."""
-    second = "natural" if preset == "erm" else "perturbed"
+    second = "natural" if preset in ("erm", "msam") else "perturbed"
     faulty = Run(preset, aggregator, None).train({0: [second], 2: ["natural", second], 5: [second]})
     same(faulty, Run(preset, aggregator, None).train({}))
 
@@ -145,7 +147,7 @@ def test_a_run_without_the_steps_that_overflow(preset: str, aggregator: str) -> 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_same_in_float16(preset: str) -> None:
     """Under autocast: but for what a smaller scale rounds differently."""
-    second = "natural" if preset == "erm" else "perturbed"
+    second = "natural" if preset in ("erm", "msam") else "perturbed"
     faults = {1: [second], 3: ["natural", second]}
     faulty = Run(preset, "upgrad", torch.float16).train(faults)
     close(faulty, Run(preset, "upgrad", torch.float16).train({}), 2e-3)

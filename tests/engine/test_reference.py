@@ -34,7 +34,7 @@ AGGREGATORS: dict[str, Callable[[], Any]] = {
     "trimmed_mean": lambda: agg.TrimmedMean(1),
 }
 
-# Options of samo.Perturbation (and decompose), and the reference's arguments.
+# Options of samo.Perturbation (or of another kind, and decompose), and the reference's arguments.
 Variant = tuple[dict[str, Any] | None, dict[str, Any]]
 EXACT = {"alpha": 0.0, "local": samo.ExactGradient()}
 PRESETS: dict[str, Variant] = {
@@ -43,6 +43,8 @@ PRESETS: dict[str, Variant] = {
     "lsam": (EXACT, {"alpha": 0.0}),
     "fmtl": ({**EXACT, "decompose": True}, {"alpha": 0.0, "decompose": True}),
     "samo": ({}, {"estimate": "spsa"}),
+    "msam": ({"kind": samo.Momentum, "beta": 0.8}, {}),
+    "heads": ({"rho": 0.0, "rho_own": RHO}, {"rho": 0.0, "rho_own": RHO}),
 }
 VARIANTS: dict[str, Variant] = {
     "adaptive_samo": ({"adaptive": True}, {"estimate": "spsa", "adaptive": True}),
@@ -72,6 +74,19 @@ VARIANTS: dict[str, Variant] = {
         {"where": lambda name, _: name.endswith("weight")},
         {"estimate": "spsa"},
     ),
+    "adaptive_msam": ({"kind": samo.Momentum, "adaptive": True}, {"adaptive": True}),
+    "masked_msam": ({"kind": samo.Momentum, "where": lambda _, p: p > 0}, {}),
+    "weights_msam": ({"kind": samo.Momentum, "where": lambda name, _: name.endswith("weight")}, {}),
+    "adaptive_heads": (
+        {"rho": 0.0, "rho_own": RHO, "adaptive": True},
+        {"rho": 0.0, "rho_own": RHO, "adaptive": True},
+    ),
+    "decomposed_heads": (
+        {"rho": 0.0, "rho_own": RHO, "decompose": True},
+        {"rho": 0.0, "rho_own": RHO, "decompose": True},
+    ),
+    "shared_only": ({"rho_own": 0.0}, {"rho_own": 0.0, "estimate": "spsa"}),
+    "wider_heads": ({**EXACT, "rho_own": 3 * RHO}, {"alpha": 0.0, "rho_own": 3 * RHO}),
     "masked_exact": (
         {"alpha": 0.3, "local": samo.ExactGradient(), "where": lambda _, p: p > 0},
         {"alpha": 0.3},
@@ -110,31 +125,19 @@ def weighing(
 
 
 def check(model: str, aggregator: str, variant: Variant, *, declared: bool = False) -> None:
-    """One step of the engine against one of the reference."""
+    """One step of the engine against one of the reference; along past gradients, two steps."""
     case = problem(model)
     named = dict(case.model.named_parameters())
-    options = dict(variant[0] or {})
-    decompose = options.pop("decompose", False)
+    options = {"rho": RHO, **(variant[0] or {})}
+    kind, decompose = options.pop("kind", samo.Perturbation), options.pop("decompose", False)
     asked = options.get("where", lambda *_: True)
     masks = {n: asked(n, p) for n, p in named.items()}
-    kind = getattr(options.get("local"), "noise", "gaussian")
     draws = noise(
         {n: named[n].numel() for n in case.shared},
         {n for n, mask in masks.items() if mask is not False},
-        kind,
+        getattr(options.get("local"), "noise", "gaussian"),
     )
     aggregate, weigh_own = weighing(AGGREGATORS[aggregator])
-    torch.manual_seed(3)
-    want, matrix = reference.step(
-        case,
-        aggregate,
-        weigh_own,
-        rho=0.0 if variant[0] is None else RHO,
-        noise=draws,
-        where=masks.__getitem__,
-        **variant[1],
-    )
-    torch.manual_seed(3)
     parts: dict[str, Any] = {}
     if declared:
         own = {task: [named[n] for n in names] for task, names in case.own.items()}
@@ -143,16 +146,37 @@ def check(model: str, aggregator: str, variant: Variant, *, declared: bool = Fal
         case.model,
         case.tasks,
         aggregator=AGGREGATORS[aggregator](),
-        perturbation=None if variant[0] is None else samo.Perturbation(RHO, **options),
+        perturbation=None if variant[0] is None else kind(**options),
         decompose=decompose,
         **parts,
     )
-    result = engine.backward(lambda tasks: case.losses(case.model, tasks))
-    assert {n for n, p in named.items() if p.grad is not None} == want.keys()
-    found = {n: named[n].grad for n in want}
-    torch.testing.assert_close(found, want, rtol=1e-10, atol=1e-10)
-    if result.gramian is not None and not decompose:
-        torch.testing.assert_close(result.gramian, matrix @ matrix.T, rtol=1e-10, atol=1e-10)
+    velocity: dict[str, Tensor] | None = None
+    if kind is samo.Momentum:
+        velocity = {n: torch.zeros_like(p) for n, p in named.items()}
+    for seed in (3,) if velocity is None else (3, 4):
+        torch.manual_seed(seed)
+        arguments = {"rho": 0.0 if variant[0] is None else RHO, **variant[1]}
+        want, matrix = reference.step(
+            case,
+            aggregate,
+            weigh_own,
+            noise=draws,
+            where=masks.__getitem__,
+            velocity=velocity,
+            **arguments,
+        )
+        torch.manual_seed(seed)
+        case.model.zero_grad()
+        result = engine.backward(lambda tasks: case.losses(case.model, tasks))
+        assert {n for n, p in named.items() if p.grad is not None} == want.keys()
+        found = {n: named[n].grad for n in want}
+        torch.testing.assert_close(found, want, rtol=1e-10, atol=1e-10)
+        if result.gramian is not None and not decompose:
+            torch.testing.assert_close(result.gramian, matrix @ matrix.T, rtol=1e-10, atol=1e-10)
+        if velocity is not None:
+            beta = options.get("beta", 0.9)
+            velocity = {n: beta * velocity[n] + (1 - beta) * g for n, g in want.items()}
+            assert result.perturbed_losses is None
 
 
 # A step meets the model and the perturbation in its evaluations, the aggregator only in the rows

@@ -73,37 +73,58 @@ def gradients(case: Problem, weights: Mapping[str, Tensor | float]) -> dict[str,
     return {n: g for n, g in zip(named, found, strict=True) if g is not None}
 
 
-def displaced(case: Problem, rho: float) -> Problem:
-    """The problem at the point of G-SAM."""
+def displaced(case: Problem, radii: tuple[float, float]) -> Problem:
+    """The problem at the point of G-SAM, with the radii of shared and own parameters."""
     mean = gradients(case, dict.fromkeys(case.tasks, 1 / len(case.tasks)))
+    rho, rho_own = radii
+    parts = [(rho, case.shared), *((rho_own, names) for names in case.own.values())]
+    return moved(case, mean, [part for part in parts if part[1]])
+
+
+def moved(
+    case: Problem, along: Mapping[str, Tensor], parts: Sequence[tuple[float, Sequence[str]]]
+) -> Problem:
+    """The problem with parts of the parameters moved by a distance each."""
     model = copy.deepcopy(case.model)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for group in [case.shared, *case.own.values()]:
-            norm = sum(mean[n].square().sum() for n in group) ** 0.5 if group else 1.0
-            for name in group:
-                parameters[name].add_(rho * mean[name] / norm)
+        for distance, names in parts:
+            norm = torch.stack([along[n].square().sum() for n in names]).sum().sqrt()
+            for name in names:
+                parameters[name].add_(along[name], alpha=distance / norm.item())
     return Problem(model, case.tasks, case.losses, case.shared, case.own)
 
 
-def check(case: Problem, method: str, rho: float, tolerance: float = 1e-10) -> None:
-    """Holds one step against the naive computation."""
-    there = displaced(case, rho)
+PRESETS: dict[str, Any] = {
+    "erm": samo.ERM,
+    "gsam": partial(samo.GSAM, rho=RHO),
+    "heads": partial(samo.SAMO, rho=0.0, rho_own=RHO),
+    "msam": partial(samo.MSAM, rho=RHO),
+}
+RADII = {"gsam": (RHO, RHO), "heads": (0.0, RHO)}
+
+
+def check(case: Problem, method: str, preset: str, tolerance: float = 1e-10) -> None:
+    """Holds a step against the naive computation: the second one along past gradients."""
+    engine = PRESETS[preset](case.model, case.tasks, aggregator=method, level="representation")
+    parameters = dict(case.model.named_parameters())
+    there = displaced(case, RADII.get(preset, (0.0, 0.0)))
+    if preset == "msam":
+        engine.backward(lambda tasks: case.losses(case.model, tasks))
+        before = {n: p.grad.clone() for n, p in parameters.items() if p.grad is not None}
+        case.model.zero_grad()
+        there = moved(case, before, [(-RHO, list(before))])
     flat = torch.stack([torch.cat([c.flatten() for c in row]) for row in cotangents(there)])
     gramian = flat @ flat.T
     combiner = aggregation.combiner(aggregation.create(method, len(case.tasks)), len(case.tasks))
     weights = combiner.weights(gramian, range(len(case.tasks)))  # type: ignore[attr-defined]
     shared = gradients(there, dict(zip(case.tasks, weights, strict=True)))
     own = {task: gradients(there, {task: 1.0}) for task in case.tasks}
-    engine_of = samo.GSAM if rho else samo.ERM
-    options: dict[str, Any] = {"rho": rho} if rho else {}
-    engine = engine_of(case.model, case.tasks, aggregator=method, level="representation", **options)
     result = engine.backward(lambda tasks: case.losses(case.model, tasks))
     assert result.gramian is not None
     assert result.weights is not None
     torch.testing.assert_close(result.gramian, gramian, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(result.weights, weights, rtol=1e-6, atol=1e-8)
-    parameters = dict(case.model.named_parameters())
     for name in case.shared:
         torch.testing.assert_close(parameters[name].grad, shared[name], rtol=1e-7, atol=1e-9)
     for task, names in case.own.items():
@@ -112,15 +133,21 @@ def check(case: Problem, method: str, rho: float, tolerance: float = 1e-10) -> N
             torch.testing.assert_close(parameters[name].grad, its, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("rho", [0.0, RHO])
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model(model: str, rho: float) -> None:
-    check(problem(model), "fairgrad", rho)
+def test_every_model(model: str, preset: str) -> None:
+    check(problem(model), "fairgrad", preset)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_of_the_gramian(method: str) -> None:
-    check(problem("plain"), method, 0.0)
+    check(problem("plain"), method, "erm")
+
+
+@pytest.mark.parametrize("preset", ["heads", "msam"])
+@pytest.mark.parametrize("method", ["mgda", "upgrad", "nash-mtl"])
+def test_methods_at_other_points(method: str, preset: str) -> None:
+    check(problem("branches"), method, preset)
 
 
 def trunk_of(model: nn.Module) -> nn.Module:
@@ -171,8 +198,19 @@ def test_no_shared_node_compares_the_parameters() -> None:
         torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
 
 
-def test_passes() -> None:
-    """ERM: one forward and one backward pass of the trunk; G-SAM: two and two."""
+@pytest.mark.parametrize(
+    ("level", "preset", "passes"),
+    [
+        ("representation", "erm", (1, 1)),
+        ("representation", "gsam", (2, 2)),
+        ("representation", "msam", (1, 1)),
+        ("representation", "heads", (2, 1)),
+        ("parameter", "msam", (1, 3)),
+        ("parameter", "heads", (2, 3)),
+    ],
+)
+def test_passes(level: str, preset: str, passes: tuple[int, int]) -> None:
+    """The forward and backward passes of the trunk."""
     case = problem("plain")
     forwards = backwards = 0
 
@@ -186,13 +224,11 @@ def test_passes() -> None:
         backwards += 1
 
     trunk_of(case.model).get_submodule("0").register_forward_hook(forward)
-    presets: list[tuple[int, Any]] = [(1, samo.ERM), (2, partial(samo.GSAM, rho=RHO))]
-    for passes, preset in presets:
-        engine = preset(case.model, TASKS, aggregator="mgda", level="representation")
-        engine.backward(lambda tasks: losses(case.model, tasks))
+    engine = PRESETS[preset](case.model, TASKS, aggregator="mgda", level=level)
+    for _ in range(2):
         forwards = backwards = 0
         engine.backward(lambda tasks: losses(case.model, tasks))
-        assert (forwards, backwards) == (passes, passes)
+        assert (forwards, backwards) == passes
 
 
 @pytest.mark.parametrize("absent", [["a"], ["a", "b"]])

@@ -18,6 +18,8 @@ from tests.tools import Heads, gradients, same
 PRESETS: dict[str, tuple[Any, dict[str, Any]]] = {
     "erm": (samo.ERM, {}),
     "gsam": (samo.GSAM, {}),
+    "msam": (samo.MSAM, {}),
+    "heads": (samo.GSAM, {"rho": 0.0, "rho_own": 0.05}),
     "lsam": (samo.LSAM, {}),
     "fmtl": (samo.FMTL, {}),
     "samo": (samo.SAMO, {}),
@@ -153,7 +155,8 @@ def test_a_disabled_scaler_is_none(scaler):
 
 
 FAULTS = ["natural", "natural gradient", "perturbed", "perturbed gradient", "probe"]
-POSSIBLE = {"erm": FAULTS[:2], "samo": FAULTS}
+POSSIBLE = {"erm": FAULTS[:2], "msam": FAULTS[:2], "samo": FAULTS}
+POSSIBLE["heads"] = [FAULTS[0], *FAULTS[2:4]]  # the fault is in a shared parameter
 OVERFLOWS = [(p, f, "dwa") for p in PRESETS for f in POSSIBLE.get(p, FAULTS[:4])]
 METHODS = ("uw", "famo", "gradvac", "excess-mtl")
 OVERFLOWS += [("previous", f, a) for f in FAULTS[1:4] for a in METHODS]
@@ -170,8 +173,9 @@ def test_overflow(preset, fault, aggregator):
     result = training.step(fault)
     assert result.overflowed
     assert training.scaler.get_scale() == 2.0**9
-    twin.losses(TASKS, X)
-    same(dict(training.model.named_buffers()), dict(twin.named_buffers()))
+    if preset != "msam":  # whose pass is at another point
+        twin.losses(TASKS, X)
+        same(dict(training.model.named_buffers()), dict(twin.named_buffers()))
     same(training.parameters(), before)
     assert all(p.grad is None for p in training.model.unused.parameters())
     assert training.remembered() == remembered

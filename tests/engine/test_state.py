@@ -21,6 +21,8 @@ from tests.tools import Heads, gradients, same
 PERTURBATIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "erm": (samo.ERM, {}),
     "gsam": (samo.GSAM, {}),
+    "msam": (samo.MSAM, {}),
+    "heads": (samo.GSAM, {"rho": 0.0, "rho_own": 0.05}),
     "lsam": (samo.LSAM, {}),
     "fmtl": (samo.FMTL, {}),
     "samo": (samo.SAMO, {}),
@@ -161,7 +163,7 @@ def test_state_is_a_copy():
             {"tasks": ["a", "b"]},
             r"tasks is \['a', 'b', 'c'\] in the state and \['a', 'b'\] in the engine",
         ),
-        ({"rho": 0.2}, "perturbation is .*rho=0.05.* in the state and .*rho=0.2.* in the engine"),
+        ({"alpha": 0.2}, "perturbation is .*alpha=0.5.* in the state and .*alpha=0.2.* in"),
         ({"local": samo.SPSA(mu=0.1)}, "SPSA"),
         ({"decompose": True}, "decompose is False in the state and True in the engine"),
         (

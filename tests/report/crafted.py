@@ -21,6 +21,7 @@ def entry(
     task: str | None = None,
     epochs: int = 3,
     higher_is_better: bool = True,
+    level: str = "parameter",
 ) -> Entry:
     """A finished run; of a single-task baseline where `task` is given."""
     tasks = TASKS if task is None else (task,)
@@ -42,7 +43,7 @@ def entry(
         ],
         "timing": {"step_ms": step_ms},
     }
-    return Entry(config(method, sharpness, rho, seed), task is not None, results)
+    return Entry(config(method, sharpness, rho, seed, level), task is not None, results)
 
 
 def failed(method: str, sharpness: str, rho: float | None = None, seed: int = 0) -> Entry:
@@ -50,12 +51,15 @@ def failed(method: str, sharpness: str, rho: float | None = None, seed: int = 0)
     return Entry(config(method, sharpness, rho, seed), False, None)
 
 
-def config(method: str, sharpness: str, rho: float | None, seed: int) -> dict[str, Any]:
+def config(
+    method: str, sharpness: str, rho: float | None, seed: int, level: str = "parameter"
+) -> dict[str, Any]:
     return {
         "benchmark": "crafted",
         "method": method,
         "sharpness": sharpness,
         "rho": rho,
+        "level": level,
         "seed": seed,
     }
 

@@ -16,18 +16,30 @@ from tests.cost.test_measure import crafted
 def test_table_says_what_was_measured(tmp_path: Path) -> None:
     write_costs([crafted()], tmp_path)
     lines = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
+    (header,) = [line for line in lines if line.startswith("| step ")]
     (line,) = [line for line in lines if line.startswith("| samo ")]
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[1] == "3+4/3"
-    assert cells[2] == "6 s (4.5–10.5)"
-    assert cells[3] == "1.10 (1.10–1.10)"
-    assert cells[4] == "3.00 (3.00–3.00)"
-    assert cells[5] == "10.0%"
-    assert cells[7] == "20.0"
+    names, cells = ([part.strip() for part in row.strip("|").split("|")] for row in (header, line))
+    row = dict(zip(names, cells, strict=True))
+    assert row["passes"] == "3+4/3"
+    assert row["time"] == "12 s (9–21)"
+    assert row["× plain"] == "6.00 (6.00–6.00)"
+    assert row["× bare"] == "1.10 (1.10–1.10)"
+    assert row["× plain memory"] == "9.00"
+    assert row["+ m"] == "20.0"
     with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as file:
-        (_, samo) = csv.DictReader(file)
-    assert (samo["case"], samo["name"], samo["to_erm_median"]) == ("mlp", "samo", "3")
+        (_, _, samo) = csv.DictReader(file)
+    assert (samo["case"], samo["name"], samo["to_plain_median"]) == ("mlp", "samo", "6")
     assert samo["rounds"] == "3"
+
+
+def test_the_table_has_no_column_for_bare_loops_that_were_not_timed(tmp_path: Path) -> None:
+    results = crafted()
+    for step in results["steps"].values():
+        step["bare_seconds"] = []
+    write_costs([results], tmp_path)
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "| × plain |" in text
+    assert "| × bare |" not in text
 
 
 def test_the_terminal_s_table_fits(tmp_path: Path) -> None:
@@ -43,20 +55,20 @@ def test_the_bars_are_the_ratios() -> None:
     assert figure is not None
     assert [axis.get_title().partition(":")[0] for axis in figure.axes] == ["mlp", "lenet"]
     widths = [cast(Rectangle, bar).get_width() for bar in figure.axes[0].patches]
-    assert widths == [1.0, 3.0]
-    assert {text.get_text() for text in figure.axes[0].texts} == {"1.11 ×", "1.10 ×"}
+    assert widths == [1.0, 2.0, 6.0]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2", "6"]
 
 
 def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
     results = crafted()
     for step in results["steps"].values():
-        step["seconds"], step["aggregating"] = [], []
+        step["seconds"] = []
     assert time_figure([results]) is None
     assert memory_figure([results]) is not None
     del results["steps"]["samo"]["peak_bytes"]
     figure = memory_figure([results])
     assert figure is not None
-    assert len(figure.axes[0].patches) == 1
+    assert len(figure.axes[0].patches) == 2
     assert [path.name for path in write_costs([results], tmp_path)] == ["memory-fairgrad.png"]
 
 

@@ -202,6 +202,18 @@ def test_a_run_alone_unfinished_or_finished(tmp_path: Path) -> None:
     ]
 
 
+def test_runs_at_two_levels_are_rows_of_one_table(tmp_path: Path) -> None:
+    for level in ("parameter", "representation"):
+        pages.finished(tmp_path / level, {**config("fairgrad", "erm"), "level": level})
+    page = reader(html_page(tmp_path).html)
+    assert "conflicts and norms are those of gradients with respect to the" in page.text
+    found = page.tables["c1-results"]
+    assert [row[:3] for row in found[1:]] == [
+        ["fairgrad", "erm", "1/1"],
+        ["fairgrad", "erm@representation", "1/1"],
+    ]
+
+
 @pytest.mark.usefixtures("sketched")
 def test_several_benchmarks_and_foreign_files(tmp_path: Path) -> None:
     pages.comparison(tmp_path / "one")

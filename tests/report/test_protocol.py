@@ -36,7 +36,7 @@ def ranks(summary: Summary) -> dict[tuple[str, str], float | None]:
 
 
 def changes(summary: Summary) -> dict[tuple[str, tuple[str, ...]], Difference]:
-    return {(d.sharpness, d.methods): d for d in summary.differences}
+    return {(d.preset, d.methods): d for d in summary.differences}
 
 
 def test_mean_ranks_by_hand() -> None:

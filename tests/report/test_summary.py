@@ -170,3 +170,59 @@ def test_the_grid_holds_the_validation_scores() -> None:
     scores = summary.grid["ls", "samo"][0.2]
     assert scores.values == pytest.approx((81.2, 81.3, 81.4))
     assert scores.std == pytest.approx(statistics.stdev([81.2, 81.3, 81.4]))
+
+
+def two_levels() -> list[Entry]:
+    """MGDA at both levels, and FairGrad at the representation alone."""
+    return [
+        entry(method, preset, rho, seed, test=(80 + plus + seed, 80.0), step_ms=ms, level=level)
+        for method, preset, rho, level, plus, ms in (
+            ("mgda", "erm", None, "parameter", 0, 4.0),
+            ("mgda", "gsam", 0.1, "parameter", 2, 8.0),
+            ("mgda", "erm", None, "representation", 4, 1.0),
+            ("mgda", "gsam", 0.1, "representation", 6, 2.0),
+            ("fairgrad", "erm", None, "representation", 0, 2.0),
+            ("fairgrad", "gsam", 0.1, "representation", 8, 5.0),
+        )
+        for seed in (0, 1)
+    ]
+
+
+def test_each_level_has_a_row() -> None:
+    summary = summarize(two_levels())
+    assert [row.names for row in summary.rows] == [
+        ("mgda", "erm"),
+        ("mgda", "gsam"),
+        ("mgda", "erm@representation"),
+        ("mgda", "gsam@representation"),
+        ("fairgrad", "erm@representation"),
+        ("fairgrad", "gsam@representation"),
+    ]
+    assert [row.level for row in summary.rows] == ["parameter"] * 2 + ["representation"] * 4
+    assert summary.presets == ["erm", "erm@representation", "gsam", "gsam@representation"]
+    assert len({row.mean_rank for row in summary.rows}) > 2
+    assert set(summary.grid) == {
+        ("mgda", "gsam"),
+        ("mgda", "gsam@representation"),
+        ("fairgrad", "gsam@representation"),
+    }
+    assert summary.at_representation
+    assert not summarize(comparison()).at_representation
+
+
+def test_plain_training_is_at_the_parameters_where_it_was_trained_there() -> None:
+    summary = summarize(two_levels())
+    assert [row.step_ratio for row in summary.rows] == [1.0, 2.0, 0.25, 0.5, 1.0, 2.5]
+    means = {(d.preset, d.methods): d.average and d.average.mean for d in summary.differences}
+    assert means == {
+        ("erm@representation", ("mgda",)): 2.0,
+        ("gsam", ("mgda",)): 1.0,
+        ("gsam@representation", ("mgda",)): 3.0,
+        ("gsam@representation", ("fairgrad",)): 4.0,
+        ("gsam@representation", ("mgda", "fairgrad")): 3.5,
+    }
+    # Whatever the order of the runs.
+    again = summarize(two_levels()[::-1])
+    assert {r.names: r.step_ratio for r in again.rows} == {
+        r.names: r.step_ratio for r in summary.rows
+    }

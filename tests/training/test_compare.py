@@ -44,6 +44,59 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return out, failures, events
 
 
+def arms(methods: list[str], sharpness: list[str], levels: list[str]) -> dict[str, str]:
+    """The levels of the arms by their directories."""
+    planned = plan(TOY, methods, sharpness, [0.1], 1, levels=levels, stl=False, epochs=1)
+    found = {cell.path.removesuffix("/seed-0"): cell.config.level for cell in planned}
+    assert len(found) == len(planned)
+    return {path.removesuffix("/rho-0.1"): level for path, level in found.items()}
+
+
+BOTH = ["parameter", "representation"]
+
+
+def test_each_arm_is_planned_at_each_level_that_it_has() -> None:
+    found = arms(["ls", "fairgrad", "moco"], ["erm", "gsam", "msam", "heads", "samo"], BOTH)
+    one_point = ("erm", "gsam", "msam", "heads")
+    expected = {f"{m}/{p}": "parameter" for m in ("ls", "moco") for p in (*one_point, "samo")}
+    expected |= {f"fairgrad/{p}": "parameter" for p in (*one_point, "samo")}
+    expected |= {f"fairgrad/{p}@representation": "representation" for p in one_point}
+    assert found == expected
+    assert arms(["fairgrad", "fairgrad"], ["erm"], BOTH * 2) == {
+        "fairgrad/erm": "parameter",
+        "fairgrad/erm@representation": "representation",
+    }
+
+
+def test_an_arm_without_the_level_is_at_the_parameters() -> None:
+    assert arms(["ls", "fairgrad"], ["erm", "samo"], BOTH[1:]) == {
+        "ls/erm": "parameter",
+        "ls/samo": "parameter",
+        "fairgrad/erm@representation": "representation",
+        "fairgrad/samo": "parameter",
+    }
+    # The level makes no difference to methods that compare no task gradients.
+    assert arms(["ls", "uw"], ["erm"], BOTH[1:]) == dict.fromkeys(("ls/erm", "uw/erm"), "parameter")
+
+
+@pytest.mark.parametrize(
+    ("methods", "sharpness", "levels", "message"),
+    [
+        (["mgda"], ["samo"], BOTH[1:], "evaluates the tasks at points of their own"),
+        (["mgda", "fairgrad"], ["samo", "lsam"], BOTH, "evaluates the tasks at points of their"),
+        (["mgda"], ["fmtl"], BOTH[1:], "level='parameter'"),
+        (["moco"], ["erm"], BOTH[1:], "relates them to other batches"),
+        (["mgda"], ["erm"], ["parameters"], "unknown level 'parameters', did you mean 'parameter'"),
+        (["mgda"], ["erm"], [], "at least one method, one sharpness preset and one level"),
+    ],
+)
+def test_levels_that_nothing_has(
+    methods: list[str], sharpness: list[str], levels: list[str], message: str
+) -> None:
+    with pytest.raises(RunError, match=re.escape(message)):
+        arms(methods, sharpness, levels)
+
+
 def test_the_plan_has_each_combination_once() -> None:
     paths = [cell.path for cell in cells()]
     assert len(set(paths)) == len(paths) == 2 + 2 * (1 + 2)

@@ -9,7 +9,7 @@ import pytest
 
 import samo
 from samo import benchmarks
-from samo.training import PRESETS, RunConfig, RunError, configured, perturbation
+from samo.training import LEVELS, PRESETS, RunConfig, RunError, configured, perturbation
 
 
 @pytest.mark.parametrize("name", benchmarks.available())
@@ -29,6 +29,7 @@ def test_a_configuration_survives_its_file() -> None:
         sharpness_options={"alpha": 0.25, "normalization": "none"},
         method="CAGrad",
         method_options={"c": 0.2},
+        level="representation",
         tasks=("left",),
         clip=1,
     )
@@ -59,6 +60,7 @@ def test_a_configuration_survives_its_file() -> None:
         ({"epochs": 0}, "epochs = 0: Input should be greater than 0"),
         ({"lr": -1.0}, "lr = -1.0: Input should be greater than 0"),
         ({"optimizer": "adan"}, "optimizer = 'adan': Input should be 'adam', 'adamw' or 'sgd'"),
+        ({"level": "head"}, "level = 'head': Input should be 'parameter' or 'representation'"),
         ({"seed": -1}, "seed = -1"),
         ({"rhoo": 1}, "rhoo = 1: Extra inputs are not permitted"),
     ],
@@ -86,10 +88,26 @@ def test_presets_are_those_of_the_library(name: str) -> None:
     assert repr(engine(name)) == repr(library)
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_levels_of_a_preset_are_those_that_the_engine_accepts(name: str) -> None:
+    model = benchmarks.create("tests.toy:Toy").model()
+    chosen, decompose = perturbation(name, None if name == "erm" else 0.3, {})
+    options: dict[str, Any] = {"perturbation": chosen, "decompose": decompose}
+
+    def accepted(level: Any) -> bool:
+        try:
+            samo.Engine(model, ["sign", "size"], aggregator="mgda", level=level, **options)
+        except ValueError:
+            return False
+        return True
+
+    assert PRESETS[name].levels == tuple(filter(accepted, LEVELS))
+
+
 def test_the_control_differs_from_samo_in_the_estimator_alone() -> None:
     samo_, random = (engine(name).perturbation for name in ("samo", "random"))
-    assert samo_ is not None
-    assert random is not None
+    assert isinstance(samo_, samo.Perturbation)
+    assert isinstance(random, samo.Perturbation)
     assert isinstance(random.local, samo.RandomDirection)
     assert isinstance(samo_.local, samo.SPSA)
     for field in ("noise", "normalization"):
@@ -108,6 +126,8 @@ def test_every_option_of_a_preset_reaches_the_perturbation() -> None:
         "groups": 2,
         "every": 7,
         "share": 0.25,
+        "rho_own": 0.7,
+        "beta": 0.5,
         "adaptive": True,
         "decompose": True,
     }

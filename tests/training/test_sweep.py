@@ -127,7 +127,7 @@ def test_what_is_no_range(text: str, message: str) -> None:
         ({"space": {"optimizer": "adam,adan"}}, "optimizer = 'adan'"),
         ({"space": {"batch_size": "0..4"}}, "batch_size = 0"),
         ({"sharpness": ("smao",)}, "did you mean 'samo'?"),
-        ({"sharpness": ()}, "at least one method and one sharpness preset"),
+        ({"sharpness": ()}, "at least one method, one sharpness preset"),
         ({"trials": 0}, "trials must be at least 1; found 0"),
         ({"trial_seeds": 0}, "trial seeds must be at least 1; found 0"),
         ({"benchmark_options": {"n": 2}}, "n must be at least 8"),
@@ -161,6 +161,33 @@ def test_each_arm_is_searched_for_what_it_has() -> None:
 
 
 # The search.
+
+
+def test_levels_are_arms_of_their_own() -> None:
+    made = plan_sweep(
+        TOY,
+        ["ls", "mgda"],
+        ["erm", "samo"],
+        {"lr": "1e-3..1e-1"},
+        trials=2,
+        levels=["representation", "parameter"],
+    )
+    assert {arm.name: arm.config({}, 0).level for arm in made.arms} == {
+        "ls/erm": "parameter",
+        "ls/samo": "parameter",
+        "mgda/erm@representation": "representation",
+        "mgda/erm": "parameter",
+        "mgda/samo": "parameter",
+    }
+    with pytest.raises(RunError, match="decompose=True needs those of two passes"):
+        plan_sweep(
+            TOY,
+            ["mgda"],
+            ["gsam"],
+            {"sharpness_options.decompose": "false,true"},
+            trials=2,
+            levels=["representation"],
+        )
 
 
 def test_budgets_are_equal_and_the_best_is_by_validation_data(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 
 import samo
-from samo.training import PRESETS, configured, train
+from samo.training import PRESETS, RunError, configured, train
 from samo.training._run import Run
 from tests import toy
 
@@ -52,6 +52,24 @@ def test_every_preset_trains_with_methods_of_each_kind(
     config = configured(benchmark=TOY, method=method, sharpness=sharpness, epochs=2)
     results = train(config, tmp_path)
     assert [record["epoch"] for record in results["history"]] == [1, 2]
+
+
+@pytest.mark.parametrize("sharpness", ["erm", "gsam"])
+def test_the_level_is_the_engine_s(tmp_path: Path, sharpness: str) -> None:
+    config = configured(benchmark=TOY, method="mgda", sharpness=sharpness, epochs=1)
+    there = config.model_copy(update={"level": "representation"})
+    assert Run(config).engine.level == "parameter"
+    assert Run(there).engine.level == "representation"
+    histories = [train(c, tmp_path / c.level)["history"] for c in (config, there)]
+    norms = [history[0]["steps"]["gradient_norm/sign"] for history in histories]
+    assert norms[0] != norms[1]
+
+
+def test_a_preset_with_points_of_its_own_has_one_level(tmp_path: Path) -> None:
+    config = configured(benchmark=TOY, method="mgda", sharpness="samo", level="representation")
+    with pytest.raises(RunError, match="points of their own"):
+        train(config, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 def test_what_a_run_leaves_behind(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from torchjd.aggregation import (
     Weighting,
 )
 from torchjd.linalg import Matrix as JacobianMatrix
-from torchjd.scalarization import Scalarizer
+from torchjd.scalarization import Mean, Scalarizer, Sum
 
 from samo.tensors import Matrix, Vector
 
@@ -43,6 +43,8 @@ TorchJDObject = Aggregator | Weighting[Any] | Scalarizer
 
 # Matrix weightings that depend on the number of rows only.
 _BY_COUNT = (SumWeighting, MeanWeighting, ConstantWeighting, RandomWeighting)
+# Scalarizers whose derivatives do not depend on the losses.
+_LINEAR = (Sum, Mean)
 # Matrix weightings whose matrix is K x K: J_1 J_2^T of two batches, replaced by the Gramian of one.
 _BY_CROSS_GRAMIAN = (SDMGradWeighting, MoDoWeighting)
 
@@ -162,6 +164,10 @@ class Combiner(ABC):
             slopes = slopes[here]
         return slopes, gradients
 
+    def constant_weights(self, present: int, device: torch.device) -> Tensor | None:  # noqa: ARG002
+        """Returns the weights of ``present`` tasks if nothing else determines them, else None."""
+        return None
+
     def weigh(self, losses: Tensor, present: Sequence[int]) -> tuple[Tensor, list[Tensor | None]]:
         """Weighs the tasks before their gradients are known (if `weighs_first`).
 
@@ -226,6 +232,12 @@ class WeightsOfLosses(Combiner):
     weighs_first = True
     weighs_own = True
 
+    def __init__(
+        self, method: TorchJDObject, n_tasks: int, whole: TorchJDObject | None = None
+    ) -> None:
+        super().__init__(method, n_tasks, whole)
+        self._slopes: dict[tuple[int, torch.device], Tensor] = {}  # of a sum or a mean
+
     def probe(self, method: Any, n_tasks: int) -> object:
         return method(torch.ones(n_tasks, dtype=self.dtype, device=self.device))
 
@@ -234,6 +246,17 @@ class WeightsOfLosses(Combiner):
         weights, gradients = self._differentiated(self.method, losses, present)
         assert weights is not None
         return weights, gradients
+
+    def constant_weights(self, present: int, device: torch.device) -> Tensor | None:
+        """Returns the derivatives of a sum or a mean, computed once."""
+        if type(self.method) not in _LINEAR:
+            return None
+        key = (present, device)
+        if key not in self._slopes:
+            values = torch.ones(present, dtype=self.dtype, device=device, requires_grad=True)
+            with torch.enable_grad():
+                (self._slopes[key],) = torch.autograd.grad(self.method(values), values)
+        return self._slopes[key].clone()
 
 
 class WeightsOfCount(Combiner):

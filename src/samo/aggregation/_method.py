@@ -74,6 +74,18 @@ class Method:
         return issubclass(self.kind, SeesLosses)
 
     @property
+    def levels(self) -> tuple[str, ...]:
+        """The levels at which it can compare task gradients (see `samo.Engine`).
+
+        None if it does not compare them. Gradients at the representation have the coordinates of
+        their batch, so a method that keeps gradients from step to step compares the parameters'.
+        """
+        if self.needs in ("nothing", "losses"):
+            return ()
+        kept = self.needs == "gradients" and self.stateful
+        return ("parameter",) if kept else ("parameter", "representation")
+
+    @property
     def min_tasks(self) -> int:
         """The smallest number of tasks with the default options."""
         return self.tasks_for(self.defaults)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from samo.engine import Declared, StepResult, stable_repr
-from samo.perturbations import Perturbation
+from samo.perturbations import Displacement
 from samo.tensors import Matrix, ratio
 
 from ._data import Data, Losses, Sizes
@@ -65,7 +65,7 @@ def gradient_cosines(
     batches: Iterable[Any],
     tasks: Sequence[str],
     *,
-    perturbation: Perturbation | None = None,
+    perturbation: Displacement | None = None,
     shared: Declared | None = None,
     own: Mapping[str, Declared] | None = None,
     seed: int = 0,
@@ -97,7 +97,8 @@ def gradient_cosines(
         The cosines.
 
     Raises:
-        AnalysisError: If there is no data, or the tasks share no parameter.
+        AnalysisError: If there is no data, the tasks share no parameter, or the perturbation is a
+            `samo.Momentum`.
         NonFiniteError: If a loss or a gradient is not finite.
 
     Example:

@@ -98,9 +98,10 @@ def sharpness(
         >>> [round(value, 4) for value in found.sharpness]
         [0.5]
     """
-    if not isinstance(perturbation, Perturbation) or perturbation.rho == 0:
+    if not isinstance(perturbation, Perturbation) or not perturbation.moves:
         raise AnalysisError(
-            f"perturbation must be a samo.Perturbation with rho > 0; found {perturbation!r}."
+            f"perturbation must be a samo.Perturbation with rho > 0 (or rho_own > 0); "
+            f"found {perturbation!r}."
         )
     with undisturbed(model) as isolated:
         data = Data(losses, batches, tasks, sizes)

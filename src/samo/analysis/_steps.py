@@ -11,7 +11,7 @@ from torch import nn
 
 from samo import aggregation
 from samo.engine import Declared, Guard, Partition, Step, confine_autocast, make_setting
-from samo.perturbations import Perturbation
+from samo.perturbations import Displacement
 
 from ._data import Data
 from ._errors import AnalysisError
@@ -24,7 +24,7 @@ def steps(
     data: Data,
     isolated: Isolated,
     aggregator: Literal["upgrad", "ls"],
-    perturbation: Perturbation | None,
+    perturbation: Displacement | None,
     *,
     decompose: bool = False,
     shared: Declared | None = None,
@@ -40,8 +40,14 @@ def steps(
         The step of each batch, and the batch's shares of the tasks' examples.
 
     Raises:
-        AnalysisError: If each task's gradient is requested, and no parameter is shared.
+        AnalysisError: If each task's gradient is requested, and no parameter is shared; or if the
+            perturbation is not along gradients.
     """
+    if perturbation is not None and perturbation.ascending is None:
+        raise AnalysisError(
+            f"perturbation must be a samo.Perturbation or None; found {perturbation!r}, which "
+            f"follows the past gradients of an engine."
+        )
     setting = make_setting(
         model,
         data.tasks,
@@ -57,9 +63,8 @@ def steps(
             f"Tasks {list(data.tasks)} share no parameter. All parameters of a single task are "
             f"task-specific: declare them shared (shared=model)."
         )
-    device_types = {"cpu", *(parameter.device.type for parameter in model.parameters())}
     for part in data:
-        with confine_autocast([part.closure], device_types) as closures:
+        with confine_autocast([part.closure]) as closures:
             step = Step(setting, closures, Guard())
             isolated(partial(_gather, step))
         yield step, part.shares

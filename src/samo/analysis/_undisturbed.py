@@ -11,7 +11,6 @@ from torch import nn
 from samo.model import (
     Trace,
     Traced,
-    devices_of,
     global_generators,
     put_back,
     set_states,
@@ -41,7 +40,8 @@ def undisturbed(model: nn.Module) -> Iterator[Isolated]:
         A function that evaluates the model, see `Isolated`: each evaluation sees the same buffers
         and random numbers.
     """
-    kept, generators = state_of(model), global_generators(devices_of(model))
+    kept = state_of(model)
+    generators = global_generators(kept.devices)
     states = states_of(generators)
     model.eval()
     try:

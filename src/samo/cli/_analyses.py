@@ -126,7 +126,8 @@ def _cosines(of: Subject) -> dict[str, Result]:
         return {}
     config = of.run.config
     own_way, _ = perturbation(config.sharpness, config.rho, config.sharpness_options)
-    ways = {"cosines": None} | ({"cosines-perturbed": own_way} if own_way else {})
+    perturbed = None if own_way is None else own_way.ascending
+    ways = {"cosines": None} | ({"cosines-perturbed": perturbed} if perturbed else {})
     settings: dict[str, Any] = {"own": of.own, "sizes": of.sizes, "seed": of.request.seed}
     return {
         name: analysis.gradient_cosines(*of.data, perturbation=way, **settings)

@@ -144,7 +144,7 @@ def _draw(found: Loaded, directory: Path) -> None:
     labels = {
         "sharpness": "along each task's own gradient",
         "sharpness-global": "along the mean gradient",
-        "cosines": "at the parameters",
+        "cosines": "at the natural point",
         "cosines-perturbed": "at the perturbed points",
     }
     for name, plot in plots.items():

@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 
 from .. import __version__
-from ..training import PRESETS, compare, configured, plan, train
+from ..training import LEVELS, PRESETS, compare, configured, plan, train
 from ._analyze import analyze_
 from ._bench import bench_
-from ._console import fail, reporting_errors, say
+from ._console import fail, reporting_errors, say, say_levels
 from ._data import data
 from ._list import tables
 from ._parse import assignments, names, numbers
@@ -23,6 +23,7 @@ from ._run_options import (
     Baselines,
     BenchmarkName,
     Jobs,
+    Levels,
     Lr,
     Methods,
     OptionPairs,
@@ -89,6 +90,9 @@ def train_(
     method: Annotated[str, typer.Option(help="An aggregation method.")] = "ls",
     sharpness: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "erm",
     rho: Annotated[float | None, typer.Option(help="Radius of the perturbation.")] = None,
+    level: Annotated[
+        str, typer.Option(help=f"Where task gradients are compared: {' or '.join(LEVELS)}.")
+    ] = LEVELS[0],
     tasks: Annotated[
         str | None, typer.Option(help="Tasks to train, separated by commas. Default: all.")
     ] = None,
@@ -113,6 +117,7 @@ def train_(
             sharpness=sharpness,
             sharpness_options=assignments("--sharpness-option", sharpness_option),
             rho=rho,
+            level=level,
             seed=seed,
             lr=lr,
             **options.settings(benchmark),
@@ -136,6 +141,7 @@ def compare_(
         str | None,
         typer.Option(help="Radii to choose from on validation data, separated by commas."),
     ] = None,
+    level: Levels = LEVELS[0],
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
     jobs: Jobs = 1,
     stl: Baselines = True,
@@ -147,7 +153,9 @@ def compare_(
     """Train methods with presets over several seeds, and compare them.
 
     Finished runs are kept; repeat an interrupted command to resume. With several radii, each method
-    and preset is reported at the radius with the best validation score.
+    and preset is reported at the radius with the best validation score. With --level
+    parameter,representation, methods that compare task gradients are trained at both levels where
+    the preset allows it; the others are at the parameters.
     """
     with reporting_errors() as console:
         cells = plan(
@@ -156,10 +164,12 @@ def compare_(
             names(sharpness),
             numbers("--rho", rho),
             seeds,
+            levels=names(level),
             stl=stl,
             lr=lr,
             **options.settings(benchmark),
         )
+        say_levels(console, names(level), [cell.config for cell in cells if not cell.baseline])
         with CompareView(console, len(cells)) as view:
             failures = compare(cells, out, jobs=jobs, watch=view.watch)
         show_results(console, out, published=published)

@@ -8,22 +8,28 @@ from typing import Annotated, Any
 
 import typer
 
-from ..cost import CASES, SUBJECTS, Conditions, chosen, conditions, measure, read_results
-from ..training import RunError
+from ..cost import CASES, PRESETS, Conditions, chosen, conditions, measure, read_results
+from ..training import LEVELS, RunError
 from ._console import reporting_errors, say
 from ._parse import names
+from ._run_options import Levels
 from ._views import BenchView
+
+_BOTH = ",".join(LEVELS)
 
 
 def bench_(
     cases: Annotated[
-        str | None,
-        typer.Option(help=f"Cases, separated by commas: {', '.join(CASES)}. Default: all."),
-    ] = None,
+        str, typer.Option(help=f"Cases, separated by commas: {', '.join(CASES)}.")
+    ] = "mlp,lenet",
     presets: Annotated[
         str | None,
-        typer.Option(help=f"Steps, separated by commas: {', '.join(SUBJECTS)}. Default: all."),
+        typer.Option(
+            help=f"Steps, separated by commas: {', '.join(PRESETS)}. Default: all but the "
+            "estimators of SAMO other than SPSA."
+        ),
     ] = None,
+    level: Levels = _BOTH,
     method: Annotated[str, typer.Option(help="Aggregation method.")] = "fairgrad",
     size: Annotated[
         str | None,
@@ -39,22 +45,25 @@ def bench_(
         int | None,
         typer.Option(min=0, help="Timings per step; 0 for passes and memory only."),
     ] = None,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="Also time the passes of each step in a bare loop.")
+    ] = False,
     threads: Annotated[
         int | None, typer.Option(help="Number of PyTorch's threads on the CPU.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Annotated[Path, typer.Option(help="Directory of the results.")] = Path("runs/bench"),
 ) -> None:
-    """Measure the cost of a step, relative to its forward and backward passes alone.
+    """Measure the cost of a step, relative to plain backprop.
 
-    Measures time, memory and random numbers of every preset and estimator, of TorchJD's plain step,
-    and of the passes of each step in a bare loop. Measurements are kept: repeat an interrupted
-    command to resume, or add steps or presets.
+    Measures time and memory of sum(losses).backward(), of every preset at both levels, and of
+    TorchJD's steps. Measurements are kept: repeat an interrupted command to resume, or add steps or
+    presets.
     """
     with reporting_errors() as console:
-        subjects = chosen(names(presets or ""), method)
+        subjects = chosen(names(presets or ""), method, names(level))
         settings = _settings(
-            names(",".join(CASES) if cases is None else cases),
+            names(cases),
             size=size,
             tasks=tasks,
             batch=batch,
@@ -70,13 +79,12 @@ def bench_(
             for wanted in settings:
                 view.begin(wanted.case)
                 file = out / f"{wanted.case}-{method}.json"
-                tables.append(
-                    cost_table(measure(wanted, subjects, file, steps=steps, watch=view.watch))
-                )
+                found = measure(wanted, subjects, file, steps=steps, bare=bare, watch=view.watch)
+                tables.append(cost_table(found))
         for table in tables:
             console.print(table)
-        found = sorted(map(read_results, out.glob("*.json")), key=_place)
-        figures = write_costs(found, out)
+        known = sorted(map(read_results, out.glob("*.json")), key=_place)
+        figures = write_costs(known, out)
         say(console, "Figures:", *figures)
         say(console, f"Tables: {out / 'table.md'} (explains the columns), {out / 'table.csv'}")
 

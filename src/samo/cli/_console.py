@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import typer
@@ -11,12 +11,21 @@ from rich.console import Console
 from .. import NonFiniteError
 from ..benchmarks import DataError
 from ..records.foreign import plain
-from ..training import RunError
+from ..training import Arm, RunConfig, RunError
 
 
 def say(console: Console, *lines: object) -> None:
     """Prints text as it is, without wrapping; further lines are indented."""
     console.print(*lines, sep="\n  ", highlight=False, markup=False, soft_wrap=True)
+
+
+def say_levels(console: Console, wanted: Iterable[str], arms: Iterable[RunConfig | Arm]) -> None:
+    """Names the methods and presets that are at the parameters only, if more was wanted."""
+    found: dict[str, set[str]] = {}
+    for arm in arms:
+        found.setdefault(f"{arm.method}/{arm.sharpness}", set()).add(arm.level)
+    if left := [name for name, levels in found.items() if not {*wanted} <= levels]:
+        say(console, f"At the parameters only (see `samo list methods`): {', '.join(left)}.")
 
 
 def complain(message: str, style: str = "red") -> None:

@@ -67,6 +67,7 @@ def _methods(*, short: bool) -> Table:
         if not short:
             rows[-1] |= {
                 "needs": f"{method.needs}, losses" if method.sees_losses else method.needs,
+                "level": level(method.levels),
                 "state": state(method),
                 "options": _defaults(method.defaults),
                 "source": "; ".join(map(source, method.references)) or "–",
@@ -77,8 +78,9 @@ def _methods(*, short: bool) -> Table:
 def _presets(*, short: bool) -> Table:
     rows = []
     for name, preset in PRESETS.items():
-        options = {} if short else {"options": _defaults(preset.options)}
-        rows.append({"name": name, _ABOUT: preset.title, **options})
+        rows.append({"name": name, _ABOUT: preset.title})
+        if not short:
+            rows[-1] |= {"level": level(preset.levels), "options": _defaults(preset.options)}
     return _table("sharpness", rows)
 
 
@@ -88,6 +90,11 @@ def _schedules() -> Table:
         options = {n: "epochs/2" if v is None else v for n, v in schedule.options.items()}
         rows.append({"name": name, _ABOUT: schedule.title, "options": _defaults(options)})
     return _table("learning-rate schedules", rows)
+
+
+def level(levels: Sequence[str]) -> str:
+    """Formats the levels at which task gradients can be compared."""
+    return "both" if len(levels) > 1 else ", ".join(levels) or "–"
 
 
 def state(method: Method) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from ..training import PRESETS, SCHEDULES
+from ..training import LEVELS, PRESETS, SCHEDULES
 from ._parse import assignments, benchmark_options
 
 BenchmarkName = Annotated[
@@ -20,6 +20,12 @@ BenchmarkName = Annotated[
 ]
 Methods = Annotated[str, typer.Option(help="Aggregation methods, separated by commas.")]
 Presets = Annotated[str, typer.Option(help=f"Presets, separated by commas: {', '.join(PRESETS)}.")]
+Levels = Annotated[
+    str,
+    typer.Option(
+        help=f"Where task gradients are compared; levels, separated by commas: {', '.join(LEVELS)}."
+    ),
+]
 Jobs = Annotated[int, typer.Option(min=1, help="Number of processes, one core each.")]
 Baselines = Annotated[bool, typer.Option(help="Train single-task baselines, the reference of Δm.")]
 OptionPairs = Annotated[list[str], typer.Option(metavar="NAME=VALUE", help="May be repeated.")]

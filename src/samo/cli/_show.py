@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..benchmarks import DensePrediction
+from ..records.schema import preset_at
 from ..training import RunError, Trained, trained
 from ._console import reporting_errors, say
 from ._run_options import Split
@@ -65,8 +66,9 @@ def _pictures(run: Trained, images: int, split: Split) -> DensePictures:
 
 def _title(run: Trained, split: Split) -> str:
     config = run.config
+    preset = preset_at(config.sharpness, config.level)
     radius = "" if config.rho is None else f" (ρ = {config.rho:g})"
     return (
-        f"{config.benchmark}, {split.value} images: {config.method}, {config.sharpness}{radius}, "
+        f"{config.benchmark}, {split.value} images: {config.method}, {preset}{radius}, "
         f"epoch {run.epoch}"
     )

@@ -10,14 +10,16 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from ..training import SweepPlan, SweepResult, compare, finals, plan_sweep, sweep
-from ._console import fail, reporting_errors, say
+from ..records.schema import preset_at
+from ..training import LEVELS, SweepPlan, SweepResult, compare, finals, plan_sweep, sweep
+from ._console import fail, reporting_errors, say, say_levels
 from ._parse import names, ranges
 from ._results import show_results
 from ._run_options import (
     Baselines,
     BenchmarkName,
     Jobs,
+    Levels,
     Methods,
     Presets,
     Published,
@@ -38,6 +40,7 @@ def sweep_(
     rho: Values = None,
     alpha: Values = None,
     lr: Values = None,
+    level: Levels = LEVELS[0],
     set_: Annotated[
         list[str],
         typer.Option(
@@ -74,9 +77,11 @@ def sweep_(
             ranges({"rho": rho, "alpha": alpha, "lr": lr}, set_),
             trials=trials,
             trial_seeds=trial_seeds,
+            levels=names(level),
             **options.settings(benchmark),
         )
         finals(plan, (), seeds, stl=stl)  # reports invalid arguments before the search
+        say_levels(console, names(level), plan.arms)
         _announce(console, plan)
         with CompareView(console, plan.runs) as view:
             result = sweep(
@@ -126,7 +131,7 @@ def _table(plan: SweepPlan, result: SweepResult) -> RichTable:
         rows.append(
             [
                 Cell(best.arm.method),
-                Cell(best.arm.sharpness),
+                Cell(preset_at(best.arm.sharpness, best.arm.level)),
                 Cell(f"{best.trials}{failed}", best.trials),
                 cell(best.score, ".4g"),
                 *(cell(value, ".4g" if isinstance(value, float) else "") for value in values),

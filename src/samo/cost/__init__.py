@@ -1,16 +1,18 @@
-"""The cost of a step, compared with the forward and backward passes that it needs."""
+"""The cost of a step, compared with plain backprop and with the passes that it needs."""
 
 from ._cases import CASES, Case, Workload, build, case_sizes
 from ._machine import machine
 from ._measure import Conditions, Watch, conditions, measure, read_results
 from ._meter import Meter, meter
-from ._passes import Arithmetic, Backward, Forward, one_pass, recorded
+from ._passes import Arithmetic, Backward, Forward, recorded
 from ._statistics import MedianRange, median_ratio, quartiles
 from ._step_costs import StepCost, step_costs
-from ._subjects import SUBJECTS, Subject, chosen
+from ._subjects import PLAIN, PRESETS, SUBJECTS, Subject, chosen
 
 __all__ = [
     "CASES",
+    "PLAIN",
+    "PRESETS",
     "SUBJECTS",
     "Arithmetic",
     "Backward",
@@ -31,7 +33,6 @@ __all__ = [
     "measure",
     "median_ratio",
     "meter",
-    "one_pass",
     "quartiles",
     "read_results",
     "recorded",

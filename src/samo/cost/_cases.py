@@ -31,12 +31,14 @@ class Workload:
         inputs: The inputs of the batch.
         targets: The targets by task.
         loss: The loss function of each task.
+        parts: The model's dictionaries of modules that belong to single tasks, the heads first.
     """
 
     model: nn.Module
     inputs: Tensor
     targets: Mapping[str, Tensor]
     loss: Mapping[str, Loss]
+    parts: tuple[str, ...] = ("heads",)
 
     @property
     def tasks(self) -> list[str]:
@@ -44,16 +46,20 @@ class Workload:
         return list(self.targets)
 
     @property
-    def heads(self) -> Mapping[str, nn.Module]:
-        """The heads by task."""
-        heads: Any = self.model.get_submodule("heads")
-        return dict(heads.items())
+    def own(self) -> dict[str, list[nn.Module]]:
+        """The modules of each task, of which the head is the first."""
+        parts: list[Any] = [self.model.get_submodule(name) for name in self.parts]
+        return {task: [part[task] for part in parts] for task in self.tasks}
 
     @property
     def shared(self) -> list[nn.Parameter]:
-        """The parameters outside of the heads."""
-        own = {id(p) for head in self.heads.values() for p in head.parameters()}
-        return [p for p in self.model.parameters() if id(p) not in own]
+        """The parameters that belong to all tasks."""
+        return self.outside(*self.parts)
+
+    def outside(self, *children: str) -> list[nn.Parameter]:
+        """Returns the parameters that are not in children of the model with these names."""
+        found = [(name.partition(".")[0], p) for name, p in self.model.named_parameters()]
+        return [parameter for child, parameter in found if child not in children]
 
     def losses(self, examples: int | None = None) -> Losses:
         """Creates the closure of a step.
@@ -143,6 +149,7 @@ def _segnet_mtan(tasks: int, batch: int, *, width: int, height: int, across: int
         torch.rand(batch, 3, height, across),
         {task: target for task, (_, target, _) in chosen.items()},
         {task: loss for task, (_, _, loss) in chosen.items()},
+        ("heads", "masks"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Measures one case: every step and its bare arithmetic, in alternation, in one process."""
+"""Measures one case: every step, in alternation, in one process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -19,18 +19,19 @@ from ..training import RunError
 from ._cases import CASES, Workload, build, case_sizes
 from ._machine import machine
 from ._meter import Meter, meter
-from ._passes import Arithmetic, one_pass, recorded
+from ._passes import recorded
 from ._subjects import Subject
 
-FORMAT = 1
+FORMAT = 2
 WARM_UP = 2  # examples
+MOST = 8.0  # seconds; what took as long in earlier rounds is not timed again
 _LONG = 1.0  # seconds; longer steps are not repeated
 _ENOUGH = 0.2  # seconds; shorter steps are repeated, as in training
 
 Watch = Callable[[int, int], None]
 """Called with the number of finished measurements of a case and their total number."""
+Work = Callable[[], object]
 Measurement = Callable[[], None]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -101,20 +102,22 @@ def measure(
     file: Path,
     *,
     steps: int | None = None,
+    bare: bool = False,
     watch: Watch = lambda _done, _total: None,
 ) -> dict[str, Any]:
     """Runs the measurements that the file does not contain yet.
 
-    Each round times every step and every bare arithmetic once, in an order that changes from round
-    to round, so that other load affects all equally. Each has a new engine, and a warm-up step on
-    two examples. A step that takes less than a second is then repeated for a fifth of a second, and
-    the means are recorded.
+    Each round times every step once, in an order that changes from round to round, so that other
+    load affects all equally. Each has a new engine, and a warm-up step on two examples. A step that
+    takes less than a second is then repeated for a fifth of a second, and the means are recorded. A
+    step that took eight seconds or more in earlier rounds is left out.
 
     Args:
         wanted: The conditions.
         subjects: The steps.
         file: The file of the results, written after each measurement.
         steps: The number of rounds; by default that of the case.
+        bare: Whether to time the bare arithmetic of each step as well.
         watch: Called with the progress.
 
     Returns:
@@ -129,8 +132,8 @@ def measure(
         workload = build(wanted.case, wanted.numbers, device)
         bench = _Bench(workload, wanted.method, meter(device), subjects)
         results = _opened(file, wanted, workload)
-        bench.enter(results, file)
-        todo = [*bench.memory(results), *bench.timings(results, rounds)]
+        bench.enter(results)
+        todo = [*bench.memory(results), *bench.timings(results, rounds, bare=bare)]
         for done, measurement in enumerate(todo):
             watch(done, len(todo))
             measurement()
@@ -157,99 +160,77 @@ class _Bench:
         self._meter = meter
         self._subjects = subjects
         self._losses, self._warm_up = workload.losses(), workload.losses(WARM_UP)
-        self._arithmetic: dict[str, Arithmetic] = {}
 
-    def enter(self, results: dict[str, Any], file: Path) -> None:
-        """Enters the passes and the random bytes of each step into the results.
-
-        They are recorded in an engine's second step, since the first determines the partition.
-
-        Raises:
-            RunError: If the results have different passes of a step.
-        """
+    def enter(self, results: dict[str, Any]) -> None:
+        """Enters the steps into the results."""
         for name, subject in self._subjects.items():
-            engine = subject.engine(self._workload, self._method)
-            engine.backward(self._warm_up)
-            arithmetic, noise = recorded(engine.backward, self._warm_up, self._workload.model)
-            self._arithmetic[arithmetic.key] = arithmetic
-            entry = {
-                "title": subject.title,
-                "arithmetic": arithmetic.key,
-                "noise_bytes": noise,
-                "seconds": [],
-                "aggregating": [],
-            }
-            if results["steps"].setdefault(name, entry)["arithmetic"] != arithmetic.key:
-                raise RunError(
-                    f"{file} has other passes of {name} than now recorded. Choose another "
-                    f"directory, or delete the file."
-                )
-            bare = {**arithmetic.counts, "seconds": []}
-            results["arithmetic"].setdefault(arithmetic.key, bare)
+            entry = {"title": subject.title, "seconds": [], "bare_seconds": []}
+            results["steps"].setdefault(name, entry)
 
     def memory(self, results: dict[str, Any]) -> Iterator[Measurement]:
-        """Yields the missing measurements of memory."""
-        works: list[tuple[dict[str, Any], Callable[[], object]]] = []
-        plain = one_pass(self._workload.tasks, self._workload.model)
-        works.append((results["one_pass"], lambda: self._bare(plain)))
-        for key, arithmetic in self._arithmetic.items():
-            works.append((results["arithmetic"][key], partial(self._bare, arithmetic)))
-        for name, subject in self._subjects.items():
-            works.append((results["steps"][name], partial(self._second_step, subject)))
-        for entry, work in works:
-            if "peak_bytes" not in entry:
-                yield partial(self._peak, entry, work)
-
-    def timings(self, results: dict[str, Any], rounds: int) -> Iterator[Measurement]:
-        """Yields the missing measurements of time, in their order."""
-        takes: list[tuple[list[float], Measurement]] = []
-        for key, arithmetic in self._arithmetic.items():
-            entry = results["arithmetic"][key]
-            takes.append((entry["seconds"], partial(self._time_bare, entry, arithmetic)))
+        """Yields the missing measurements of memory, passes and random bytes."""
         for name, subject in self._subjects.items():
             entry = results["steps"][name]
-            takes.append((entry["seconds"], partial(self._time_step, entry, subject)))
+            if "peak_bytes" not in entry:
+                yield partial(self._inspect, entry, subject)
+
+    def timings(self, results: dict[str, Any], rounds: int, *, bare: bool) -> Iterator[Measurement]:
+        """Yields the missing measurements of time, in their order."""
+        takes: list[tuple[list[float], Callable[[], Work]]] = []
+        for name, subject in self._subjects.items():
+            entry = results["steps"][name]
+            takes.append((entry["seconds"], partial(self._step, subject)))
+            if bare and subject.recorded:
+                takes.append((entry["bare_seconds"], partial(self._bare, subject)))
         for number in range(rounds):
-            for seconds, take in random.Random(number).sample(takes, len(takes)):
+            for seconds, prepare in random.Random(number).sample(takes, len(takes)):
                 if len(seconds) <= number:
-                    yield take
+                    yield partial(self._time, seconds, prepare)
 
-    def _bare(self, arithmetic: Arithmetic) -> None:
-        arithmetic.run(self._losses, self._workload.model)
-
-    def _second_step(self, subject: Subject) -> None:
-        """Runs an engine's second step, which includes memory that persists between steps."""
-        run = subject.run(self._workload, self._method)
-        run(self._warm_up, self._meter)
+    def _step(self, subject: Subject) -> Work:
+        """Returns a step of a new engine, after a step on fewer examples."""
+        run = subject.create(self._workload, self._method)
+        run(self._warm_up)
         self._workload.model.zero_grad()
-        run(self._losses, self._meter)
+        return partial(run, self._losses)
 
-    def _peak(self, entry: dict[str, Any], work: Callable[[], object]) -> None:
-        self._workload.model.zero_grad()
-        entry["peak_bytes"] = self._meter.peak(work)
+    def _bare(self, subject: Subject) -> Work:
+        """Returns the passes of a step."""
+        run, model = subject.create(self._workload, self._method), self._workload.model
+        arithmetic, _ = recorded(run, self._warm_up, model)
+        model.zero_grad()
+        return partial(arithmetic.run, self._losses, model)
 
-    def _time_bare(self, entry: dict[str, Any], arithmetic: Arithmetic) -> None:
-        seconds, _ = self._timed(lambda: self._bare(arithmetic))
-        entry["seconds"].append(seconds)
+    def _inspect(self, entry: dict[str, Any], subject: Subject) -> None:
+        """Records the passes of a step, and its memory with what persists from the step before."""
+        entry["passes"] = entry["noise_bytes"] = None
+        model = self._workload.model
 
-    def _time_step(self, entry: dict[str, Any], subject: Subject) -> None:
-        run = subject.run(self._workload, self._method)
-        run(self._warm_up, self._meter)
-        seconds, marks = self._timed(lambda: run(self._losses, self._meter))
-        entry["seconds"].append(seconds)
-        aggregating = [self._meter.seconds(start, end) for start, end in marks]
-        entry["aggregating"].append(sum(aggregating) / len(aggregating))
+        def two_steps() -> None:
+            run = subject.create(self._workload, self._method)
+            if subject.recorded:
+                arithmetic, entry["noise_bytes"] = recorded(run, self._warm_up, model)
+                entry["passes"] = arithmetic.counts
+            else:
+                run(self._warm_up)
+            model.zero_grad()
+            run(self._losses)
 
-    def _timed(self, work: Callable[[], T]) -> tuple[float, list[T]]:
+        model.zero_grad()
+        entry["peak_bytes"] = self._meter.peak(two_steps)
+
+    def _time(self, seconds: list[float], prepare: Callable[[], Work]) -> None:
         """Times a function, and repeats it if it is short."""
-        seconds, found = self._repeated(work, 1)
-        if seconds >= _LONG:
-            return seconds, found
-        return self._repeated(work, math.ceil(_ENOUGH / max(seconds, _ENOUGH / 100)))
+        if sum(seconds) < MOST:
+            work = prepare()
+            once = self._repeated(work, 1)
+            if once < _LONG:
+                once = self._repeated(work, math.ceil(_ENOUGH / max(once, _ENOUGH / 100)))
+            seconds.append(once)
 
-    def _repeated(self, work: Callable[[], T], times: int) -> tuple[float, list[T]]:
-        """Returns the mean time of several calls, and their results."""
-        meter, found = self._meter, list[T]()
+    def _repeated(self, work: Work, times: int) -> float:
+        """Returns the mean time of several calls."""
+        meter = self._meter
         gc.collect()
         gc.disable()
         try:
@@ -257,12 +238,12 @@ class _Bench:
             start = meter.mark()
             for _ in range(times):
                 self._workload.model.zero_grad()
-                found.append(work())
+                work()
             end = meter.mark()
             meter.wait()
         finally:
             gc.enable()
-        return meter.seconds(start, end) / times, found
+        return meter.seconds(start, end) / times
 
 
 def _opened(file: Path, wanted: Conditions, workload: Workload) -> dict[str, Any]:
@@ -273,8 +254,6 @@ def _opened(file: Path, wanted: Conditions, workload: Workload) -> dict[str, Any
         "machine": machine(torch.device(wanted.device)),
         "parameters": sum(p.numel() for p in workload.model.parameters()),
         "shared_parameters": sum(p.numel() for p in workload.shared),
-        "one_pass": {},
-        "arithmetic": {},
         "steps": {},
     }
     if not file.exists():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -74,11 +74,6 @@ class Arithmetic:
             "backwards": len(self.operations) - len(calls),
         }
 
-    @property
-    def key(self) -> str:
-        """A digest of the passes and their order."""
-        return hashlib.sha256(repr(self.operations).encode()).hexdigest()[:12]
-
     def run(self, losses: Losses, model: nn.Module) -> None:
         """Runs the passes, and frees all results as early as possible."""
         parameters = list(model.parameters())
@@ -110,17 +105,12 @@ class Arithmetic:
                     del held[number]
 
 
-def one_pass(tasks: Sequence[str], model: nn.Module) -> Arithmetic:
-    """Returns one forward and one backward pass of all losses together: the minimum of a step."""
-    wanted = tuple(i for i, p in enumerate(model.parameters()) if p.requires_grad)
-    backward = Backward(tuple((0, task) for task in tasks), wanted, retain=False)
-    return Arithmetic((Forward(tuple(tasks), graph=True), backward))
-
-
 def recorded(
     step: Callable[[Losses], object], losses: Losses, model: nn.Module
 ) -> tuple[Arithmetic, int]:
     """Records a step.
+
+    A backward pass that stops within the graph counts as one with the pass that continues there.
 
     Args:
         step: The step, which takes the closure.
@@ -175,21 +165,32 @@ class _Recorder(TorchFunctionMode):
 
     def _note(self, outputs: Any, inputs: Any, options: Mapping[str, Any]) -> None:
         starts = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-        by = [inputs] if isinstance(inputs, Tensor) else list(inputs or ())
-        if by and not any(id(p) in self._numbers for p in by):
+        ends = [inputs] if isinstance(inputs, Tensor) else list(inputs or ())
+        parameters = [end for end in ends if not isinstance(end, GradientEdge)]
+        if parameters and not any(id(p) in self._numbers for p in parameters):
             return  # a backward pass of the method, such as for the slopes of a scalarizer
         try:
+            numbers = tuple(self._numbers[id(p)] for p in parameters) or (
+                () if ends else tuple(self._numbers.values())
+            )
+            if any(isinstance(start, GradientEdge) for start in starts):
+                self._continue(numbers)
+                return
             losses = tuple(self._place(loss) for loss in starts)
-            numbers = tuple(self._numbers[id(p)] for p in by) if by else None
         except KeyError:
             raise RuntimeError(
                 "The bare arithmetic of a step is defined only if its backward passes lead from "
                 "the closure's losses to the model's parameters."
             ) from None
         retain = bool(options.get("retain_graph") or options.get("create_graph"))
-        self.operations.append(
-            Backward(losses, tuple(self._numbers.values()) if numbers is None else numbers, retain)
-        )
+        self.operations.append(Backward(losses, numbers, retain))
+
+    def _continue(self, numbers: tuple[int, ...]) -> None:
+        """Completes the last backward pass, which stopped within the graph."""
+        before = self.operations[-1]
+        assert isinstance(before, Backward)
+        both = tuple(sorted((*before.parameters, *numbers)))
+        self.operations[-1] = replace(before, parameters=both, retain=False)
 
     def _place(self, loss: Tensor) -> tuple[int, str]:
         reference, place = self._places[id(loss)]

@@ -1,35 +1,36 @@
-"""The measured steps: every preset, every estimator, and steps of TorchJD."""
+"""The measured steps: plain backprop, every preset and estimator, and steps of TorchJD."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from torchjd.aggregation import Aggregator
+from torchjd import autogram
+from torchjd.aggregation import Aggregator, GramianWeightedAggregator
 from torchjd.autojac import jac_to_grad, mtl_backward
-from torchjd.scalarization import Scalarizer
 
-from samo.engine import Engine, Losses, Step
+from samo.engine import Engine, Level, Losses
 from samo.perturbations import ESTIMATORS, SPSA, LocalGradient
 
 from .. import aggregation
 from .._names import unknown
-from .._presets import ERM, FMTL, GSAM, LSAM, SAMO
-from ..training import RunError
+from .._presets import ERM, FMTL, GSAM, LSAM, MSAM, SAMO
+from ..training import LEVELS, RunError
 from ._cases import Workload
-from ._meter import Meter
 
-Marks = list[Any]
-"""Marks of the start and the end of the aggregation."""
-Run = Callable[[Losses, Meter], Marks]
-"""A step, which returns the marks of its aggregation."""
+Run = Callable[[Losses], object]
+"""A step, which takes the closure."""
+PLAIN = "plain"
+"""The name of the step that is the unit of all others."""
+_COMPARING = ("gramian", "gradients")
 
 
 @dataclass(frozen=True)
@@ -37,71 +38,156 @@ class Subject:
     """A step to measure.
 
     Attributes:
+        preset: The name by which it is chosen.
         title: A description in one line.
-        engine: Creates the engine for a workload and a method.
-        torchjd: If TorchJD runs the step, the number of losses that it differentiates at once (0
-            for all); the bare arithmetic is still the engine's.
+        create: Creates the step for a workload and a method, with a new engine or aggregator.
+        level: Where it compares task gradients; None if it compares none.
+        needs: The inputs that its methods need (see `Method.needs`); empty for all.
+        recorded: Whether its passes can be recorded: an engine's can.
     """
 
+    preset: str
     title: str
-    engine: Callable[[Workload, str], Engine]
-    torchjd: int | None = None
-
-    def run(self, workload: Workload, method: str) -> Run:
-        """Creates the step for a workload and a method, with a new engine or aggregator."""
-        if self.torchjd is not None:
-            return _torchjd_run(workload, method, self.torchjd or None)
-        engine = self.engine(workload, method)
-
-        def run(losses: Losses, meter: Meter) -> Marks:
-            with _aggregating(meter) as marks:
-                engine.backward(losses)
-            return marks
-
-        return run
+    create: Callable[[Workload, str], Run]
+    level: Level | None = None
+    needs: tuple[str, ...] = ()
+    recorded: bool = True
 
 
-def _preset(
-    preset: Callable[..., Engine], workload: Workload, method: str, **options: Any
-) -> Engine:
-    # Some estimators have state, so each engine gets a new one.
-    made = {name: value() if callable(value) else value for name, value in options.items()}
-    return preset(workload.model, workload.tasks, aggregator=method, own=workload.heads, **made)
+def _plain(workload: Workload, _method: str) -> Run:
+    """Creates a step that minimises the sum of the losses."""
+
+    def run(losses: Losses) -> None:
+        torch.stack(list(losses(workload.tasks).values())).sum().backward()
+
+    return run
 
 
-def _estimators() -> Iterator[tuple[str, str, Callable[[], LocalGradient]]]:
-    """Yields name, title and factory of each estimator of the package."""
-    yield "samo", "SAMO: SPSA", SPSA
+def _mtl(chunk: int | None, workload: Workload, method: str) -> Run:
+    """Creates a step as in TorchJD's documentation; ``chunk`` losses at a time, None for all."""
+    aggregator = aggregation.create(method, len(workload.tasks))
+    assert isinstance(aggregator, Aggregator)
+    trunk = workload.outside("heads")
+    heads = {task: head for task, (head, *_) in workload.own.items()}
+
+    def run(losses: Losses) -> None:
+        with _inputs(heads.values()) as features:
+            values = losses(workload.tasks)
+        mtl_backward(
+            list(values.values()),
+            features=list(features.values()),
+            tasks_params=[heads[task].parameters() for task in values],
+            shared_params=trunk,
+            parallel_chunk_size=chunk,
+            retain_graph=False,
+        )
+        jac_to_grad(trunk, aggregator)
+
+    return run
+
+
+@contextmanager
+def _inputs(modules: Iterable[nn.Module]) -> Iterator[dict[int, Tensor]]:
+    """Collects the inputs of modules."""
+    found: dict[int, Tensor] = {}
+
+    def enter(_module: object, inputs: tuple[Tensor, ...]) -> None:
+        found[id(inputs[0])] = inputs[0]
+
+    with ExitStack() as stack:
+        for module in modules:
+            handle: RemovableHandle = module.register_forward_pre_hook(enter)
+            stack.callback(handle.remove)
+        yield found
+
+
+def _autogram(workload: Workload, method: str) -> Run:
+    """Creates a step of TorchJD that computes the Gramian without storing the Jacobian."""
+    aggregator = aggregation.create(method, len(workload.tasks))
+    assert isinstance(aggregator, GramianWeightedAggregator)
+    trunk = [child for name, child in workload.model.named_children() if name != "heads"]
+    # It removes its hooks from the model when it is freed.
+    engine = autogram.Engine(*trunk, batch_dim=None)
+
+    def run(losses: Losses) -> None:
+        values = torch.stack(list(losses(workload.tasks).values()))
+        values.backward(aggregator.gramian_weighting(engine.compute_gramian(values)))
+
+    return run
+
+
+def _engine(preset: Callable[..., Engine], workload: Workload, method: str) -> Run:
+    """Creates a step of this package, with the partition declared."""
+    tasks, own = workload.tasks, workload.own
+    engine = preset(workload.model, tasks, aggregator=method, shared=workload.shared, own=own)
+    return engine.backward
+
+
+def _estimating(local: Callable[[], LocalGradient], *arguments: Any, **options: Any) -> Engine:
+    """Creates an engine of SAMO with a new estimator, since some have state."""
+    return SAMO(*arguments, local=local(), **options)
+
+
+def _estimators() -> Iterator[tuple[str, str, Callable[..., Engine]]]:
+    """Yields name, title and preset of each estimator of the package."""
     one_sided = partial(SPSA, antithetic=False)
-    yield "samo-one-sided", "SAMO: SPSA, at one side of θ only", one_sided
-    yield "samo-rademacher", "SAMO: SPSA along signs", partial(SPSA, noise="rademacher")
+    yield "samo-one-sided", "SAMO: SPSA, at one side of θ only", partial(_estimating, one_sided)
+    signs = partial(SPSA, noise="rademacher")
+    yield "samo-rademacher", "SAMO: SPSA along signs", partial(_estimating, signs)
     for kind in ESTIMATORS:
         if kind is not SPSA:
             words = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
-            yield f"samo-{words}", f"SAMO: {kind.__name__}", kind
+            yield f"samo-{words}", f"SAMO: {kind.__name__}", partial(_estimating, kind)
 
 
-SUBJECTS: Mapping[str, Subject] = {
-    "torchjd": Subject("ERM by TorchJD, one task after the other", partial(_preset, ERM), 1),
-    "torchjd-batched": Subject("ERM by TorchJD, all tasks at once", partial(_preset, ERM), 0),
-    "erm": Subject("ERM", partial(_preset, ERM)),
-    "gsam": Subject("GSAM", partial(_preset, GSAM)),
-    "lsam": Subject("LSAM", partial(_preset, LSAM)),
-    "fmtl": Subject("FMTL", partial(_preset, FMTL)),
-    **{
-        name: Subject(title, partial(_preset, SAMO, local=local))
-        for name, title, local in _estimators()
-    },
-}
+# Presets that evaluate all tasks at one point can compare them at the representation.
+_AT_ONE_POINT: tuple[tuple[str, str, Callable[..., Engine]], ...] = (
+    ("erm", "ERM", ERM),
+    ("msam", "MSAM", MSAM),
+    ("heads", "GSAM of the heads only", partial(GSAM, rho=0.0, rho_own=0.05)),
+    ("gsam", "GSAM", GSAM),
+)
+_AT_SEVERAL_POINTS: tuple[tuple[str, str, Callable[..., Engine]], ...] = (
+    ("lsam", "LSAM", LSAM),
+    ("fmtl", "FMTL", FMTL),
+    ("samo", "SAMO: SPSA", SAMO),
+)
+_TORCHJD: tuple[tuple[str, str, Callable[[Workload, str], Run], tuple[str, ...]], ...] = (
+    ("torchjd", "TorchJD: mtl_backward, all tasks at once", partial(_mtl, None), _COMPARING),
+    ("torchjd-serial", "TorchJD: mtl_backward, a task at a time", partial(_mtl, 1), _COMPARING),
+    ("torchjd-autogram", "TorchJD: autogram.Engine", _autogram, ("gramian",)),
+)
 
 
-def chosen(names: Sequence[str], method: str) -> dict[str, Subject]:
-    """Returns the steps with these names.
+def _subjects() -> Iterator[tuple[str, Subject]]:
+    yield PLAIN, Subject(PLAIN, "sum(losses).backward()", _plain, recorded=False)
+    for name, title, create, needs in _TORCHJD:
+        yield name, Subject(name, title, create, "parameter", needs, recorded=False)
+    for name, title, preset in _AT_ONE_POINT:
+        yield name, Subject(name, title, partial(_engine, preset), "parameter")
+        title = f"{title}, tasks compared at the representation"
+        create = partial(_engine, partial(preset, level="representation"))
+        yield f"{name}-representation", Subject(name, title, create, "representation", _COMPARING)
+    for name, title, preset in (*_AT_SEVERAL_POINTS, *_estimators()):
+        yield name, Subject(name, title, partial(_engine, preset), "parameter")
+
+
+SUBJECTS: Mapping[str, Subject] = MappingProxyType(dict(_subjects()))
+PRESETS = tuple(dict.fromkeys(subject.preset for subject in SUBJECTS.values()))
+"""The names by which steps are chosen."""
+
+
+def chosen(
+    presets: Sequence[str], method: str, levels: Sequence[str] = LEVELS
+) -> dict[str, Subject]:
+    """Returns the steps of some presets, and plain backprop, their unit.
 
     Args:
-        names: The names; empty for all.
-        method: The aggregation method. TorchJD's steps are left out if it needs the losses in
-            addition to the gradients.
+        presets: The names of the presets; if empty, all but the estimators of SAMO other than SPSA.
+        method: The aggregation method. Steps that it cannot have are left out: TorchJD's if it
+            needs the losses in addition to the gradients, and those at the representation if it
+            compares no gradients.
+        levels: Where task gradients are compared.
 
     Returns:
         The steps by name.
@@ -109,82 +195,25 @@ def chosen(names: Sequence[str], method: str) -> dict[str, Subject]:
     Raises:
         RunError: If a name is unknown.
     """
-    for name in names:
-        if name not in SUBJECTS:
-            raise RunError(unknown("preset", name, SUBJECTS))
+    for name in presets:
+        if name not in PRESETS:
+            raise RunError(unknown("preset", name, PRESETS))
+    for level in levels:
+        if level not in LEVELS:
+            raise RunError(unknown("level", level, LEVELS))
     try:
         described = aggregation.describe(method)
     except ValueError as error:
         raise RunError(str(error)) from error
-    found = {name: SUBJECTS[name] for name in SUBJECTS if name in names or not names}
-    if described.sees_losses:
-        return {name: s for name, s in found.items() if s.torchjd is None}
-    if described.needs in ("nothing", "losses"):  # there is no Jacobian to batch
-        return {name: s for name, s in found.items() if s.torchjd != 0}
-    return found
-
-
-def _torchjd_run(workload: Workload, method: str, chunk: int | None) -> Run:
-    """Creates a plain multi-task step as in TorchJD's documentation."""
-    method_object = aggregation.create(method, len(workload.tasks))
-    shared, heads = workload.shared, workload.heads
-
-    def by_jacobian(losses: Losses, meter: Meter) -> Marks:
-        assert isinstance(method_object, Aggregator)
-        with _features(workload) as features:
-            values = losses(workload.tasks)
-        mtl_backward(
-            list(values.values()),
-            features=list(features.values()),
-            tasks_params=[heads[task].parameters() for task in values],
-            shared_params=shared,
-            parallel_chunk_size=chunk,
-            retain_graph=False,
+    extra = {name for name, _, _ in _estimators()}
+    return {
+        name: subject
+        for name, subject in SUBJECTS.items()
+        if name == PLAIN
+        or (
+            (subject.preset in presets if presets else subject.preset not in extra)
+            and subject.level in levels
+            and (not subject.needs or described.needs in subject.needs)
+            and (subject.recorded or not described.sees_losses)
         )
-        start = meter.mark()
-        jac_to_grad(shared, method_object)
-        return [start, meter.mark()]
-
-    def by_sum(losses: Losses, meter: Meter) -> Marks:
-        assert isinstance(method_object, Scalarizer)
-        values = torch.stack(list(losses(workload.tasks).values()))
-        start = meter.mark()
-        total = method_object(values)
-        end = meter.mark()
-        total.backward()
-        return [start, end]
-
-    return by_sum if isinstance(method_object, Scalarizer) else by_jacobian
-
-
-@contextmanager
-def _features(workload: Workload) -> Iterator[dict[int, Tensor]]:
-    """Collects the inputs of the heads, where TorchJD splits the graph."""
-    found: dict[int, Tensor] = {}
-
-    def enter(_module: object, inputs: tuple[Tensor, ...]) -> None:
-        found[id(inputs[0])] = inputs[0]
-
-    with ExitStack() as stack:
-        for head in workload.heads.values():
-            handle: RemovableHandle = head.register_forward_pre_hook(enter)
-            stack.callback(handle.remove)
-        yield found
-
-
-@contextmanager
-def _aggregating(meter: Meter) -> Iterator[Marks]:
-    """Marks the start and the end of the aggregation in an engine's step."""
-    marks: Marks = []
-    stage = Step.aggregate
-
-    def marked(step: Step) -> None:
-        marks.append(meter.mark())
-        stage(step)
-        marks.append(meter.mark())
-
-    setattr(Step, "aggregate", marked)  # noqa: B010 - during one step
-    try:
-        yield marks
-    finally:
-        setattr(Step, "aggregate", stage)  # noqa: B010
+    }

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
@@ -129,6 +130,10 @@ class Replicated(Placement):
         """Returns the leaves, which are the parameters."""
         return leaves
 
+    def leaves(self, parameters: Sequence[Parameter]) -> set[int]:
+        """Returns the ids of the parameters, which are the leaves."""
+        return set(map(id, parameters))
+
     def differentiate(
         self,
         losses: Sequence[Tensor],
@@ -136,13 +141,21 @@ class Replicated(Placement):
         seeds: Sequence[Tensor],
         *,
         retain: bool,
+        edges: Sequence[GradientEdge] = (),
     ) -> list[Tensor | None]:
         """Returns the gradients of this rank's losses; None throughout if it has no losses."""
-        if not losses:
-            return [None] * len(parameters)
-        return [
-            *torch.autograd.grad(losses, parameters, seeds, retain_graph=retain, allow_unused=True)
-        ]
+        found = _gradients(losses, [*parameters, *edges], seeds, retain=retain)
+        return found[: len(parameters)]
+
+    def pull_back(
+        self,
+        edges: Sequence[GradientEdge],
+        parameters: Sequence[Parameter],
+        cotangents: Sequence[Tensor],
+        losses: Sequence[Tensor],  # noqa: ARG002
+    ) -> list[Tensor | None]:
+        """Runs a backward pass from the edges; returns None throughout if there are none."""
+        return _gradients(edges, parameters, cotangents)
 
     def as_gradient(self, part: Tensor, parameter: Tensor) -> Tensor:  # noqa: ARG002
         """Returns the tensor, which is the whole gradient."""
@@ -188,3 +201,22 @@ class Replicated(Placement):
             for wrapper, backward, forward in flags:
                 wrapper.require_backward_grad_sync = backward
                 wrapper.require_forward_param_sync = forward
+
+
+def _gradients(
+    outputs: Sequence[Tensor | GradientEdge],
+    ends: Sequence[Tensor | GradientEdge],
+    seeds: Sequence[Tensor],
+    *,
+    retain: bool = False,
+) -> list[Tensor | None]:
+    if not outputs:
+        return [None] * len(ends)
+    found: Sequence[Tensor | None] = torch.autograd.grad(
+        outputs,  # type: ignore[arg-type]
+        ends,  # type: ignore[arg-type]
+        seeds,
+        retain_graph=retain,
+        allow_unused=True,
+    )
+    return list(found)

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 from torch.nn import Parameter
 
 from samo.model import Streams
@@ -55,6 +56,10 @@ class Placement(ABC):
         """Maps the ids of leaves of the graph to the ids of the parameters that they stand for."""
 
     @abstractmethod
+    def leaves(self, parameters: Sequence[Parameter]) -> set[int]:
+        """Returns the ids of the leaves of the graph that stand for parameters."""
+
+    @abstractmethod
     def differentiate(
         self,
         losses: Sequence[Tensor],
@@ -62,6 +67,7 @@ class Placement(ABC):
         seeds: Sequence[Tensor],
         *,
         retain: bool,
+        edges: Sequence[GradientEdge] = (),
     ) -> list[Tensor | None]:
         """Differentiates a weighted sum of losses.
 
@@ -70,6 +76,28 @@ class Placement(ABC):
             parameters: The parameters.
             seeds: The losses' weights, in the losses' dtypes.
             retain: Whether the graph is needed again.
+            edges: Further ends of the backward pass.
+
+        Returns:
+            This rank's parts of the gradients; None for parameters that are not reached.
+        """
+
+    @abstractmethod
+    def pull_back(
+        self,
+        edges: Sequence[GradientEdge],
+        parameters: Sequence[Parameter],
+        cotangents: Sequence[Tensor],
+        losses: Sequence[Tensor],
+    ) -> list[Tensor | None]:
+        """Multiplies gradients at edges of a graph by the transposed Jacobian of what is there.
+
+        Args:
+            edges: The edges, the ends of an earlier backward pass.
+            parameters: The parameters.
+            cotangents: The gradients at the edges.
+            losses: The losses that the earlier pass differentiated; unused if the parameters are
+                ``whole``.
 
         Returns:
             This rank's parts of the gradients; None for parameters that are not reached.

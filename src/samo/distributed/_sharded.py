@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
@@ -45,6 +46,7 @@ class Sharded(Placement):
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._size = ranks.size
         self._behind: dict[int, int] = {}
+        self._gathered: dict[int, Tensor] = {}
         self.global_sum = ranks.total
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
@@ -82,6 +84,10 @@ class Sharded(Placement):
             self._map_units(unknown)
         return {self._behind.get(leaf, leaf) for leaf in leaves}
 
+    def leaves(self, parameters: Sequence[Parameter]) -> set[int]:
+        """Returns the ids of the gathered parameters."""
+        return {id(leaf) for leaf in self._leaves(parameters)}
+
     def differentiate(
         self,
         losses: Sequence[Tensor],
@@ -89,20 +95,43 @@ class Sharded(Placement):
         seeds: Sequence[Tensor],
         *,
         retain: bool,
+        edges: Sequence[GradientEdge] = (),
     ) -> list[Tensor | None]:
         """Runs a backward pass, in which FSDP averages over the ranks and scatters."""
-        before = [parameter.grad for parameter in self._parameters]
-        for parameter in self._parameters:
-            parameter.grad = None
+        starts = list(map(get_gradient_edge, losses))
+        # Autograd executes the nodes of edges, and would free what they need in `pull_back`.
+        ends: list[Tensor | GradientEdge] = [*self._leaves(parameters), *edges] if edges else []
+        return self._backward(starts, seeds, parameters, ends, retain=retain or bool(edges))
+
+    def pull_back(
+        self,
+        edges: Sequence[GradientEdge],
+        parameters: Sequence[Parameter],
+        cotangents: Sequence[Tensor],
+        losses: Sequence[Tensor],
+    ) -> list[Tensor | None]:
+        """Runs a backward pass from the edges, with the hooks of the units above them.
+
+        A unit gathers its parameters when a backward pass arrives at its outputs, which may be
+        above the edges. So the pass starts at the losses, without gradients down to the edges.
+
+        Args:
+            edges: The edges.
+            parameters: The parameters.
+            cotangents: The gradients at the edges.
+            losses: The losses above them.
+
+        Returns:
+            The shards of the gradients.
+        """
+        starts = list(map(get_gradient_edge, losses))
+        silent = [start.node.register_prehook(lambda g: (None,) * len(g)) for start in starts]
+        zeros = [torch.zeros_like(loss) for loss in losses]
         try:
-            torch.autograd.backward(
-                losses, [seed * self._size for seed in seeds], retain_graph=retain
-            )
-            return [None if p.grad is None else local(p.grad) for p in parameters]
+            return self._backward([*starts, *edges], [*zeros, *cotangents], parameters)
         finally:
-            self._reshard()
-            for parameter, gradient in zip(self._parameters, before, strict=True):
-                parameter.grad = gradient
+            for handle in silent:
+                handle.remove()
 
     def as_gradient(self, part: Tensor, parameter: Tensor) -> Tensor:
         """Returns the ``DTensor`` of which this rank holds the shard."""
@@ -140,6 +169,32 @@ class Sharded(Placement):
         for unit in self._units:
             unit.reshard()
 
+    def _backward(
+        self,
+        starts: Sequence[GradientEdge],
+        seeds: Sequence[Tensor],
+        parameters: Sequence[Parameter],
+        ends: Sequence[Tensor | GradientEdge] = (),
+        *,
+        retain: bool = False,
+    ) -> list[Tensor | None]:
+        before = [parameter.grad for parameter in self._parameters]
+        for parameter in self._parameters:
+            parameter.grad = None
+        try:
+            torch.autograd.backward(starts, seeds, retain_graph=retain, inputs=ends or None)  # type: ignore[arg-type]
+            found = [None if p.grad is None else local(p.grad) for p in parameters]
+            return [None if gradient is None else gradient.mul_(self._size) for gradient in found]
+        finally:
+            self._reshard()
+            for parameter, gradient in zip(self._parameters, before, strict=True):
+                parameter.grad = gradient
+
+    def _leaves(self, parameters: Sequence[Parameter]) -> list[Tensor]:
+        if any(id(parameter) not in self._gathered for parameter in parameters):
+            self._map_units(set())
+        return [self._gathered[id(parameter)] for parameter in parameters]
+
     def _map_units(self, leaves: set[int]) -> None:
         """Records which gathered parameter belongs to which shard, unit by unit."""
         for unit in self._units:
@@ -148,6 +203,7 @@ class Sharded(Placement):
             unit.unshard()
             for name, gathered in unit.named_parameters():
                 self._behind[id(gathered)] = id(shards[name])
+                self._gathered[id(shards[name])] = gathered
             unit.reshard()
         for leaf in leaves:
             self._behind.setdefault(leaf, leaf)

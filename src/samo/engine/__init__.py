@@ -1,15 +1,17 @@
 """The engine and its steps."""
 
 from ._batch import Losses, confine_autocast, evaluated
+from ._claims import Declared, declared_parameters
 from ._engine import Engine
 from ._finite import Guard
 from ._natural import Point, displaced, point_of
-from ._partition import Declared, Partition, declared_parameters
+from ._partition import Assignment, Partition
 from ._result import StepResult
 from ._setting import Level, Setting, checked_tasks, make_setting, stable_repr
 from ._step import Step
 
 __all__ = [
+    "Assignment",
     "Declared",
     "Engine",
     "Guard",

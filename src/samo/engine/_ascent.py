@@ -63,7 +63,9 @@ class Ascent:
             if natural.perturbation.alpha > 0:
                 direction.lerp_(natural.mean, natural.perturbation.alpha)
         values = natural.point.values
-        norm, factor = natural.perturbation.to_radius_(natural.masked(direction), values)
+        norm, factor = natural.perturbation.to_radius_(
+            natural.masked(direction), values, natural.perturbation.rho
+        )
         natural.guard.check(self.tasks, "ascent direction", norm)
         return direction, factor
 

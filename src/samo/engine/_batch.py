@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from samo._numbers import number
 from samo.distributed import Agreement
 from samo.model import Trace
 
@@ -39,7 +40,8 @@ class Batch:
     Attributes:
         sizes: The size of the batch, by task.
         agreed: The tasks present on any rank, with their mean losses and this rank's shares.
-        losses: This rank's natural losses by task, with their graphs.
+        losses: This rank's natural losses by task, with their graphs until these are
+            handed over.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Batch:
         with torch.enable_grad():
             losses = self._trace.natural(partial(self._ask, tasks, may_leave_out=True))
         counted = {task: loss for task, loss in losses.items() if self.sizes[task] > 0}
-        settled = self._trace.trainable == partition.settled and partition.seen >= counted.keys()
+        settled = partition.settles(self._trace.structure, counted)
         news = not settled and partition.is_news(counted, world.placement)
         agreed = self.agreed = world.ranks.agree(losses, self.sizes, news=news)
         if not agreed.means:
@@ -75,6 +77,7 @@ class Batch:
         self.losses = world.placement.taking_part(losses, agreed)
         if agreed.news:
             partition.update(self.losses, world.ranks, world.placement)
+        partition.check()
         for task, loss in agreed.means.items():
             guard.check([task], "natural loss", loss)
 
@@ -91,6 +94,11 @@ class Batch:
         losses = self._trace.replay(self._ask, list(self.losses))
         return {task: losses[task] for task in here}
 
+    def hand_over(self) -> dict[str, Tensor]:
+        """Returns the losses with their graphs, and keeps only their values."""
+        found, self.losses = self.losses, {t: loss.detach() for t, loss in self.losses.items()}
+        return found
+
     def rehearse(self) -> None:
         """Evaluates the losses before the natural pass, to determine the partition."""
         setting = self._setting
@@ -104,6 +112,10 @@ class Batch:
             return evaluated(
                 self._closure, wanted, self._setting.tasks, may_leave_out=may_leave_out
             )
+
+
+# The types of devices for which this build of torch has autocast.
+_AUTOCAST = [*filter(torch.amp.is_autocast_available, ("cpu", "cuda", "mps", "xpu", "hpu", "mtia"))]
 
 
 def keep_saved_tensors() -> None:
@@ -124,9 +136,7 @@ def keep_saved_tensors() -> None:
 
 
 @contextmanager
-def confine_autocast(
-    closures: Sequence[Losses], device_types: Iterable[str]
-) -> Iterator[list[Losses]]:
+def confine_autocast(closures: Sequence[Losses]) -> Iterator[list[Losses]]:
     """Disables autocast except inside the closures, which run with the surrounding autocast.
 
     Autocast is meant for forward passes. Backward passes use the same precision as these, and the
@@ -134,13 +144,14 @@ def confine_autocast(
 
     Args:
         closures: The closures of a step.
-        device_types: The types of the devices in use.
 
     Yields:
         The closures to call instead.
     """
-    available = filter(torch.amp.is_autocast_available, device_types)
-    around = [(d, torch.get_autocast_dtype(d)) for d in available if torch.is_autocast_enabled(d)]
+    around = [(d, torch.get_autocast_dtype(d)) for d in _AUTOCAST if torch.is_autocast_enabled(d)]
+    if not around:
+        yield list(closures)
+        return
     caching = torch.is_autocast_cache_enabled()
 
     def inside(closure: Losses) -> Losses:
@@ -156,7 +167,7 @@ def confine_autocast(
     with ExitStack() as stack:
         for device_type, _ in around:
             stack.enter_context(torch.autocast(device_type, enabled=False))
-        yield [inside(closure) for closure in closures] if around else list(closures)
+        yield [inside(closure) for closure in closures]
 
 
 def closures_of(losses: Losses | Sequence[Losses]) -> list[Losses]:
@@ -226,16 +237,22 @@ def sizes_of(
         )
     found = []
     for size in given:
+        if size is None:
+            found.append(dict.fromkeys(tasks, 1.0))
+            continue
         by_task = size if isinstance(size, Mapping) else dict.fromkeys(tasks, size)
         if unknown := [task for task in by_task if task not in tasks]:
             raise ValueError(f"batch_size names unknown tasks {unknown}; found {batch_size!r}.")
-        for value in by_task.values():
-            if value is not None and not isinstance(value, int | float):
-                raise TypeError(f"batch_size must contain only numbers; found {value!r}.")
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"batch_size must be finite and at least 0; found {value!r}.")
-        sizes = {task: by_task.get(task) for task in tasks}
-        found.append({t: 1.0 if value is None else float(value) for t, value in sizes.items()})
+        sizes = dict.fromkeys(tasks, 1.0)
+        for task, given_size in by_task.items():
+            if given_size is None:
+                continue
+            if (value := number(given_size)) is None:
+                raise TypeError(f"batch_size must contain only numbers; found {given_size!r}.")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"batch_size must be finite and at least 0; found {given_size!r}.")
+            sizes[task] = value
+        found.append(sizes)
     return found
 
 

@@ -18,22 +18,15 @@ from samo._citation import bibtex
 from samo._errors import NonFiniteError
 from samo.aggregation import TorchJDObject, create, method_of
 from samo.distributed import check_ranks, unwrapped, world_of
-from samo.model import devices_of
-from samo.perturbations import Perturbation
+from samo.perturbations import Displacement
 
 from ._batch import BatchSize, Losses, closures_of, confine_autocast, sizes_of
+from ._claims import Declared
 from ._finite import Guard
-from ._partition import Declared, Partition
+from ._natural import ahead
+from ._partition import Assignment, Partition
 from ._result import StepResult
-from ._setting import (
-    Level,
-    check_level,
-    check_model,
-    check_world,
-    checked_tasks,
-    configuration,
-    make_setting,
-)
+from ._setting import Level, check_model, checked_tasks, configuration, make_setting
 from ._state import captured, restored
 from ._step import Step
 
@@ -62,7 +55,7 @@ class Engine:
         tasks: The names of the K tasks.
         aggregator: A method's name (see `samo.aggregation.available`), or any TorchJD
             ``Aggregator``, ``Weighting[PSDMatrix]`` or ``Scalarizer``.
-        perturbation: The perturbation; None for plain multi-task learning.
+        perturbation: A `Perturbation` or `Momentum`; None for plain multi-task learning.
         decompose: Whether to aggregate loss gradients and flat gradients separately.
         shared: Parameters or modules that are shared.
         own: Parameters or modules that belong to one task, by task. Parameters that are declared
@@ -87,16 +80,18 @@ class Engine:
             :math:`c_i = \partial l_i / \partial z`, the method is applied to the Gramian of the
             c_i, and :math:`(\partial z / \partial \theta)^\top \sum_i w_i c_i` is the gradient of
             the shared parameters (compare MGDA-UB, arXiv 1810.04650, §3.3). For steps that evaluate
-            all tasks at one point: `ERM` and `GSAM`.
+            all tasks at one point: `ERM`, `GSAM`, `MSAM`, and heads only (``rho=0`` with
+            ``rho_own``).
 
     Attributes:
         model: The model.
         tasks: The names of the tasks.
         aggregator: The TorchJD object; give its ``parameters()`` to the optimizer.
-        perturbation: The perturbation.
         decompose: Whether the aggregation is decomposed.
         sync_perturbation: Whether all ranks perturb along the same gradient.
         level: Where task gradients are compared.
+
+    None of these can be set, but `rho` can.
 
     Raises:
         TypeError: If an argument has a wrong type.
@@ -123,7 +118,7 @@ class Engine:
         tasks: Sequence[str],
         *,
         aggregator: str | TorchJDObject,
-        perturbation: Perturbation | None = None,
+        perturbation: Displacement | None = None,
         decompose: bool = False,
         shared: Declared | None = None,
         own: Mapping[str, Declared] | None = None,
@@ -138,7 +133,13 @@ class Engine:
         self.tasks = checked_tasks(tasks)
         n_tasks = len(self.tasks)
         self.aggregator = create(aggregator, n_tasks) if isinstance(aggregator, str) else aggregator
-        self._setting = make_setting(
+        self.decompose = decompose
+        self.level = level
+        self.sync_perturbation = sync_perturbation
+        self._process_group = process_group
+        self._checked = False
+        self._sizes: dict[str, float] = {}
+        self._setting = make_setting(  # last: no attribute can be set from now on
             model,
             self.tasks,
             self.aggregator,
@@ -151,13 +152,47 @@ class Engine:
             gradient_dtype=gradient_dtype,
             level=level,
         )
-        self.perturbation = self._setting.perturbation
-        self.decompose = decompose
-        self.level = level
-        self.sync_perturbation = sync_perturbation
-        self._process_group = process_group
-        self._checked = False
-        self._sizes: dict[str, float] = {}
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # Methods can be replaced, as tests do.
+        free = name == "rho" or name.startswith("_") or callable(getattr(type(self), name, None))
+        if not free and "_setting" in self.__dict__:
+            raise AttributeError(
+                f"{name!r} of an engine cannot be set, only 'rho' can: create another engine."
+            )
+        super().__setattr__(name, value)
+
+    @property
+    def perturbation(self) -> Displacement | None:
+        """The perturbation; None for plain multi-task learning."""
+        return self._setting.perturbation
+
+    @property
+    def rho(self) -> float:
+        """The radius ρ; 0 without a perturbation.
+
+        It can be set at any time, for a schedule, and counts from the next step. Where ``rho_own``
+        is None, it is the radius of the own parameters as well. As the learning rate is part of an
+        optimizer's state, ρ is part of `state_dict`: `load_state_dict` sets it.
+
+        Raises:
+            ValueError: If it is set to a number that the constructor would refuse, or the engine
+                has no perturbation.
+        """
+        return 0.0 if self.perturbation is None else self.perturbation.rho
+
+    @rho.setter
+    def rho(self, value: float) -> None:
+        self._setting = self._setting.with_rho(value)
+
+    @property
+    def partition(self) -> Assignment:
+        """The names of the shared parameters (``.shared``) and of each task's own (``.own``).
+
+        They are those declared or found so far: what is found is known after the first step.
+        """
+        self._setting.world.placement.settle()
+        return self._setting.partition.assignment()
 
     def backward(
         self,
@@ -198,26 +233,27 @@ class Engine:
         their state.
         """
         guard = Guard(self._factor(grad_scaler))
-        device_types = {"cpu", *(device.type for device in devices_of(self.model))}
         self._join()
         checked = closures_of(losses)
-        if len(checked) > 1 and self.level == "representation":
+        compares = self.level == "representation" and not self._setting.combiner.weighs_first
+        if len(checked) > 1 and compares:
             raise ValueError(
                 f"losses must be one function for level='representation'; found {len(checked)}. "
                 f"The representations of micro-batches cannot be compared without keeping all "
                 f"graphs: use one batch, or level='parameter'."
             )
         sizes = sizes_of(batch_size, len(checked), self.tasks)
-        with confine_autocast(checked, device_types) as closures:
+        with confine_autocast(checked) as closures:
             step = Step(self._setting, closures, guard, sizes)
             world = self._setting.world
             try:
-                with world.ranks.together(), ExitStack() as traces:
+                with world.ranks.together():
                     self._check_ranks()
                     world.placement.start()
-                    step.gather(traces)
-                    step.aggregate()
-                    step.amplify()
+                    with ahead(self._setting), ExitStack() as traces:
+                        step.gather(traces)
+                        step.aggregate()
+                        step.amplify()
             except BaseException as error:
                 step.undo()
                 scaled = grad_scaler is not None and grad_scaler.is_enabled()
@@ -273,10 +309,12 @@ class Engine:
         Returns:
             Tensors and plain values, loadable by ``torch.load(.., weights_only=True)``.
         """
-        return captured(self._setting, self.aggregator, self._configuration())
+        return captured(self._setting, self.aggregator)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores a state from `state_dict`, of an engine with the same configuration.
+
+        The radius ρ may differ: it becomes that of the state.
 
         Args:
             state: The state.
@@ -285,17 +323,18 @@ class Engine:
             ValueError: If the state belongs to another configuration, or to a model with other
                 parameters; the engine is then unchanged.
         """
-        restored(self._setting, self.aggregator, self._configuration(), state)
+        self._setting = restored(self._setting, self.aggregator, state)
         self._checked = False
 
     def citation(self) -> str:
         """Returns the BibTeX entries of perturbation, estimator, method and library."""
         keys: list[str] = []
         if (perturbation := self.perturbation) is not None:
-            keys += ["ban2025samo", "foret2021sam"]
+            keys += perturbation.references
             keys += ["kwon2021asam"] if perturbation.adaptive else []
-            keys += perturbation.estimator.references if perturbation.estimator else []
             keys += ["phan2022fmtl"] if self.decompose else []
+        if (ascending := self._setting.ascending) is not None and ascending.estimator is not None:
+            keys += ascending.estimator.references
         method = method_of(self.aggregator)
         keys += [] if method is None else method.references
         return bibtex(dict.fromkeys([*keys, "quinton2024jacobian"]))
@@ -308,7 +347,7 @@ class Engine:
         return f"Engine({parts})"
 
     def _configuration(self) -> Mapping[str, str]:
-        return configuration(self._setting, self.aggregator, decompose=self.decompose)
+        return configuration(self._setting, self.aggregator)
 
     def _result(self, step: Step, *, overflowed: bool = False) -> StepResult:
         """Returns the result of a step; only the losses if it has overflowed."""
@@ -318,6 +357,7 @@ class Engine:
             None if update is None else step.perturbed or None,
             None if update is None else update.weights,
             None if update is None else update.gramian,
+            None if update is None or update.gramian is None else step.gradients.level,
             overflowed=overflowed,
             ranks=self._setting.world.ranks.size,
             sync_perturbation=self.sync_perturbation,
@@ -332,11 +372,9 @@ class Engine:
             return
         streams, sync = setting.world.streams, self.sync_perturbation
         world = world_of(self.model, self.tasks, None, streams, sync_perturbation=sync)
-        check_world(world, setting.combiner, self.perturbation)
-        check_level(
-            self.level, setting.combiner, self.perturbation, world, decompose=self.decompose
-        )
-        self._setting = replace(setting, world=world)
+        joined = replace(setting, world=world)
+        joined.check()
+        self._setting = joined
         self._checked = False
 
     def _check_ranks(self) -> None:

@@ -13,6 +13,8 @@ from samo._errors import NonFiniteError
 from samo.distributed import Placement
 from samo.tensors import Layout, Vector
 
+_Pending = tuple[Sequence[str], str, Tensor, Mapping[str, Vector] | None]
+
 
 class Guard:
     """Scales losses before backward passes, and collects values that must be finite.
@@ -26,7 +28,7 @@ class Guard:
 
     def __init__(self, factor: Tensor | None = None) -> None:
         self.factor = factor
-        self._pending: list[tuple[Sequence[str], str, Tensor]] = []
+        self._pending: list[_Pending] = []
 
     def seed(self, loss: Tensor, weight: Tensor | float = 1.0) -> Tensor:
         """Returns the initial gradient of a backward pass: the weight times the factor."""
@@ -44,21 +46,29 @@ class Guard:
         """Multiplies a gradient by the factor."""
         return vector if self.factor is None else vector.mul_(self.factor)
 
-    def check(self, tasks: Sequence[str], stage: str, value: Tensor) -> None:
+    def check(
+        self,
+        tasks: Sequence[str],
+        stage: str,
+        value: Tensor,
+        parts: Mapping[str, Vector] | None = None,
+    ) -> None:
         """Checks that a 0-d tensor is finite, at once or in `verify`.
 
         Args:
             tasks: The tasks that it belongs to.
             stage: The stage of the step that computed it.
             value: The tensor.
+            parts: If the value is the norm of several tasks' vectors, these vectors: the error
+                names the first task whose own norm is not finite.
 
         Raises:
             NonFiniteError: If it is on the CPU and not finite.
         """
         if value.device.type != "cpu":
-            self._pending.append((tasks, stage, value.detach()))
+            self._pending.append((tasks, stage, value.detach(), parts))
         elif not math.isfinite(value.item()):
-            raise NonFiniteError(tasks, stage)
+            _fail(tasks, stage, parts)
 
     def verify(self) -> None:
         """Raises `NonFiniteError` for the first collected value that is not finite."""
@@ -69,15 +79,24 @@ class Guard:
         pending, self._pending = self._pending, []
         if not pending and all(tensor.device.type == "cpu" for tensor in tensors):
             return list(tensors)
-        numbers = [value for _, _, value in pending]
+        numbers = [value for _, _, value, _ in pending]
         device = [*numbers, *tensors][0].device
         flat = [t.to(device, torch.float64).flatten() for t in [*numbers, *tensors]]
         parts = torch.cat(flat).cpu().split([part.numel() for part in flat])
-        for (tasks, stage, _), value in zip(pending, parts, strict=False):
+        for (tasks, stage, _, its), value in zip(pending, parts, strict=False):
             if not math.isfinite(value.item()):
-                raise NonFiniteError(tasks, stage)
+                _fail(tasks, stage, its)
         copies = parts[len(pending) :]
         return [part.view(t.shape) for part, t in zip(copies, tensors, strict=True)]
+
+
+def _fail(tasks: Sequence[str], stage: str, parts: Mapping[str, Vector] | None) -> None:
+    """Raises `NonFiniteError`, unless only the common norm of finite parts has overflowed."""
+    if parts is None:
+        raise NonFiniteError(tasks, stage)
+    for task, part in parts.items():
+        if not math.isfinite(part.norm().item()):
+            raise NonFiniteError([task], stage)
 
 
 def culprit(

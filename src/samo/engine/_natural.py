@@ -73,6 +73,47 @@ def displaced(moves: Iterable[tuple[Point, Vector]], step: float = 1.0) -> Itera
         torch._foreach_copy_(live, values)
 
 
+@contextmanager
+def ahead(setting: Setting) -> Iterator[None]:
+    """Holds the parameters where a step evaluates the losses, and restores them on exit.
+
+    With a running mean v of past gradients, this is w - ρ v/‖v‖; else the parameters w themselves.
+    All that a step computes until it writes is computed there.
+    """
+    perturbation, mean, workspace = setting.perturbation, setting.mean, setting.workspace
+    if perturbation is None or mean is None or perturbation.rho == 0:
+        yield
+        return
+    known = {
+        name: parameter
+        for name, parameter in setting.traced.model.named_parameters()
+        if parameter.requires_grad and name in mean.values
+    }
+    parameters, masks = perturbation.selected(known.items())
+    value_of = {id(parameter): mean.values[name] for name, parameter in known.items()}
+    layout = workspace.layout("ahead", parameters)
+    direction = workspace.vector("direction ahead", layout)
+    direction.copy_([value_of[id(parameter)] for parameter in parameters]).hadamard_(masks)
+    point = point_of(parameters, workspace.vector("values ahead", layout))
+    _, factor = perturbation.to_radius_(direction, point.values, perturbation.rho)
+    with displaced([(point, direction)], -factor):
+        torch.clear_autocast_cache()  # it may have copies of the parameters from before
+        yield
+
+
+def learn(setting: Setting, guard: Guard, found: Sequence[tuple[Parameter, Tensor]]) -> None:
+    """Adds the gradients of a step, which have the scale of the grad scaler, to the mean."""
+    if setting.mean is None:
+        return
+    parameters, gradients = zip(*found, strict=True)
+    if guard.factor is not None:
+        inverse = 1 / guard.factor
+        gradients = tuple(gradient * inverse.to(gradient.device) for gradient in gradients)
+    whole = map(setting.world.placement.as_gradient, gradients, parameters)
+    names = [setting.partition.names[id(parameter)] for parameter in parameters]
+    setting.mean.learn(dict(zip(names, whole, strict=True)))
+
+
 class NaturalPoint:
     """The natural point of one batch, and the gradients of its losses there.
 
@@ -110,10 +151,11 @@ class NaturalPoint:
             self.agreed = self.world.ranks.agree(batch.losses, batch.agreed.sizes, news=False)
         self.workspace = setting.workspace
         self._partition = partition
-        self.shared, self._masks = self._select(partition.shared)
+        self.shared, self._masks = self._select(partition.shared, perturbation.rho)
         self.names = [partition.names[id(parameter)] for parameter in self.shared]
         self.point = self._point_of("shared", self.shared)
-        self._own = {task: self._select(own) for task, own in partition.own.items()}
+        radius = perturbation.own_radius
+        self._own = {task: self._select(own, radius) for task, own in partition.own.items()}
         counts = [len(own) for own, _ in self._own.values()]
         at = self._point_of("own", [p for own, _ in self._own.values() for p in own])
         etas = self.workspace.vector("etas", at.values.layout)
@@ -164,6 +206,8 @@ class NaturalPoint:
         mean = self.workspace.vector("mean", self.point.values.layout)
         weight = 1 / max(1, len(self.tasks))
         self._differentiate(self.tasks, weight, mean, range(len(self.shared)), retain=exact)
+        if self.estimator is None:
+            self.batch.hand_over()  # its graph makes room for the next one
         self._set_mean(mean)
 
     def gradient(
@@ -263,7 +307,9 @@ class NaturalPoint:
         if not parameters:
             return
         eta = self._storage[task].hadamard_(masks)
-        norm, factor = self.perturbation.to_radius_(eta, self.own_points[task].values)
+        norm, factor = self.perturbation.to_radius_(
+            eta, self.own_points[task].values, self.perturbation.own_radius
+        )
         self.etas[task] = eta.mul_(factor)
         self.guard.check([task], "natural gradient", norm)
 
@@ -272,7 +318,10 @@ class NaturalPoint:
         return point_of(parameters, self.workspace.vector(f"values of {whose}", layout))
 
     def _select(
-        self, parameters: Sequence[Parameter]
+        self, parameters: Sequence[Parameter], radius: float
     ) -> tuple[list[Parameter], list[Tensor | None]]:
+        """Returns the parameters that are perturbed by a radius, and their masks."""
+        if radius == 0:
+            return [], []
         names = self._partition.names
         return self.perturbation.selected((names[id(p)], p) for p in parameters)

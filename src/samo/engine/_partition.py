@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
-from itertools import combinations
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
+from operator import is_
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +15,34 @@ from torch.nn import Parameter
 
 from samo._errors import PartitionError
 from samo.distributed import Placement, Ranks
-from samo.model import Reached, modules_of, parameters_of
+from samo.model import Reached, state_of
 
-Declared = Iterable[Parameter | nn.Module] | Parameter | nn.Module
-"""Parameters or modules; a module declares all of its parameters."""
+from ._claims import Claims, Declared
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The names of the parameters, by the part to which they are assigned.
+
+    Attributes:
+        shared: The shared parameters.
+        own: The tasks' own parameters, by task.
+    """
+
+    shared: tuple[str, ...]
+    own: Mapping[str, tuple[str, ...]]
 
 
 class Partition:
     """Divides the trainable parameters of a model into a shared part and the tasks' own.
 
-    Declarations take precedence. The rest is determined from the autograd graph of the losses: a
-    parameter that one task reaches is that task's own, one that several tasks reach is shared. A
-    parameter that no task has reached yet is assigned later. Frozen parameters
+    Declarations take precedence (see `Claims`). The rest is determined from the autograd graph of
+    the losses: a parameter that one task reaches is that task's own, one that several tasks reach
+    is shared. A parameter that no task has reached yet is assigned later. Frozen parameters
     (``requires_grad=False``) belong to neither part.
+
+    What the graph has shown about a parameter holds for this object under this name: a parameter
+    that takes the place of another is assigned anew.
 
     Args:
         model: The model.
@@ -37,12 +56,9 @@ class Partition:
         own: The tasks' own parameters.
         names: The parameters' names in the model, by id.
         seen: The tasks whose losses have been seen.
-        settled: The ids of the trainable parameters if all are assigned, else None. While these are
-            the model's trainable parameters, losses of ``seen`` tasks cannot change the partition.
 
     Raises:
-        PartitionError: If a declared parameter is not in the model, is declared twice, or belongs
-            to an unknown task, or if ``shared`` has no trainable parameter.
+        PartitionError: If the declarations are invalid.
     """
 
     def __init__(
@@ -54,37 +70,59 @@ class Partition:
     ) -> None:
         self._model = model
         self._tasks = tuple(tasks)
-        self._claims = _claims(model, self._tasks, shared, own)
-        self._rest_is_shared = own is not None and shared is None
-        self._reach: dict[int, set[str]] = {}
+        self._claims = Claims(model, self._tasks, shared, own)
+        self._reach: dict[str, set[str]] = {}
+        self._known: dict[str, Parameter] = {}  # the parameters that `_reach` describes
+        self._unreached: set[str] = set()
+        self._strangers: list[Tensor] = []  # tensors outside of the model that a warning named
         self.seen: set[str] = set()
-        self.names: dict[int, str] = {}
-        self.settled: set[int] | None = None
-        self._unreached: set[int] = set()
         self.shared: list[Parameter] = []
         self.own: dict[str, list[Parameter]] = {task: [] for task in tasks}
-        claimed = {i for i, owner in self._claims.items() if owner is None}
-        if shared is not None and not any(
-            p.requires_grad for p in model.parameters() if id(p) in claimed
-        ):
-            raise PartitionError(
-                "shared= names no trainable parameter; it needs at least one parameter (or a "
-                "module with one) whose requires_grad is True."
-            )
+        self.names: dict[int, str] = {}
+        self._settled: list[nn.Module | Parameter] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "names": {}}  # a copy has other ids
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.names = {id(parameter): name for name, parameter in self._known.items()}
+
+    def assignment(self) -> Assignment:
+        """Returns the names of the parameters that are declared or found so far."""
+        claims = self._claims.owners(self._model)
+        owners = {
+            name: self._owner(name, self._reach.get(name, set()), claims)
+            for name in self._trainable()
+        }
+
+        def of(part: str | None) -> tuple[str, ...]:
+            return tuple(name for name, owner in owners.items() if owner == part)
+
+        return Assignment(of(None), {task: of(task) for task in self._tasks})
 
     def knows(self, tasks: Iterable[str]) -> bool:
         """Whether the parameters of these tasks are known."""
-        return self._knows(tasks, self._trainable())
+        return self.seen.issuperset(tasks) and self._knows(self._trainable())
+
+    def settles(self, structure: Sequence[nn.Module | Parameter], tasks: Iterable[str]) -> bool:
+        """Whether all is assigned, in a model of this structure (see `ModelState`), for tasks."""
+        same = len(structure) == len(self._settled) and all(map(is_, structure, self._settled))
+        return same and self.seen.issuperset(tasks)
 
     def is_news(self, losses: Mapping[str, Tensor], placement: Placement) -> bool:
         """Whether the graphs of the losses may change the partition."""
         trainable = self._trainable()
-        if trainable != self.names.keys() or not self._knows(losses, trainable):
+        assigned = [*self.shared, *chain.from_iterable(self.own.values())]
+        expected = {*map(id, assigned), *(id(self._known[name]) for name in self._unreached)}
+        if not (self.seen.issuperset(losses) and self._knows(trainable)):
+            return True
+        if {*map(id, trainable.values())} != expected:
             return True
         if not self._unreached:
             return False
-        leaves = placement.behind(Reached(losses.values()).leaves)
-        return not self._unreached.isdisjoint(leaves)
+        leaves = placement.behind({*Reached(losses.values()).leaves})
+        return any(id(trainable[name]) in leaves for name in self._unreached)
 
     def update(
         self,
@@ -103,117 +141,177 @@ class Partition:
             PartitionError: If the graph is ambiguous, contradicts the declarations, or leaves no
                 parameter to train or to share.
         """
-        trainable = self._trainable()
-        named = {id(p): (n, p) for n, p in self._model.named_parameters() if id(p) in trainable}
-        # For parameters that have become trainable, it is unknown which other tasks reach them.
-        seen = set(losses) | (self.seen if named.keys() <= self._reach.keys() else set())
-        reach = {i: set(self._reach.get(i, ())) for i in self._reach.keys() | named.keys()}
-        unambiguous = self._learn(losses, named, reach, placement)
+        named = self._trainable()
+        claims = self._claims.owners(self._model)
+        # For parameters that are new or were frozen, it is unknown which other tasks reach them.
+        seen = set(losses) | (self.seen if self._knows(named) else set())
+        old = {n: p for n, p in self._known.items() if n not in named}
+        known = {**old, **named}
+        reach = {
+            n: set(self._reach[n]) if self._is_known(n, p) else set() for n, p in known.items()
+        }
+        declared = self._claims.rest_is_shared or named.keys() <= claims.keys()
+        found = {task: Reached([loss]) for task, loss in losses.items()}
+        unambiguous = self._is_visible(found, declared=declared)
+        strangers = self._learn(found, named, reach, placement) if unambiguous else []
         if ranks is not None:
             unambiguous = self._unite(ranks, named, reach, seen, unambiguous)
-        shared: list[Parameter] = []
-        own: dict[str, list[Parameter]] = {task: [] for task in self._tasks}
-        unreached: set[int] = set()
-        for i, (name, parameter) in named.items():
-            owner = self._owner(i, name, reach[i])
-            if owner is None:
-                shared.append(parameter)
-            elif owner == "":
-                unreached.add(i)
-            else:
-                own[owner].append(parameter)
-        if not shared and not any(own.values()):
-            raise PartitionError(
-                "No task's loss reaches a trainable parameter of the model. Are all parameters "
-                "frozen, or were the losses computed from another model or under no_grad?"
-            )
-        if not shared and unambiguous and seen == set(self._tasks) and len(seen) > 1:
-            raise PartitionError(
-                f"The tasks {list(self._tasks)} share no trainable parameter: there is nothing to "
-                f"balance. Train them separately, or check that their losses come from one model."
-            )
-        self.shared, self.own = shared, own
-        self._reach, self.seen, self._unreached = reach, seen, unreached
-        self.names = {i: name for i, (name, _) in named.items()}
-        self.settled = None if unreached else set(named)
+        owners = {name: self._owner(name, reach[name], claims) for name in named}
+        parts = {task: [p for n, p in named.items() if owners[n] == task] for task in self._tasks}
+        shared = [parameter for name, parameter in named.items() if owners[name] is None]
+        unreached = {name for name in named if owners[name] == ""}
+        everything_seen = unambiguous and seen == set(self._tasks)
+        self._check_assigned(shared, parts, reach, everything_seen=everything_seen)
+        self._warn(strangers)
+        self.shared, self.own = shared, parts
+        self._reach, self._known, self.seen, self._unreached = reach, known, seen, unreached
+        self.names = {id(parameter): name for name, parameter in known.items()}
+        self._settled = [] if unreached else state_of(self._model).structure
+
+    def check(self) -> None:
+        """Raises PartitionError if nothing shared is known since some tasks have not been seen."""
+        if self.shared or self.seen.issuperset(self._tasks) or self._claims.rest_is_shared:
+            return
+        missing = [task for task in self._tasks if task not in self.seen]
+        raise PartitionError(
+            f"Which parameters are shared is unknown before a loss of {missing} has been seen: "
+            f"start with a batch that has several tasks, or declare the tasks' own parameters: "
+            f"Engine(.., own={{task: module}})."
+        )
 
     def state_dict(self) -> dict[str, list[str]]:
         """Returns the tasks that reach each parameter, by the parameter's name."""
-        return {
-            name: sorted(self._reach[id(p)])
-            for name, p in self._model.named_parameters()
-            if id(p) in self._reach
-        } | {"": sorted(self.seen)}
+        return {name: sorted(tasks) for name, tasks in self._reach.items()} | {
+            "": sorted(self.seen)
+        }
 
     def load_state_dict(self, state: Mapping[str, list[str]]) -> None:
         """Restores a state from `state_dict`."""
-        parameters = dict(self._model.named_parameters())
-        self._reach = {id(parameters[n]): set(tasks) for n, tasks in state.items() if n}
+        parameters = {**dict(self._model.named_parameters()), **self._claims.outside}
+        self._reach = {name: set(tasks) for name, tasks in state.items() if name in parameters}
+        self._known = {name: parameters[name] for name in self._reach}
         self.seen = set(state[""])
-        self.names, self.settled = {}, None  # the next update recomputes the partition
+        # The next update recomputes the partition.
+        self.shared, self.own = [], {task: [] for task in self._tasks}
+        self.names, self._settled, self._unreached = {}, [], set()
 
-    def _knows(self, tasks: Iterable[str], trainable: Set[int]) -> bool:
-        return self.seen.issuperset(tasks) and trainable <= self._reach.keys()
+    def _trainable(self) -> dict[str, Parameter]:
+        """Returns the parameters that are not frozen, by name."""
+        every = {**dict(self._model.named_parameters()), **self._claims.outside}
+        return {name: parameter for name, parameter in every.items() if parameter.requires_grad}
 
-    def _trainable(self) -> set[int]:
-        """Returns the ids of the parameters that are not frozen."""
-        return {id(p) for p in parameters_of(modules_of(self._model)) if p.requires_grad}
+    def _is_known(self, name: str, parameter: Parameter) -> bool:
+        """Whether the tasks that reach a parameter are known."""
+        return self._known.get(name) is parameter
 
-    def _owner(self, i: int, name: str, reach: set[str]) -> str | None:
+    def _knows(self, trainable: Mapping[str, Parameter]) -> bool:
+        return all(self._is_known(name, parameter) for name, parameter in trainable.items())
+
+    def _owner(self, name: str, reach: set[str], claims: Mapping[str, str | None]) -> str | None:
         """Returns the task that a parameter belongs to; None for shared, "" for not reached."""
-        if i in self._claims:
-            owner = self._claims[i]
+        if name in claims:
+            owner = claims[name]
             if owner is not None and (strangers := reach - {owner}):
                 raise PartitionError(
                     f"Parameter {name!r} is declared task {owner!r}'s own, but the loss of "
                     f"{sorted(strangers)} depends on it: declare it shared."
                 )
             return owner
-        if self._rest_is_shared:
+        if self._claims.rest_is_shared:
             return None
-        if len(reach) > 1 and None in self._claims.values():
+        if len(reach) > 1 and self._claims.any_shared:
             raise PartitionError(
                 f"Parameter {name!r} is reached by tasks {sorted(reach)} but is not in shared=: "
                 f"add it there."
             )
-        return "" if not reach else reach.copy().pop() if len(reach) == 1 else None
+        return "" if not reach else min(reach) if len(reach) == 1 else None
 
-    def _learn(
-        self,
-        losses: Mapping[str, Tensor],
-        named: Mapping[int, object],
-        reach: dict[int, set[str]],
-        placement: Placement | None,
-    ) -> bool:
-        """Records which tasks reach which parameters; False if a compiled graph hides this."""
-        found = {task: Reached([loss]) for task, loss in losses.items()}
+    def _is_visible(self, found: Mapping[str, Reached], *, declared: bool) -> bool:
+        """Whether no compiled graph hides which parameters a task reaches; else all is declared."""
         for (task, one), (other, two) in combinations(found.items(), 2):
             for node in one.compiled.keys() & two.compiled.keys():
                 if one.compiled[node] == two.compiled[node]:
                     continue
-                if self._rest_is_shared or named.keys() <= self._claims.keys():
+                if declared:
                     return False
                 raise PartitionError(
                     f"Tasks {task!r} and {other!r} leave one compiled graph by different outputs, "
                     f"so the shared parameters cannot be determined. Declare them: "
                     f"Engine(.., shared=.., own=..)."
                 )
-        for task, reached in found.items():
-            leaves = reached.leaves if placement is None else placement.behind(reached.leaves)
-            for i in leaves & named.keys():
-                reach[i].add(task)
         return True
+
+    def _learn(
+        self,
+        found: Mapping[str, Reached],
+        named: Mapping[str, Parameter],
+        reach: dict[str, set[str]],
+        placement: Placement | None,
+    ) -> list[Tensor]:
+        """Records which tasks reach which parameters; returns other tensors that they reach."""
+        names = {id(parameter): name for name, parameter in named.items()}
+        strangers = []
+        for task, reached in found.items():
+            ids = set(reached.leaves)
+            leaves = ids if placement is None else placement.behind(ids)
+            for i in leaves & names.keys():
+                reach[names[i]].add(task)
+            strangers += [reached.leaves[i] for i in (leaves & ids) - names.keys()]
+        return strangers
+
+    def _warn(self, leaves: Sequence[Tensor]) -> None:
+        """Warns of tensors outside of the model that the losses would train, once for each."""
+        known = {id(tensor) for tensor in [*self._strangers, *self._model.parameters()]}
+        if new := list({id(leaf): leaf for leaf in leaves if id(leaf) not in known}.values()):
+            self._strangers += new
+            shapes = ", ".join(f"{type(t).__name__} {list(t.shape)}" for t in new)
+            warnings.warn(
+                f"The losses depend on tensors that require gradients and are not in the model, "
+                f"so they get none: {shapes}. If they are to be trained, declare them, as "
+                f"torch.nn.Parameter, in own= or shared=. Inputs need no declaration.",
+                stacklevel=2,
+            )
+
+    def _check_assigned(
+        self,
+        shared: Sequence[Parameter],
+        own: Mapping[str, Sequence[Parameter]],
+        reach: Mapping[str, set[str]],
+        *,
+        everything_seen: bool,
+    ) -> None:
+        """Raises PartitionError for a partition with which there is nothing to train or share."""
+        if not shared and not any(own.values()):
+            raise PartitionError(
+                "No task's loss reaches a trainable parameter of the model. Are all parameters "
+                "frozen, or were the losses computed from another model or under no_grad?"
+            )
+        if not everything_seen:
+            return
+        # With a frozen trunk, the heads are trained until it is thawed.
+        frozen = any(not parameter.requires_grad for parameter in self._model.parameters())
+        if not shared and not frozen and len(self._tasks) > 1:
+            raise PartitionError(
+                f"The tasks {list(self._tasks)} share no trainable parameter: there is nothing to "
+                f"balance. Train them separately, or check that their losses come from one model."
+            )
+        if idle := [name for name in self._claims.outside if not reach.get(name, {""})]:
+            raise PartitionError(
+                f"{idle[0]} is a declared parameter of shape "
+                f"{tuple(self._claims.outside[idle[0]].shape)} that is not in the model, and no "
+                f"loss depends on it."
+            )
 
     def _unite(
         self,
         ranks: Ranks,
-        named: Iterable[int],
-        reach: dict[int, set[str]],
+        named: Iterable[str],
+        reach: dict[str, set[str]],
         seen: set[str],
         unambiguous: bool,
     ) -> bool:
         """Adds the records of other ranks; False if a compiled graph hides them on any rank."""
-        rows = [*(reach[i] for i in named), seen]
+        rows = [*(reach[name] for name in named), seen]
         flags = torch.tensor([[task in row for task in self._tasks] for row in rows])
         ambiguous = torch.tensor([not unambiguous])
         *united, hidden = ranks.largest(torch.cat([flags.flatten(), ambiguous])).tolist()
@@ -222,51 +320,3 @@ class Partition:
             there = united[number * k : (number + 1) * k]
             row |= {task for task, flag in zip(self._tasks, there, strict=True) if flag}
         return not hidden
-
-
-def _claims(
-    model: nn.Module,
-    tasks: tuple[str, ...],
-    shared: Declared | None,
-    own: Mapping[str, Declared] | None,
-) -> dict[int, str | None]:
-    """Returns the owners of declared parameters, by id: a task, or None for shared."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    if own is not None and not isinstance(own, Mapping):
-        raise TypeError(
-            f"own must map task names to parameters or modules; found {type(own).__name__}."
-        )
-    if unknown := [task for task in own or {} if task not in tasks]:
-        raise PartitionError(f"own= names unknown tasks {unknown}; the tasks are {list(tasks)}.")
-    claims: dict[int, str | None] = {}
-    parts: list[tuple[str | None, Declared]] = [] if shared is None else [(None, shared)]
-    for owner, declared in [*parts, *(own or {}).items()]:
-        for parameter in declared_parameters(declared):
-            if id(parameter) not in names:
-                raise PartitionError(
-                    f"{_claim(owner)} contains a parameter of shape {tuple(parameter.shape)} that "
-                    f"is not in the model."
-                )
-            if claims.setdefault(id(parameter), owner) != owner:
-                raise PartitionError(
-                    f"Parameter {names[id(parameter)]!r} is declared twice: in "
-                    f"{_claim(claims[id(parameter)])} and in {_claim(owner)}."
-                )
-    return claims
-
-
-def _claim(owner: str | None) -> str:
-    return "shared=" if owner is None else f"own[{owner!r}]"
-
-
-def declared_parameters(declared: Declared) -> Iterable[Parameter]:
-    """Yields the parameters of a declaration; raises PartitionError for anything else."""
-    if isinstance(declared, nn.Module):
-        return declared.parameters()
-    if isinstance(declared, Parameter):
-        return [declared]
-    if isinstance(declared, Iterable) and not isinstance(declared, str | Tensor):
-        return [parameter for item in declared for parameter in declared_parameters(item)]
-    raise PartitionError(
-        f"Expected parameters or modules in shared= and own=, found {type(declared).__name__}."
-    )

@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Literal, get_args
 
 import torch
@@ -15,7 +16,7 @@ from torch.distributed import ProcessGroup
 from samo.aggregation import Combiner, TorchJDObject, combiner
 from samo.distributed import World, unwrapped, world_of
 from samo.model import Streams, Traced
-from samo.perturbations import Perturbation
+from samo.perturbations import Displacement, Perturbation, RunningMean
 from samo.tensors import Workspace
 
 from ._partition import Partition
@@ -31,7 +32,10 @@ class Setting:
     Attributes:
         tasks: The names of the tasks.
         perturbation: The perturbation; None for plain multi-task learning.
+        ascending: The perturbation if losses are evaluated a second time, else None.
+        mean: The running mean of past gradients, if the perturbation is along it.
         combiner: Combines the task gradients.
+        decompose: Whether loss gradients and flat gradients are aggregated separately.
         flat_combiner: Combines the flat gradients, if these are aggregated separately.
         partition: The shared and own parameters.
         world: The processes.
@@ -41,8 +45,11 @@ class Setting:
     """
 
     tasks: tuple[str, ...]
-    perturbation: Perturbation | None
+    perturbation: Displacement | None
+    ascending: Perturbation | None
+    mean: RunningMean | None
     combiner: Combiner
+    decompose: bool
     flat_combiner: Combiner | None
     partition: Partition
     world: World
@@ -50,12 +57,35 @@ class Setting:
     workspace: Workspace
     level: Level
 
+    @property
+    def replays(self) -> bool:
+        """Whether the losses are evaluated at other points than the natural one."""
+        return self.ascending is not None and self.ascending.moves
+
+    def check(self) -> None:
+        """Raises ValueError if the options conflict with each other or with the processes."""
+        check_world(self.world, self.combiner, self.ascending)
+        check_level(self.level, self.combiner, self.ascending, self.world, decompose=self.decompose)
+
+    def with_rho(self, rho: float) -> Setting:
+        """Returns the setting with another radius ρ; raises ValueError if that is invalid."""
+        if self.perturbation is None:
+            raise ValueError(
+                f"rho cannot be set to {rho!r}: this engine has no perturbation. Create it with "
+                f"one, for instance samo.GSAM(.., rho=0.0), which is plain training until rho is "
+                f"set."
+            )
+        perturbation = replace(self.perturbation, rho=rho)
+        setting = replace(self, perturbation=perturbation, ascending=perturbation.ascending)
+        setting.check()
+        return setting
+
 
 def make_setting(
     model: nn.Module,
     tasks: tuple[str, ...],
     aggregator: TorchJDObject,
-    perturbation: Perturbation | None,
+    perturbation: Displacement | None,
     *,
     partition: Partition,
     decompose: bool = False,
@@ -74,16 +104,18 @@ def make_setting(
         TypeError: If an argument has a wrong type.
         ValueError: If an argument has an invalid value, or conflicts with another.
     """
-    if perturbation is not None and not isinstance(perturbation, Perturbation):
+    if perturbation is not None and not isinstance(perturbation, Displacement):
         raise TypeError(
-            f"perturbation must be a samo.Perturbation or None; "
+            f"perturbation must be a samo.Perturbation, a samo.Momentum or None; "
             f"found {type(perturbation).__name__}."
         )
-    if decompose and perturbation is None:
+    ascending = None if perturbation is None else perturbation.ascending
+    if decompose and ascending is None:
         raise ValueError(
-            "decompose=True needs a perturbation: without one there are no flat gradients."
+            f"decompose=True needs a samo.Perturbation: flat gradients are the difference of those "
+            f"at two points. Found perturbation={perturbation!r}."
         )
-    if not isinstance(seed, int) or seed < 0:
+    if not isinstance(seed, Integral) or seed < 0:
         raise ValueError(f"seed must be a non-negative integer; found {seed!r}.")
     if gradient_dtype is not None and not (
         isinstance(gradient_dtype, torch.dtype) and gradient_dtype.is_floating_point
@@ -92,22 +124,23 @@ def make_setting(
             f"gradient_dtype must be a floating-point torch.dtype or None; "
             f"found {gradient_dtype!r}."
         )
-    if perturbation is not None and perturbation.local is not None and perturbation.local.stateful:
-        perturbation = replace(perturbation, local=copy.deepcopy(perturbation.local))
+    if ascending is not None and ascending.local is not None and ascending.local.stateful:
+        perturbation = ascending = replace(ascending, local=copy.deepcopy(ascending.local))
     combining = combiner(aggregator, len(tasks))
     flat: Combiner | None = None
     if decompose and not combining.weighs_first:
         # Both share the parameters that the optimizer trains.
         learnt = {id(p): p for p in aggregator.parameters()}
         flat = combiner(copy.deepcopy(aggregator, learnt), len(tasks))
-    streams = Streams(seed)
+    streams = Streams(int(seed))
     world = world_of(model, tasks, process_group, streams, sync_perturbation=sync_perturbation)
-    check_world(world, combining, perturbation)
-    check_level(level, combining, perturbation, world, decompose=decompose)
-    return Setting(
+    setting = Setting(
         tasks=tasks,
         perturbation=perturbation,
+        ascending=ascending,
+        mean=None if perturbation is None else perturbation.memory(),
         combiner=combining,
+        decompose=decompose,
         flat_combiner=flat,
         partition=partition,
         world=world,
@@ -115,6 +148,8 @@ def make_setting(
         workspace=Workspace(world.placement.global_sum, gradient_dtype),
         level=level,
     )
+    setting.check()
+    return setting
 
 
 def check_model(model: object) -> None:
@@ -169,11 +204,12 @@ def check_level(
     if level == "parameter":
         return
     start = "level='representation' compares task gradients of one forward pass"
-    estimator = None if perturbation is None or perturbation.rho == 0 else perturbation.estimator
+    estimator = None if perturbation is None else perturbation.estimator
     if estimator is not None:
         raise ValueError(
             f"{start}, but local={estimator!r} evaluates the tasks at points of their own: use "
-            f"alpha=1 (samo.GSAM) or no perturbation (samo.ERM), or level='parameter'."
+            f"alpha=1 (samo.GSAM), rho=0 (heads only, or no perturbation), samo.MSAM, or "
+            f"level='parameter'."
         )
     if decompose:
         raise ValueError(
@@ -185,20 +221,15 @@ def check_level(
             f"aggregator={combining.method!r} relates them to other batches or needs those of all "
             f"ranks: use a method of the Gramian, or level='parameter'."
         )
-    if not world.placement.whole:
-        raise ValueError(
-            "level='representation' needs the whole model on every rank; this one is sharded "
-            "(fully_shard): use level='parameter'."
-        )
 
 
-def configuration(setting: Setting, aggregator: nn.Module, *, decompose: bool) -> Mapping[str, str]:
+def configuration(setting: Setting, aggregator: nn.Module) -> Mapping[str, str]:
     """Returns the options that must agree between ranks, and with a state to be loaded."""
     return {
         "tasks": repr(list(setting.tasks)),
         "aggregator": stable_repr(aggregator),
         "perturbation": stable_repr(setting.perturbation),
-        "decompose": repr(decompose),
+        "decompose": repr(setting.decompose),
         "level": repr(setting.level),
     }
 

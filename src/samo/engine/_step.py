@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ from samo.tensors import Layout, shards
 from ._ascent import ascents
 from ._batch import Batch, Losses
 from ._finite import Guard, culprit
-from ._natural import NaturalPoint
-from ._representation import At, AtRepresentation
+from ._natural import NaturalPoint, learn
+from ._representation import task_gradients
 from ._setting import Setting
 from ._task_gradients import AtParameters, Plan, TaskGradients
 from ._update import Part, Undo, Update, combine, compare, known_weights, nothing_shared, tell
@@ -28,7 +29,7 @@ Found = dict[str, list[tuple[Tensor, float]]]
 
 
 class Step:
-    """One step of an engine, in five stages.
+    """One step of an engine, in five stages, at the parameters or ahead of them (`ahead`).
 
     1. `_evaluate`: the losses of a closure at the natural point θ (`Batch`).
     2. `_differentiate`: their gradients there, g_0 and η_i, as far as the ascent needs them
@@ -93,11 +94,12 @@ class Step:
         if len(closures) > 1 and not setting.partition.knows(setting.tasks):
             for closure, sizes in zip(closures, self._batch_sizes, strict=True):
                 # The partition must stay the same from one micro-batch to the next.
-                with Trace(setting.traced) as trace:
+                with Trace(setting.traced, replays=False) as trace:
                     Batch(closure, sizes, setting, trace).rehearse()
         for number, (closure, sizes) in enumerate(zip(closures, self._batch_sizes, strict=True)):
             traces.close()
-            batch = Batch(closure, sizes, setting, traces.enter_context(Trace(setting.traced)))
+            trace = traces.enter_context(Trace(setting.traced, replays=setting.replays))
+            batch = Batch(closure, sizes, setting, trace)
             # Two matrices alternate, since the sum of the micro-batches before is in the other.
             use = str(number % 2)
             with self._blaming(batch):
@@ -127,8 +129,8 @@ class Step:
             aggregated separately.
         """
         setting, guard = self._setting, self._guard
-        perturbation = setting.perturbation
-        if perturbation is None or perturbation.rho == 0:
+        perturbation = setting.ascending
+        if perturbation is None or not setting.replays:
             return None, None
         point = NaturalPoint(setting, perturbation, batch, guard)
         kept = setting.flat_combiner is not None
@@ -156,14 +158,14 @@ class Step:
         shares, world = batch.agreed.shares, setting.world
         if point is None:
             plan = self._plan(use, "natural gradient", divides=True)
-            gradients = self._form(plan, shares)
-            gradients.collect(batch.tasks, batch.losses)
+            losses = batch.hand_over()
+            gradients = task_gradients(setting, shares, guard, plan, losses)
+            gradients.collect(batch.tasks, losses)
             return gradients
         remembers = point.estimator is not None and point.estimator.remembers
         plan = self._plan(use, "perturbed gradient", divides=True, remembers=remembers)
-        found_at = list(ascents(point, batch.tasks))
-        gradients = self._form(plan, shares, found_at[0].displaced)
-        for ascent in found_at:
+        formed: TaskGradients | None = None
+        for ascent in ascents(point, batch.tasks):
             with ascent.displaced():
                 with torch.enable_grad():
                     found = batch.replay(ascent.group)
@@ -171,11 +173,14 @@ class Step:
                 for task, loss in means.items():
                     guard.check([task], "perturbed loss", loss)
                 _record(self._perturbed, means, batch.agreed.sizes)
+                if formed is None:
+                    formed = task_gradients(setting, shares, guard, plan, found, ascent.displaced)
                 # The task at fault in a sum can be determined only at the point where it fails.
-                in_sum = len(ascent.group) > 1 and gradients.rows is None
+                in_sum = len(ascent.group) > 1 and formed.rows is None
                 with self._blaming(batch) if in_sum else nullcontext():
-                    gradients.collect(ascent.group, found)
-        return gradients
+                    formed.collect(ascent.group, found)
+        assert formed is not None
+        return formed
 
     def _add(self, batch: Batch, gradients: TaskGradients, natural: AtParameters | None) -> None:
         """Adds the gradients of a micro-batch to those of the ones before."""
@@ -211,7 +216,7 @@ class Step:
             total = nothing_shared() if gradients.total is None else gradients.total
             self.update = Update(total, weights)
         self.update.of_method = of_method or of_weights
-        if self.update.weights is not None:
+        if self._weights is None and self.update.weights is not None:
             guard.check(gradients.present, "weight", self.update.weights.sum())
         guard.verify()
 
@@ -232,7 +237,7 @@ class Step:
         ]
 
     def write(self) -> None:
-        """Adds the gradients to ``.grad``, and passes them to estimators that remember them."""
+        """Adds the gradients to ``.grad``, and passes them to what remembers them."""
         setting, gradients, update = self._setting, self.gradients, self.update
         assert update is not None
         partition, placement = setting.partition, setting.world.placement
@@ -240,16 +245,18 @@ class Step:
         parts += [(partition.own[task], vector) for task, vector in gradients.own.items()]
         parameters = [parameter for part, _ in parts for parameter in part]
         found = [tensor for _, vector in parts for tensor in vector.tensors]
-        accumulate(parameters, found, [id(p) in gradients.reached for p in parameters], placement)
+        reached = [id(parameter) in gradients.reached for parameter in parameters]
+        learn(setting, self._guard, list(compress(zip(parameters, found, strict=True), reached)))
+        accumulate(parameters, found, reached, placement)
         if of_method := update.of_method:
             learnt = setting.combiner.parameters
             found = [p if g is None else g for p, g in zip(learnt, of_method, strict=True)]
             accumulate(learnt, found, [g is not None for g in of_method], placement)
-        if gradients.remembered and setting.perturbation is not None:
+        if gradients.remembered and setting.ascending is not None:
             names = [partition.names[id(parameter)] for parameter in partition.shared]
             for task, vector in gradients.remembered.items():
                 whole = map(placement.as_gradient, vector.tensors, partition.shared)
-                estimator = setting.perturbation.estimator
+                estimator = setting.ascending.estimator
                 assert estimator is not None
                 estimator.remember(task, dict(zip(names, whole, strict=True)))
 
@@ -257,12 +264,6 @@ class Step:
         """Restores the states of methods, estimator and generators from before the step."""
         for undo in reversed(self._undo):
             undo()
-
-    def _form(self, plan: Plan, shares: Mapping[str, float], at: At = nullcontext) -> TaskGradients:
-        """Returns the task gradients of the level; weighted sums are at the parameters."""
-        if self._setting.level == "representation" and plan.weights is None:
-            return AtRepresentation(self._setting, shares, self._guard, plan, at)
-        return AtParameters(self._setting, shares, self._guard, plan)
 
     def _plan(
         self, use: str, stage: str, *, divides: bool = False, remembers: bool = False
@@ -279,7 +280,10 @@ class Step:
         ):  # only inner products and sums are computed from the rows
             columns = setting.world.placement.columns(setting.partition.shared)
         if self._weights is not None:
-            weights = dict(zip(self.losses, self._weights[0], strict=True))
+            numbers = self._weights[0]
+            # On the CPU, Python numbers are faster than tensors of one element.
+            its = numbers.tolist() if numbers.device.type == "cpu" else numbers
+            weights = dict(zip(self.losses, its, strict=True))
         return Plan(
             use if columns is None else "columns",
             stage,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from samo.tensors import Matrix, Vector, cut
 
 from ._finite import Guard
 from ._partition import Partition
-from ._setting import Setting
+from ._setting import Level, Setting
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Plan:
 
     use: str
     stage: str
-    weights: Mapping[str, Tensor] | None = None
+    weights: Mapping[str, Tensor | float] | None = None
     weighs_own: bool = False
     remembers: bool = False
     columns: Ranks | None = None
@@ -51,6 +53,7 @@ class TaskGradients(ABC):
         plan: How the gradients are stored.
 
     Attributes:
+        level: Where the gradients are taken.
         plan: How the gradients are stored.
         rows: A gradient for each task; None if they are summed.
         total: Their weighted sum; None if there are rows.
@@ -59,6 +62,8 @@ class TaskGradients(ABC):
         reached: The ids of the parameters that the losses reach.
         sizes: The sizes of the micro-batches, for each task with a gradient.
     """
+
+    level: ClassVar[Level]
 
     def __init__(
         self, setting: Setting, shares: Mapping[str, float], guard: Guard, plan: Plan
@@ -69,9 +74,10 @@ class TaskGradients(ABC):
         self._shared, self._own = partition.shared, partition.own
         self._index = {task: i for i, task in enumerate(setting.tasks)}
         self._layout = workspace.layout("shared", self._shared)
-        every = workspace.layout("own", [p for own in self._own.values() for p in own]).zeros()
+        own = workspace.layout("own", [p for own in self._own.values() for p in own]).zeros()
         counts = [len(own) for own in self._own.values()]
-        self._parts = dict(zip(self._own, every.layout.sections(every, counts), strict=True))
+        self._parts = dict(zip(self._own, own.layout.sections(own, counts), strict=True))
+        self._all_own = own
         self.rows: Matrix | None = None
         self.total: Vector | None = None
         self.own: dict[str, Vector] = {}
@@ -80,8 +86,8 @@ class TaskGradients(ABC):
         self.sizes: dict[str, float] = {}
 
     @abstractmethod
-    def collect(self, tasks: Sequence[str], losses: Mapping[str, Tensor]) -> None:
-        """Adds the gradients of losses, times this rank's shares."""
+    def collect(self, tasks: Sequence[str], losses: dict[str, Tensor]) -> None:
+        """Adds the gradients of losses, times this rank's shares; the graphs are freed."""
 
     @abstractmethod
     def reduce(self) -> None:
@@ -112,15 +118,27 @@ class TaskGradients(ABC):
             if task in self.own:
                 self.own[task].mul_(factor)
 
-    def _set_own(self, task: str, gradients: list[Tensor | None]) -> None:
-        """Copies and checks the gradient of a task's own parameters, if it has any."""
-        if gradients:
-            self.own[task] = self._guard.unscale_(self._parts[task].copy_(gradients))
-            self._guard.check([task], self.plan.stage, self.own[task].norm())
+    def _set_own(self, gradients: Mapping[str, Sequence[Tensor | None]]) -> None:
+        """Copies and checks the gradients of tasks' own parameters."""
+        parts = {task: self._parts[task] for task, found in gradients.items() if found}
+        if not parts:
+            return
+        pairs = (zip(part.tensors, gradients[task], strict=True) for task, part in parts.items())
+        present = [(view, found) for view, found in chain(*pairs) if found is not None]
+        if present:
+            torch._foreach_copy_([view for view, _ in present], [found for _, found in present])
+        for part in parts.values():
+            self._guard.unscale_(part)
+        self.own.update(parts)
+        # The norm of all is finite if each is, unless it overflows.
+        whole = self._all_own if len(parts) > 1 else next(iter(parts.values()))
+        self._guard.check(list(parts), self.plan.stage, whole.norm(), parts)
 
 
 class AtParameters(TaskGradients):
     """Gradients with respect to the shared parameters: a K × m matrix, or their weighted sum."""
+
+    level = "parameter"
 
     def __init__(
         self, setting: Setting, shares: Mapping[str, float], guard: Guard, plan: Plan
@@ -133,7 +151,7 @@ class AtParameters(TaskGradients):
             self.rows = setting.workspace.matrix(plan.use, kept, len(setting.tasks))
         self._reduced = False
 
-    def collect(self, tasks: Sequence[str], losses: Mapping[str, Tensor]) -> None:
+    def collect(self, tasks: Sequence[str], losses: dict[str, Tensor]) -> None:
         """Adds the gradients of losses, times this rank's shares; the graphs are freed."""
         plan, weights = self.plan, self.plan.weights or {}
         together = plan.weighs_own and not plan.remembers
@@ -148,9 +166,9 @@ class AtParameters(TaskGradients):
                 group,
                 retain=last not in here,
             )
+            self._set_own(own)
             for task in group:
                 self.sizes[task] = 1.0
-                self._set_own(task, own[task])
                 if task in self.own and plan.weighs_own and not together:
                     self.own[task].mul_(weights[task])
             self._add_shared(group, shared, weighed=together)
@@ -186,7 +204,7 @@ class AtParameters(TaskGradients):
 
     def reduce(self) -> None:
         """Sums over the ranks, in one transfer for the rows and one for the rest."""
-        if self._reduced:
+        if self._reduced or self._world.ranks.size == 1:
             return
         self._reduced = True
         main = self.total if self.rows is None else self.rows
@@ -250,7 +268,7 @@ class AtParameters(TaskGradients):
             self.total.add_(gradients, alpha)
         else:
             self.total = self._layout.copy_of(gradients)
-            if isinstance(alpha, Tensor):
+            if not weighed or guard.factor is not None:
                 self.total.mul_(alpha)
         guard.check(group, self.plan.stage, self.total.norm())
 
@@ -291,6 +309,13 @@ def differentiate(
     if not parameters:
         return []
     gradients = placement.differentiate(losses, parameters, seeds, retain=retain)
+    return dense(gradients, parameters, partition)
+
+
+def dense(
+    gradients: list[Tensor | None], parameters: Sequence[Parameter], partition: Partition
+) -> list[Tensor | None]:
+    """Returns gradients if they are dense and real, else raises ValueError."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None and gradient.layout is not torch.strided:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -56,6 +57,9 @@ def known_weights(
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Returns the weights of a method that needs no gradients, and its parameters' gradients."""
     combiner = setting.combiner
+    first = next(iter(losses.values()))
+    if (constant := combiner.constant_weights(len(losses), first.device)) is not None:
+        return constant, []
     if combiner.sized:
         guard.verify()  # a loss that is not finite must not enter the method's state
     values = _stacked(losses)
@@ -90,9 +94,12 @@ def compare(
     parts = []
     for combiner, rows, stage in found:
         gramian = None if combiner.weighs_first else next(gramians)
-        sizes = [r.norm() for r in rows.rows] if gramian is None else gramian.diagonal()
-        for task, size in zip(gradients.present, sizes, strict=True):
-            guard.check([task], stage, size)
+        if gramian is None:
+            for task, row in zip(gradients.present, rows.rows, strict=True):
+                guard.check([task], stage, row.norm())
+        elif not math.isfinite(gramian.trace().item()):
+            for task, square in zip(gradients.present, gramian.diagonal(), strict=True):
+                guard.check([task], stage, square)
         parts.append(Part(combiner, rows, gramian))
     return parts
 
@@ -157,5 +164,8 @@ def _combined(
 def _stacked(losses: Mapping[str, Tensor]) -> Tensor:
     """Returns the losses as one tensor, in float32 or wider."""
     values = list(losses.values())
-    dtype = wide(widest(values))
-    return torch.stack([loss.to(dtype) for loss in values])
+    if len({loss.dtype for loss in values}) > 1:
+        dtype = widest(values)
+        values = [loss.to(dtype) for loss in values]
+    stacked = torch.stack(values)
+    return stacked.to(wide(stacked.dtype))

@@ -1,9 +1,11 @@
 """Evaluates the user's model at several points without leaving a trace."""
 
 from ._cut import Cut, cut_of
+from ._draws import Traced
 from ._graph import Reached, distances
 from ._random import Streams, global_generators, rademacher_, set_states, states_of
-from ._replay import Trace, Traced, devices_of, modules_of, parameters_of, put_back, state_of
+from ._replay import Trace
+from ._state import modules_of, parameters_of, put_back, state_of
 
 __all__ = [
     "Cut",
@@ -12,7 +14,6 @@ __all__ = [
     "Trace",
     "Traced",
     "cut_of",
-    "devices_of",
     "distances",
     "global_generators",
     "modules_of",

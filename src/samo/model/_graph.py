@@ -15,19 +15,19 @@ class Reached:
         tensors: The tensors, with their graphs.
 
     Attributes:
-        leaves: The ids of the leaves that require gradients.
+        leaves: The leaves that require gradients, by id.
         nodes: The nodes of the graph.
         compiled: The nodes that are compiled graphs, with the outputs that lead to them.
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
-        self.leaves: set[int] = set()
+        self.leaves: dict[int, Tensor] = {}
         self.nodes: set[Node] = set()
         self.compiled: dict[Node, set[int]] = {}
         edges: list[tuple[Node | None, int]] = []
         for tensor in tensors:
             if tensor.grad_fn is None:
-                self.leaves.add(id(tensor))
+                self.leaves[id(tensor)] = tensor
             edges.append((tensor.grad_fn, tensor.output_nr))
         while edges:
             node, output = edges.pop()
@@ -39,7 +39,8 @@ class Reached:
                 continue
             self.nodes.add(node)
             if node.name() == "torch::autograd::AccumulateGrad":
-                self.leaves.add(id(node.variable))  # type: ignore[attr-defined]
+                leaf: Tensor = node.variable  # type: ignore[attr-defined]
+                self.leaves[id(leaf)] = leaf
             edges.extend(node.next_functions)
 
 

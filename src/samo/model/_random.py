@@ -40,9 +40,8 @@ def global_generators(devices: Iterable[torch.device]) -> list[GlobalGenerator]:
         if it is imported.
     """
     generators = [
-        _CPU,
+        *torch_generators(devices),
         GlobalGenerator(random.getstate, random.setstate, lambda a, b: bool(a == b)),
-        *(_on(device) for device in devices if device.type not in ("cpu", "meta")),
     ]
     if (numpy := sys.modules.get("numpy")) is not None:
         generators.append(
@@ -54,6 +53,11 @@ def global_generators(devices: Iterable[torch.device]) -> list[GlobalGenerator]:
             )
         )
     return generators
+
+
+def torch_generators(devices: Iterable[torch.device]) -> list[GlobalGenerator]:
+    """Lists torch's global generators, on the CPU and on the devices."""
+    return [_CPU, *(_on(device) for device in devices if device.type not in ("cpu", "meta"))]
 
 
 def states_of(generators: Sequence[GlobalGenerator], which: Iterable[int] | None = None) -> States:

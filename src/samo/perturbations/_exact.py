@@ -19,8 +19,8 @@ class ExactGradient(LocalGradient):
 
     Example:
         >>> import samo
-        >>> samo.Perturbation(0.05, alpha=0.0, local=samo.ExactGradient())
-        Perturbation(rho=0.05, alpha=0.0, local=ExactGradient(), adaptive=False, where=None)
+        >>> samo.Perturbation(0.05, alpha=0.0, local=samo.ExactGradient()).local
+        ExactGradient()
     """
 
     exact: ClassVar[bool] = True

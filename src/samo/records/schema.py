@@ -64,6 +64,7 @@ class Config(Model):
     method: Name
     sharpness: Name
     rho: Number | None = None
+    level: Name = "parameter"
     epochs: Count | None = None
     average_last: Count = 0
     seed: Count = 0
@@ -191,3 +192,16 @@ def reported(results: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = results.get("averaged") or results["selected"]
     return found
+
+
+def preset_at(sharpness: str, level: str) -> str:
+    """Names a preset at a level, as in labels and paths; the default level adds nothing.
+
+    Returns:
+        The preset, with the level behind ``@`` unless it is ``"parameter"``.
+
+    Example:
+        >>> preset_at("gsam", "parameter"), preset_at("gsam", "representation")
+        ('gsam', 'gsam@representation')
+    """
+    return sharpness if level == "parameter" else f"{sharpness}@{level}"

@@ -6,13 +6,13 @@ from ._vector import (
     Layout,
     Matrix,
     Vector,
-    Workspace,
     cut,
     ratio,
     shards,
     wide,
     widest,
 )
+from ._workspace import Workspace
 
 __all__ = [
     "GlobalSum",

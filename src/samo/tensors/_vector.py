@@ -37,16 +37,23 @@ class Layout:
         tensors: The tensors that define the layout (of a ``DTensor``, this rank's shard). No
             reference to them is kept.
         global_sum: Sums numbers over the ranks; None if the tensors are not sharded.
+        apart: Whether each tensor has a flat tensor of its own.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], global_sum: GlobalSum | None = None) -> None:
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        global_sum: GlobalSum | None = None,
+        *,
+        apart: bool = False,
+    ) -> None:
         self.global_sum = global_sum
-        self._sizes: dict[tuple[torch.device, torch.dtype], int] = {}
+        self._sizes: dict[tuple[torch.device, torch.dtype, int], int] = {}
         self._places: list[tuple[int, int, torch.Size, tuple[int, ...]]] = []
         self._signature = _signature(tensors)
         self._sections: tuple[tuple[int, ...], list[Layout]] = ((), [])
-        for tensor in shards(tensors):
-            key = (tensor.device, tensor.dtype)
+        for number, tensor in enumerate(shards(tensors)):
+            key = (tensor.device, tensor.dtype, number if apart else 0)
             offset = self._sizes.setdefault(key, 0)
             self._sizes[key] += tensor.numel()
             group = list(self._sizes).index(key)
@@ -66,11 +73,15 @@ class Layout:
 
     def empty(self) -> Vector:
         """Returns an uninitialised vector."""
-        return self._over([torch.empty(n, device=d, dtype=t) for (d, t), n in self._sizes.items()])
+        return self._over(
+            [torch.empty(n, device=d, dtype=t) for (d, t, _), n in self._sizes.items()]
+        )
 
     def zeros(self) -> Vector:
         """Returns a zero vector."""
-        return self._over([torch.zeros(n, device=d, dtype=t) for (d, t), n in self._sizes.items()])
+        return self._over(
+            [torch.zeros(n, device=d, dtype=t) for (d, t, _), n in self._sizes.items()]
+        )
 
     def copy_of(self, tensors: Sequence[Tensor | None]) -> Vector:
         """Returns a vector with the tensors' values; None stands for zero."""
@@ -79,12 +90,12 @@ class Layout:
     def matrix(self, rows: int, dtype: torch.dtype | None = None) -> Matrix:
         """Returns a zero matrix with this number of rows, in ``dtype`` or the tensors' dtypes."""
         sizes = self._sizes.items()
-        flats = [torch.zeros(rows, n, device=d, dtype=dtype or t) for (d, t), n in sizes]
+        flats = [torch.zeros(rows, n, device=d, dtype=dtype or t) for (d, t, _), n in sizes]
         return self.matrix_over(flats, rows)
 
     def matrix_over(self, flats: list[Tensor], rows: int) -> Matrix:
         """Returns the matrix whose storage is ``flats``."""
-        return Matrix(self, flats, [self._over([flat[i] for flat in flats]) for i in range(rows)])
+        return Matrix(self, flats, rows)
 
     def sections(self, vector: Vector, counts: Sequence[int]) -> list[Vector]:
         """Splits a vector of this layout into vectors of consecutive tensors, in its storage.
@@ -99,40 +110,46 @@ class Layout:
         parts = cut(vector.tensors, counts)
         if self._sections[0] != tuple(counts):
             self._sections = tuple(counts), [Layout(part, self.global_sum) for part in parts]
-        flats = dict(zip(self._sizes, vector.flats, strict=True))
-        starts, found = dict.fromkeys(flats, 0), []
-        for part, layout in zip(parts, self._sections[1], strict=True):
-            own = []
-            for key, size in layout._sizes.items():
-                own.append(flats[key].narrow(0, starts[key], size))
-                starts[key] += size
-            found.append(Vector(layout, own, part))
-        return found
+        layouts = self._sections[1]
+        pieces = {
+            key: flat.split([layout._sizes.get(key, 0) for layout in layouts])
+            for key, flat in zip(self._sizes, vector.flats, strict=True)
+        }
+        return [
+            Vector(layout, [pieces[key][i] for key in layout._sizes], parts[i])
+            for i, layout in enumerate(layouts)
+        ]
 
     def divided(self, parts: int, global_sum: GlobalSum) -> Layout:
         """Returns the layout of one of ``parts`` equal slices of the coordinates."""
         keys = self._sizes.items()
-        like = [torch.empty((), device=d, dtype=t).expand(-(-n // parts)) for (d, t), n in keys]
+        like = [torch.empty((), device=d, dtype=t).expand(-(-n // parts)) for (d, t, _), n in keys]
         return Layout(like, global_sum)
 
     def padded(self, parts: int) -> Vector:
         """Returns a zero vector whose storage is padded to a multiple of ``parts``."""
         keys = self._sizes.items()
         return self._over(
-            [torch.zeros(-(-n // parts) * parts, device=d, dtype=t) for (d, t), n in keys]
+            [torch.zeros(-(-n // parts) * parts, device=d, dtype=t) for (d, t, _), n in keys]
         )
 
     def over(self, flat: Tensor) -> Vector:
         """Returns a vector with the values of one row of `Matrix.whole`."""
         parts = flat.split(list(self._sizes.values()))
-        return self._over([part.to(d, t) for part, (d, t) in zip(parts, self._sizes, strict=True)])
+        return self._over(
+            [part.to(d, t) for part, (d, t, _) in zip(parts, self._sizes, strict=True)]
+        )
+
+    def views(self, flats: Sequence[Tensor]) -> list[Tensor]:
+        """Returns the views of flat storage in the shapes of the tensors."""
+        starts = [flat.storage_offset() for flat in flats]
+        return [
+            flats[group].as_strided(shape, stride, starts[group] + offset)
+            for group, offset, shape, stride in self._places
+        ]
 
     def _over(self, flats: list[Tensor]) -> Vector:
-        tensors = []
-        for group, offset, shape, stride in self._places:
-            flat = flats[group]
-            tensors.append(flat.as_strided(shape, stride, flat.storage_offset() + offset))
-        return Vector(self, flats, tensors)
+        return Vector(self, flats)
 
 
 class Vector:
@@ -141,15 +158,23 @@ class Vector:
     Attributes:
         layout: The layout.
         flats: The storage, a 1-d tensor for each device and dtype.
-        tensors: Views of the storage, in the order and shapes of the layout's tensors.
     """
 
-    __slots__ = ("flats", "layout", "tensors")
+    __slots__ = ("_tensors", "flats", "layout")
 
-    def __init__(self, layout: Layout, flats: list[Tensor], tensors: list[Tensor]) -> None:
+    def __init__(
+        self, layout: Layout, flats: list[Tensor], tensors: list[Tensor] | None = None
+    ) -> None:
         self.layout = layout
         self.flats = flats
-        self.tensors = tensors
+        self._tensors = tensors
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Views of the storage, in the order and shapes of the layout's tensors."""
+        if self._tensors is None:
+            self._tensors = self.layout.views(self.flats)
+        return self._tensors
 
     def copy_(self, tensors: Sequence[Tensor | None]) -> Self:
         """Copies the tensors' values; None stands for zero."""
@@ -229,20 +254,32 @@ class Matrix:
     Attributes:
         layout: The rows' layout.
         flats: The storage, of shape ``[rows, m_g]`` for each device and dtype g.
-        rows: The rows as vectors.
     """
 
-    __slots__ = ("_blocks", "flats", "layout", "rows")
+    __slots__ = ("_blocks", "_number", "_rows", "flats", "layout")
 
-    def __init__(self, layout: Layout, flats: list[Tensor], rows: list[Vector]) -> None:
+    def __init__(self, layout: Layout, flats: list[Tensor], number: int) -> None:
         self.layout = layout
         self.flats = flats
-        self.rows = rows
+        self._number = number
+        self._rows: list[Vector] = []
         self._blocks: dict[torch.device, Tensor] = {}
+
+    def __len__(self) -> int:
+        return self._number
+
+    @property
+    def rows(self) -> list[Vector]:
+        """The rows as vectors."""
+        if len(self._rows) < self._number:
+            self._rows = [
+                Vector(self.layout, [flat[i] for flat in self.flats]) for i in range(self._number)
+            ]
+        return self._rows
 
     def select(self, rows: Sequence[int]) -> Matrix:
         """Returns the matrix of some rows: itself for all rows in order, else a copy."""
-        if list(rows) == list(range(len(self.rows))):
+        if list(rows) == list(range(len(self))):
             return self
         flats = [f.index_select(0, torch.tensor(rows, device=f.device)) for f in self.flats]
         return self.layout.matrix_over(flats, len(rows))
@@ -255,7 +292,7 @@ class Matrix:
 
     def gramian(self) -> Tensor:
         """Returns the inner products of the rows, accumulated in float64, on the first device."""
-        shape, dtype = (len(self.rows), len(self.rows)), torch.float64
+        shape, dtype = (len(self), len(self)), torch.float64
         parts = []
         for flat in self.flats:
             part = torch.zeros(shape, dtype=dtype, device=flat.device)
@@ -294,67 +331,6 @@ class Matrix:
                 for row, weight in zip(flat, weights.tolist(), strict=True):
                     out.add_(row, alpha=weight)
         return combined
-
-
-class Workspace:
-    """Layouts, vectors and matrices by purpose, reused as long as they fit.
-
-    Creating them in each step is slow: the operating system clears new memory, and a layout
-    inspects each tensor. No tensor that a user may hold, in particular no ``.grad``, may use this
-    storage.
-
-    Args:
-        global_sum: Sums numbers over the ranks; None if the parameters are not sharded.
-        gradient_dtype: The dtype of matrices; None for the parameters' dtype.
-    """
-
-    def __init__(
-        self, global_sum: GlobalSum | None = None, gradient_dtype: torch.dtype | None = None
-    ) -> None:
-        self._global_sum = global_sum
-        self._gradient_dtype = gradient_dtype
-        self._layouts: dict[str, Layout] = {}
-        self._columns: tuple[Layout, Layout] | None = None
-        self._vectors: dict[str, Vector] = {}
-        self._matrices: dict[str, Matrix] = {}
-
-    def layout(self, use: str, tensors: Sequence[Tensor]) -> Layout:
-        """Returns the layout of some tensors."""
-        layout = self._layouts.get(use)
-        if layout is None or not layout.fits(tensors):
-            layout = self._layouts[use] = Layout(tensors, self._global_sum)
-        return layout
-
-    def columns(self, layout: Layout, ranks: int, global_sum: GlobalSum) -> Layout:
-        """Returns the layout of one rank's columns of a matrix."""
-        if self._columns is None or self._columns[0] is not layout:
-            self._columns = (layout, layout.divided(ranks, global_sum))
-        return self._columns[1]
-
-    def vector(self, use: str, layout: Layout) -> Vector:
-        """Returns a vector with arbitrary values."""
-        vector = self._vectors.get(use)
-        if vector is None or vector.layout is not layout:
-            self._vectors.pop(use, None)  # frees the old before allocating the new
-            vector = self._vectors[use] = layout.empty()
-        return vector
-
-    def take(self, use: str, layout: Layout) -> Vector:
-        """Returns a vector that belongs to the caller until it is passed to `give`."""
-        vector = self._vectors.pop(use, None)
-        return layout.empty() if vector is None or vector.layout is not layout else vector
-
-    def give(self, use: str, vector: Vector) -> None:
-        """Makes a vector available again."""
-        self._vectors[use] = vector
-
-    def matrix(self, use: str, layout: Layout, rows: int) -> Matrix:
-        """Returns a matrix with arbitrary values."""
-        matrix = self._matrices.get(use)
-        if matrix is None or matrix.layout is not layout or len(matrix.rows) != rows:
-            self._matrices.pop(use, None)
-            matrix = self._matrices[use] = layout.matrix(rows, self._gradient_dtype)
-        return matrix
 
 
 def shards(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -3,12 +3,13 @@
 from ..records import RunError
 from ..records.schema import reported
 from ._compare import compare
-from ._config import RunConfig, configured
+from ._config import LEVELS, RunConfig, configured
 from ._evaluate import to_device
 from ._plan import Cell, plan
 from ._presets import PRESETS, Preset, complete_preset, perturbation
 from ._run import Progress, Watch
 from ._schedule import SCHEDULES, Schedule
+from ._space import Arm
 from ._sweep import Best, SweepResult, finals, sweep
 from ._sweep_plan import SweepPlan, plan_sweep
 from ._train import train
@@ -16,8 +17,10 @@ from ._trained import Trained, trained
 from ._workers import Event
 
 __all__ = [
+    "LEVELS",
     "PRESETS",
     "SCHEDULES",
+    "Arm",
     "Best",
     "Cell",
     "Event",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -20,10 +20,12 @@ from pydantic import (
 
 from .. import aggregation, benchmarks
 from ..benchmarks import OptimizerName
+from ..engine import Level
 from ..records import RunError
 from ._presets import PRESETS, complete_preset, perturbation
 from ._schedule import complete_schedule
 
+LEVELS: tuple[str, ...] = get_args(Level)
 _FROM_BENCHMARK = ("epochs", "batch_size", "lr", "weight_decay", "optimizer", "schedule")
 
 
@@ -40,6 +42,8 @@ class RunConfig(BaseModel):
         sharpness: The sharpness preset's name.
         rho: The radius ρ of the perturbation; None for plain training.
         sharpness_options: The preset's other options, such as alpha, mu and adaptive.
+        level: Where task gradients are compared: ``"parameter"`` or ``"representation"`` (see
+            `samo.Engine`).
         epochs: The number of passes through the training data.
         batch_size: The number of examples in a step.
         lr: The learning rate.
@@ -71,6 +75,7 @@ class RunConfig(BaseModel):
     sharpness: str = "erm"
     rho: NonNegativeFloat | None = None
     sharpness_options: dict[str, JsonValue] = Field(default_factory=dict)
+    level: Level = "parameter"
     epochs: PositiveInt
     batch_size: PositiveInt
     lr: PositiveFloat

@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 from urllib.parse import quote
 
+from torch import nn
+
 from .. import aggregation, benchmarks
+from .._names import unknown
 from ..records import RunError
-from ._config import RunConfig, configured
+from ..records.schema import preset_at
+from ._config import LEVELS, RunConfig, configured
 from ._errors import as_run_error
 from ._presets import PRESETS, complete_preset
+from ._run import make_engine
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,14 @@ def plan(
     rhos: Sequence[float],
     seeds: int,
     *,
+    levels: Sequence[str] = ("parameter",),
     stl: bool = True,
     **common: Any,
 ) -> list[Cell]:
-    """Lists the runs: each method with each preset, ρ and seed, and the single-task baselines.
+    """Lists the runs: each method with each preset, level, ρ and seed, and single-task baselines.
 
-    All runs of a seed start from the same weights and see the same batches.
+    All runs of a seed start from the same weights and see the same batches. A method and a preset
+    that cannot compare task gradients at a level are at the parameters instead, once.
 
     Args:
         benchmark: The benchmark.
@@ -50,6 +58,7 @@ def plan(
         sharpness: The sharpness presets.
         rhos: The values of ρ for presets with a perturbation; the benchmark's if empty.
         seeds: The number of seeds; they are 0, 1, ...
+        levels: The levels at which task gradients are compared.
         stl: Whether to train the single-task baselines.
         **common: The other fields of `RunConfig`, the same for all runs.
 
@@ -57,7 +66,8 @@ def plan(
         The runs.
 
     Raises:
-        RunError: If a name is unknown, a value missing or out of range.
+        RunError: If a name is unknown, a value missing or out of range, or no method and preset can
+            be at a level.
 
     Example:
         >>> [cell.path for cell in plan("digits", ["ls"], ["erm", "gsam"], [0.1], seeds=1)]
@@ -66,19 +76,16 @@ def plan(
     check_seeds(seeds)
     shared = {"benchmark": benchmark, **common}
     made = benchmark_of(shared)
-    arms = pairs(methods, sharpness)
-    for method in dict(arms):
-        with as_run_error(ValueError, TypeError, OSError, ImportError):
-            aggregation.create(method, len(made.tasks))
+    arms = choose_arms(shared, made.tasks, methods, sharpness, levels)
     grid = list(dict.fromkeys(rhos or made.defaults.rho_grid))
     cells = []
     for seed in range(seeds):
         cells += baselines(shared, made.tasks, seed) if stl else []
-        for method, preset in arms:
+        for method, preset, level in arms:
+            arm = {"method": method, "sharpness": preset, "level": level, "seed": seed}
             for rho in grid if PRESETS[preset].perturb else [None]:
-                config = configured(**shared, method=method, sharpness=preset, rho=rho, seed=seed)
-                path = f"{method}/{preset}" + ("" if rho is None else f"/rho-{rho:g}")
-                cells.append(Cell(f"{path}/seed-{seed}", config))
+                path = arm_path(method, preset, level) + ("" if rho is None else f"/rho-{rho:g}")
+                cells.append(Cell(f"{path}/seed-{seed}", configured(**shared, **arm, rho=rho)))
     return cells
 
 
@@ -95,15 +102,60 @@ def benchmark_of(common: Mapping[str, Any]) -> benchmarks.Benchmark:
         return benchmarks.create(common["benchmark"], **options)
 
 
-def pairs(methods: Sequence[str], sharpness: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs each method with each preset; raises RunError if a name is unknown or missing."""
+def choose_arms(
+    common: Mapping[str, Any],
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    sharpness: Sequence[str],
+    levels: Sequence[str],
+) -> list[tuple[str, str, str]]:
+    """Combines methods, presets and levels.
+
+    Methods that do not compare task gradients, and combinations that the engine refuses, are at the
+    parameters instead of the representation.
+
+    Returns:
+        A method, a preset and a level for each arm.
+
+    Raises:
+        RunError: If a name is unknown or missing, a method does not fit the tasks, or the engine
+            refuses a level to all methods and presets.
+    """
     with as_run_error(ValueError):
-        names = dict.fromkeys(aggregation.describe(name).name for name in methods)
+        kinds = {kind.name: kind for kind in map(aggregation.describe, methods)}
         for name in sharpness:
             complete_preset(name, {})
-    if not names or not sharpness:
-        raise RunError("give at least one method and one sharpness preset.")
-    return [(method, preset) for method in names for preset in dict.fromkeys(sharpness)]
+    for level in levels:
+        if level not in LEVELS:
+            raise RunError(unknown("level", level, LEVELS))
+    if not kinds or not sharpness or not levels:
+        raise RunError("give at least one method, one sharpness preset and one level.")
+    arms: dict[tuple[str, str, str], None] = {}
+    refusals = []
+    for method, preset in product(kinds, sharpness):
+        config = configured(**common, method=method, sharpness=preset)
+        check_engine(config, tasks)
+        for level in levels:
+            possible = level if kinds[method].levels else "parameter"
+            try:
+                check_engine(config.model_copy(update={"level": level}), tasks)
+            except RunError as refusal:
+                refusals.append(refusal)
+                possible = "parameter"
+            arms[method, preset, possible] = None
+    if refusals and {level for _, _, level in arms} == {"parameter"}:
+        raise refusals[0]
+    return list(arms)
+
+
+def check_engine(config: RunConfig, tasks: Sequence[str]) -> None:
+    """Raises RunError if a run's method, preset and level do not fit together, or the tasks."""
+    make_engine(config, nn.Linear(1, 1), tasks)
+
+
+def arm_path(method: str, preset: str, level: str) -> str:
+    """Names a method with a preset at a level; also the directory of its runs."""
+    return f"{method}/{preset_at(preset, level)}"
 
 
 def baselines(common: Mapping[str, Any], tasks: Sequence[str], seed: int) -> list[Cell]:

@@ -11,15 +11,18 @@ from .. import (
     SPSA,
     LastLayers,
     LocalGradient,
+    Momentum,
     Perturbation,
     PreviousGradient,
     RandomDirection,
     TaskGroups,
 )
 from .._presets import along_own_gradient, along_the_mean
+from ..perturbations import Displacement
 from ._defaults import completed
 
-_COMMON = {"adaptive": False, "decompose": False}
+_SWITCHES = {"adaptive": False, "decompose": False}
+_COMMON = {"rho_own": None, **_SWITCHES}
 
 
 @dataclass(frozen=True)
@@ -31,23 +34,42 @@ class Preset:
         perturb: Creates the perturbation from ρ and the options; None for plain training.
         options: The names of its options, with their defaults.
         decompose: Whether it always aggregates loss gradients and flat gradients separately (an
-            option of the other presets).
+            option of most others).
     """
 
     title: str
-    perturb: Callable[..., Perturbation] | None
+    perturb: Callable[..., Displacement] | None
     options: Mapping[str, Any]
     decompose: bool = False
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The levels at which it can compare task gradients, with its default options.
+
+        Only gradients of one forward pass can be compared at the representation: neither those at
+        points of each task's own, nor flat gradients.
+        """
+        options = {name: value for name, value in self.options.items() if name != "decompose"}
+        moved = None if self.perturb is None else self.perturb(1.0, **options).ascending
+        apart = self.decompose or (moved is not None and moved.estimator is not None)
+        return ("parameter",) if apart else ("parameter", "representation")
 
 
 def _estimating(title: str, estimator: Callable[..., LocalGradient]) -> Preset:
     """Creates the preset of an estimator; the estimator's arguments become options."""
 
-    def perturb(rho: float, alpha: float, adaptive: bool, **options: Any) -> Perturbation:
-        return Perturbation(rho, alpha=alpha, local=estimator(**options), adaptive=adaptive)
+    def perturb(
+        rho: float, rho_own: float | None, alpha: float, adaptive: bool, **options: Any
+    ) -> Perturbation:
+        local = estimator(**options)
+        return Perturbation(rho, rho_own=rho_own, alpha=alpha, local=local, adaptive=adaptive)
 
     own = {name: p.default for name, p in inspect.signature(estimator).parameters.items()}
     return Preset(title, perturb, {"alpha": 0.5, **own, **_COMMON})
+
+
+def _of_heads(rho: float, adaptive: bool) -> Perturbation:
+    return Perturbation(0.0, rho_own=rho, adaptive=adaptive)
 
 
 PRESETS: dict[str, Preset] = {
@@ -55,13 +77,23 @@ PRESETS: dict[str, Preset] = {
     "gsam": Preset(
         "one perturbation for all tasks, along the mean gradient (α = 1)", along_the_mean, _COMMON
     ),
+    "msam": Preset(
+        "all tasks at one point ahead, along past gradients: the passes of erm",
+        Momentum,
+        {"beta": 0.9, "adaptive": False},
+    ),
+    "heads": Preset(
+        "the tasks' own parameters are perturbed, with the radius ρ; the shared ones are not",
+        _of_heads,
+        _SWITCHES,
+    ),
     "lsam": Preset(
         "one perturbation per task, along its exact gradient (α = 0)", along_own_gradient, _COMMON
     ),
     "fmtl": Preset(
         "lsam, with loss gradients and flat gradients aggregated separately",
         along_own_gradient,
-        {"adaptive": False},
+        {"rho_own": None, "adaptive": False},
         decompose=True,
     ),
     "samo": _estimating("mean gradient combined with an SPSA estimate of the task's own", SPSA),
@@ -92,14 +124,14 @@ def complete_preset(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
     Example:
         >>> complete_preset("gsam", {"adaptive": True})
-        {'adaptive': True, 'decompose': False}
+        {'rho_own': None, 'adaptive': True, 'decompose': False}
     """
     return completed("sharpness preset", name, PRESETS, options)
 
 
 def perturbation(
     name: str, rho: float | None, options: Mapping[str, Any]
-) -> tuple[Perturbation | None, bool]:
+) -> tuple[Displacement | None, bool]:
     """Creates the arguments ``perturbation`` and ``decompose`` of `samo.Engine`.
 
     Args:

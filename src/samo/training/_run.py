@@ -69,7 +69,7 @@ class Run:
         self.benchmark = made_benchmark(config)
         self.tasks = chosen_tasks(self.benchmark, config.tasks)
         self.model = _model(self.benchmark).to(self.device)
-        self.engine = _engine(config, self.model, self.tasks, self.benchmark.own)
+        self.engine = make_engine(config, self.model, self.tasks, self.benchmark.own)
         self.optimizer = _optimizer(config, self.model, self.engine.aggregator)
         schedule: Any = config.schedule_options
         self.scheduler = SCHEDULES[config.schedule].make(self.optimizer, config.epochs, **schedule)
@@ -215,20 +215,35 @@ def _model(benchmark: benchmarks.Benchmark) -> nn.Module:
         return benchmark.model()
 
 
-def _engine(config: RunConfig, model: nn.Module, tasks: Sequence[str], own: str | None) -> Engine:
+def make_engine(
+    config: RunConfig, model: nn.Module, tasks: Sequence[str], own: str | None = None
+) -> Engine:
+    """Creates the engine of a run; raises RunError.
+
+    Args:
+        config: The run.
+        model: The model.
+        tasks: The tasks.
+        own: The attribute of the model that has the tasks' own modules, if there is one.
+
+    Returns:
+        The engine.
+    """
     options: Any = config.method_options
     with as_run_error(ValueError, TypeError, ImportError):
         aggregator = aggregation.create(config.method, len(tasks), **options)
     perturb, decompose = perturbation(config.sharpness, config.rho, config.sharpness_options)
-    return Engine(
-        model,
-        tasks,
-        aggregator=aggregator,
-        perturbation=perturb,
-        decompose=decompose,
-        own=None if own is None else {task: getattr(model, own)[task] for task in tasks},
-        seed=config.seed,
-    )
+    with as_run_error(ValueError):  # e.g. a level that the method or preset does not have
+        return Engine(
+            model,
+            tasks,
+            aggregator=aggregator,
+            perturbation=perturb,
+            decompose=decompose,
+            own=None if own is None else {task: getattr(model, own)[task] for task in tasks},
+            seed=config.seed,
+            level=config.level,
+        )
 
 
 def _optimizer(config: RunConfig, model: nn.Module, method: nn.Module) -> Optimizer:

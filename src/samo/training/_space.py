@@ -13,7 +13,7 @@ from .. import aggregation
 from .._names import unknown
 from ..records import RunError
 from ._config import RunConfig, configured
-from ._plan import Cell
+from ._plan import Cell, arm_path
 from ._presets import PRESETS
 
 if TYPE_CHECKING:
@@ -166,24 +166,26 @@ def full_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Arm:
-    """A method with a preset, and its search space.
+    """A method with a preset at a level, and its search space.
 
     Attributes:
         method: The aggregation method.
         sharpness: The preset.
+        level: Where task gradients are compared.
         space: The ranges and lists of values, by the full name of the setting.
         common: The other fields of its configuration.
     """
 
     method: str
     sharpness: str
+    level: str
     space: Space
     common: Mapping[str, Any]
 
     @property
     def name(self) -> str:
-        """Method and preset."""
-        return f"{self.method}/{self.sharpness}"
+        """Method and preset, with the level if it is not the default."""
+        return arm_path(self.method, self.sharpness, self.level)
 
     @property
     def free(self) -> bool:
@@ -193,7 +195,7 @@ class Arm:
     def config(self, params: Mapping[str, Any], seed: int) -> RunConfig:
         """Creates the configuration of a run from chosen values by full name."""
         values: dict[str, Any] = {**self.common, "method": self.method, "seed": seed}
-        values["sharpness"] = self.sharpness
+        values |= {"sharpness": self.sharpness, "level": self.level}
         for name, value in params.items():
             group, _, option = name.partition(".")
             values[group] = {**(values.get(group) or {}), option: value} if option else value

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .. import aggregation
 from ..records import RunError
-from ._errors import as_run_error
-from ._plan import benchmark_of, pairs
+from ._plan import benchmark_of, check_engine, choose_arms
 from ._space import Arm, applies, full_name, parse
 
 _PARTICULAR = ("rho", "sharpness_options.", "method_options.")  # settings that some arms lack
@@ -54,9 +52,13 @@ def plan_sweep(
     *,
     trials: int,
     trial_seeds: int = 1,
+    levels: Sequence[str] = ("parameter",),
     **common: Any,
 ) -> SweepPlan:
-    """Determines the search space of each method with each preset.
+    """Determines the search space of each method with each preset at each level.
+
+    A method and a preset that cannot compare task gradients at a level are at the parameters
+    instead, once.
 
     Args:
         benchmark: The benchmark.
@@ -66,13 +68,15 @@ def plan_sweep(
             a list ``a,b,c``. Settings that an arm does not have are left out of its search.
         trials: The budget of each arm.
         trial_seeds: The number of seeds over which the score of a trial is averaged.
+        levels: The levels at which task gradients are compared.
         **common: The other fields of `RunConfig`, the same for all runs.
 
     Returns:
         The plan.
 
     Raises:
-        RunError: If a name is unknown, a value missing or out of range.
+        RunError: If a name is unknown, a value missing or out of range, or no method and preset can
+            be at a level.
 
     Example:
         >>> space = {"rho": "1e-3..1e-1", "lr": "1e-4..1e-2"}
@@ -87,26 +91,24 @@ def plan_sweep(
     # Settings that all arms have come first, so that their first values are equal (see `Studies`).
     ranges = dict(sorted(ranges.items(), key=lambda item: item[0].startswith(_PARTICULAR)))
     shared = {"benchmark": benchmark, **common}
+    tasks = benchmark_of(shared).tasks
     arms = [
-        Arm(m, s, {n: r for n, r in ranges.items() if applies(n, m, s)}, shared)
-        for m, s in pairs(methods, sharpness)
+        Arm(m, s, level, {n: r for n, r in ranges.items() if applies(n, m, s)}, shared)
+        for m, s, level in choose_arms(shared, tasks, methods, sharpness, levels)
     ]
     for name in ranges:
         if not any(name in arm.space for arm in arms):
             raise RunError(f"none of {', '.join(arm.name for arm in arms)} has the setting {name}.")
     if not any(arm.free for arm in arms):
         raise RunError("there is nothing to search: give a range, such as --rho 1e-3..1e-1.")
-    return SweepPlan(tuple(arms), trials, trial_seeds, _try_ends(arms))
+    _try_ends(arms, tasks)
+    return SweepPlan(tuple(arms), trials, trial_seeds, tasks)
 
 
-def _try_ends(arms: Sequence[Arm]) -> tuple[str, ...]:
-    """Checks the methods at the ends of all ranges before the search; returns the tasks."""
-    tasks = benchmark_of(arms[0].common).tasks
+def _try_ends(arms: Sequence[Arm], tasks: Sequence[str]) -> None:
+    """Checks the engines at the ends of all ranges before the search."""
     for arm in arms:
         first = {name: r.ends[0] for name, r in arm.space.items()}
         ends = [{**first, name: end} for name, r in arm.space.items() for end in r.ends]
         for params in ends or [first]:
-            options: Any = arm.config(params, 0).method_options
-            with as_run_error(ValueError, TypeError, OSError, ImportError):
-                aggregation.create(arm.method, len(tasks), **options)
-    return tasks
+            check_engine(arm.config(params, 0), tasks)

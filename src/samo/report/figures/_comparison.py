@@ -94,10 +94,10 @@ def _learning_curve(axis: Axes, row: Row, group: Sequence[Column], split: str) -
     epochs = np.arange(1, len(values[0]) + 1)
     axis.set_xlim(1, max(len(epochs), 2))
     if split == "validation":
-        curve(axis, epochs, values, look(row.sharpness), linewidth=1.8)
+        curve(axis, epochs, values, look(row.preset), linewidth=1.8)
     else:
         thin = {"linewidth": 0.8, "alpha": 0.8, "marker": None}
-        curve(axis, epochs, values, look(row.sharpness), band=False, **thin)
+        curve(axis, epochs, values, look(row.preset), band=False, **thin)
 
 
 def _zoom(axes: Any) -> None:
@@ -151,8 +151,8 @@ def _dots(axis: Axes, summary: Summary, score: Score) -> None:
     for i, method in enumerate(methods):
         for row in summary.arms(method):
             if (spread := score.of(row)) is not None:
-                style = look(row.sharpness)
-                x = i + width * (presets.index(row.sharpness) - (len(presets) - 1) / 2)
+                style = look(row.preset)
+                x = i + width * (presets.index(row.preset) - (len(presets) - 1) / 2)
                 seeds = [x + 0.22 * width] * len(spread.values)
                 axis.plot(seeds, spread.values, ".", color=style.colour, alpha=0.45, markersize=4)
                 bar = {"yerr": spread.std or 0.0, "elinewidth": 1.1, "markersize": 6.5}
@@ -182,15 +182,15 @@ def rho_grid(summary: Summary) -> Figure:
 
 
 def _scores(axis: Axes, summary: Summary, row: Row) -> None:
-    style, presets = look(row.sharpness), summary.presets
-    by_rho = summary.grid.get((row.method, row.sharpness))
+    style, presets = look(row.preset), summary.presets
+    by_rho = summary.grid.get((row.method, row.preset))
     if by_rho is None:
         scores = Spread(tuple(reported(run)["score"] for run in row.runs))
-        axis.axhline(scores.mean, color=style.colour, linestyle=style.line, linewidth=1.2)
+        axis.axhline(scores.mean, linewidth=1.2, clip_on=False, **style.pen)
         return
     rhos = sorted(by_rho)
     # Shifted a little, so that the bars of the presets do not hide each other.
-    shift = 1.025 ** (presets.index(row.sharpness) - (len(presets) - 1) / 2)
+    shift = 1.025 ** (presets.index(row.preset) - (len(presets) - 1) / 2)
     x, y = [rho * shift for rho in rhos], [by_rho[rho].mean for rho in rhos]
     bars = [by_rho[rho].std or 0.0 for rho in rhos]
     marks(axis, x, y, style, yerr=bars, linestyle=style.line)
@@ -204,7 +204,7 @@ def intervals(summary: Summary) -> Figure | None:
     scores = summary.scores(summary.differences)
     if not scores:
         return None
-    counts = Counter(d.sharpness for d in summary.differences)
+    counts = Counter(d.preset for d in summary.differences)
     starts = np.cumsum([0, *(count + 1 for count in counts.values())])
     figure, axes = panels(1, len(scores), sharey=True, height=0.5 + 0.14 * starts[-1])
     for axis, score in zip(axes[0], scores, strict=True):
@@ -218,15 +218,15 @@ def intervals(summary: Summary) -> Figure | None:
 
 def _forest(axis: Axes, summary: Summary, score: Score) -> None:
     axis.axvline(0, color=MUTED, linewidth=0.9)
-    presets = list(dict.fromkeys(d.sharpness for d in summary.differences))
+    presets = list(dict.fromkeys(d.preset for d in summary.differences))
     for i, d in enumerate(summary.differences):
         if (spread := score.of(d)) is None:
             continue
-        y, half = i + presets.index(d.sharpness), spread.interval or 0.0
+        y, half = i + presets.index(d.preset), spread.interval or 0.0
         large = len(d.methods) > 1
         size = {"markersize": 8, "elinewidth": 2.0, "capsize": 3}
         small = {"markersize": 4, "elinewidth": 0.9, "capsize": 2}
-        marks(axis, spread.mean, y, look(d.sharpness), xerr=half, **(size if large else small))
+        marks(axis, spread.mean, y, look(d.preset), xerr=half, **(size if large else small))
         if not large:
             remark(axis, d.methods[0], (spread.mean + half, y), (4, 0), fontsize=7, va="center")
     axis.grid(visible=False, axis="y")

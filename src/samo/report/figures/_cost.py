@@ -33,8 +33,8 @@ def run_costs(summary: Summary) -> Figure | None:
         for i, method in enumerate(summary.methods):
             for row in summary.arms(method):
                 if values := row.timings(name):
-                    aside = list(styles).index(row.sharpness) - (len(styles) - 1) / 2
-                    axis.bar(i + width * aside, fmean(values), width, **styles[row.sharpness])
+                    aside = list(styles).index(row.preset) - (len(styles) - 1) / 2
+                    axis.bar(i + width * aside, fmean(values), width, **styles[row.preset])
         axis.set_xticks(range(len(summary.methods)), summary.methods)
         axis.grid(visible=False, axis="x")
         axis.set_ylabel(labels[name])
@@ -49,31 +49,32 @@ def _bar_style(preset: str, i: int) -> dict[str, Any]:
 
 
 def time_figure(results: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Draws the time of each step relative to ERM, with its bare arithmetic marked in the bar.
+    """Draws the time of each step relative to plain backprop.
+
+    The bare arithmetic of a step is marked in its bar, if it was timed.
 
     Args:
         results: The results of `samo.cost.measure` for several cases.
 
     Returns:
-        The figure, a panel per case; None if nothing was timed besides ERM.
+        The figure, a panel per case; None if nothing was timed.
     """
 
     def draw(axis: Axes, row: StepCost, place: int) -> None:
-        if row.to_erm is None or row.bare_to_erm is None or row.to_bare is None:
-            return
-        at, low, high = row.to_erm.median, row.to_erm.low, row.to_erm.high
+        assert row.to_plain is not None
+        at, low, high = row.to_plain.median, row.to_plain.low, row.to_plain.high
         axis.barh(place, at, height=0.72, color=_colour(row.name))
         axis.plot([low, high], [place, place], color=MUTED, linewidth=1.2)
-        bare = row.bare_to_erm.median
-        axis.plot([bare, bare], [place - 0.42, place + 0.42], color=_BARE, linewidth=2)
-        _label(axis, f"{row.to_bare.median:.2f} ×", max(at, high, bare), place)
+        bare = 0.0 if row.bare_to_plain is None else row.bare_to_plain.median
+        if bare:
+            axis.plot([bare, bare], [place - 0.42, place + 0.42], color=_BARE, linewidth=2)
+        _label(axis, f"{at:.3g}", max(at, high, bare), place)
 
-    timed = [found for found in results if any(row.to_erm for row in step_costs(found))]
-    handles = [
-        Line2D([], [], color=_BARE, linewidth=2, label="bare arithmetic of the step"),
-        _explanation("numbers: times the bare arithmetic"),
-    ]
-    return _bars(timed, draw, lambda row: row.to_erm is not None, "time of a step / ERM", handles)
+    timed = [found for found in results if any(row.to_plain for row in step_costs(found))]
+    bare = any(row.to_bare for found in timed for row in step_costs(found))
+    mark = Line2D([], [], color=_BARE, linewidth=2, label="bare arithmetic of the step")
+    label = "time of a step / sum(losses).backward()"
+    return _bars(timed, draw, lambda row: row.to_plain is not None, label, [mark] if bare else [])
 
 
 def memory_figure(results: Sequence[Mapping[str, Any]]) -> Figure | None:
@@ -90,14 +91,13 @@ def memory_figure(results: Sequence[Mapping[str, Any]]) -> Figure | None:
         assert row.peak_bytes is not None
         megabytes = row.peak_bytes / 1e6
         axis.barh(place, megabytes, height=0.72, color=_colour(row.name))
-        _label(axis, f"{row.above_one_pass:.1f} m", megabytes, place)
+        _label(axis, f"{row.peak_to_plain:.2f}", megabytes, place)
 
     def known(row: StepCost) -> bool:
-        return row.above_one_pass is not None
+        return row.peak_to_plain is not None
 
     measured = [found for found in results if any(known(row) for row in step_costs(found))]
-    note = "numbers: above one forward and backward pass, in numbers per shared parameter"
-    handles = [_explanation(note)]
+    handles = [Line2D([], [], linestyle="none", label="numbers: times plain backprop")]
     return _bars(measured, draw, known, "peak memory above the model's own (MB)", handles)
 
 
@@ -133,10 +133,6 @@ def _bars(
 
 def _label(axis: Axes, text: str, x: float, place: int) -> None:
     remark(axis, text, (x, place), (4, 0), va="center", color="black")
-
-
-def _explanation(text: str) -> Line2D:
-    return Line2D([], [], linestyle="none", label=text)
 
 
 def _colour(name: str) -> str:

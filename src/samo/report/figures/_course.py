@@ -47,7 +47,7 @@ def course(summary: Summary) -> Figure | None:
             for row in summary.arms(method):
                 if (values := _by_epoch(row, value)) is not None:
                     epochs = np.arange(1, values.shape[1] + 1)
-                    curve(axis, epochs, values, look(row.sharpness), band=False)
+                    curve(axis, epochs, values, look(row.preset), band=False)
             if not axis.lines:
                 place = {"transform": axis.transAxes, "ha": "center", "color": MUTED}
                 axis.text(0.5, 0.5, "not logged", **place)
@@ -60,7 +60,7 @@ def course(summary: Summary) -> Figure | None:
 def conflict_map(summary: Summary) -> Figure | None:
     """Draws the share of conflicting task pairs by arm and epoch; None if it was not logged."""
     found = {
-        f"{row.method} {row.sharpness}": values.mean(0)
+        f"{row.method} {row.preset}": values.mean(0)
         for method in summary.methods
         for row in summary.arms(method)
         if (values := _by_epoch(row, lambda steps: steps.get("conflicts"))) is not None

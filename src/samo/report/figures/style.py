@@ -1,14 +1,15 @@
 """The house style of all figures: colour-blind safe, and legible in grey.
 
-The colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), ordered so that their
-lightness differs too. Looks of different colours have different markers and lines as well.
+The colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/) and of Paul Tol
+(https://sronpersonalpages.nl/~pault/), ordered so that their lightness differs too. Looks of
+different colours have different markers and lines as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib as mpl
@@ -23,16 +24,18 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True)
 class Look:
-    """Style of a curve or a mark: colour, marker and line."""
+    """Style of a curve or a mark: colour, marker and line; hollow markers if it is open."""
 
     colour: str
     marker: str
     line: Any
+    open: bool = False
 
     @property
     def pen(self) -> dict[str, Any]:
         """The arguments of ``Axes.plot`` and ``Line2D``."""
-        return {"color": self.colour, "marker": self.marker, "linestyle": self.line}
+        hollow = {"markerfacecolor": "white"} if self.open else {}
+        return {"color": self.colour, "marker": self.marker, "linestyle": self.line, **hollow}
 
 
 LOOKS = {
@@ -45,6 +48,8 @@ LOOKS = {
     "previous": Look("#F0E442", "<", (0, (1, 2))),
     "groups": Look("#CC79A7", "P", (0, (4, 1, 1, 1, 1, 1))),
     "last-layers": Look("#E69F00", ">", (0, (6, 2))),
+    "msam": Look("#882255", "p", (0, (2, 1, 6, 1))),
+    "heads": Look("#999933", "h", (0, (4, 2))),
 }
 _OTHER = Look("#7F3C8D", "*", "-.")
 # Light and dark in turn: neighbours differ in grey too.
@@ -75,8 +80,9 @@ _STYLE: Any = {
 
 
 def look(name: str) -> Look:
-    """The look of a sharpness preset, the same in every figure."""
-    return LOOKS.get(name, _OTHER)
+    """The look of a sharpness preset, the same in every figure; open at another level."""
+    preset, _, level = name.partition("@")
+    return replace(LOOKS.get(preset, _OTHER), open=bool(level))
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:

@@ -14,6 +14,7 @@ from ... import analysis
 from ...analysis import AnalysisError, EstimatorQuality, Result, Spectrum
 from ...records.foreign import UnusableError, parse, plain, read_text
 from ...records.scan import Findings, FoundRun
+from ...records.schema import preset_at
 from ..figures import cosines, estimators, features, loss_planes, sharpness, spectrum
 from ..tables import spectra_table
 from ._blocks import Block, Words, picture
@@ -43,7 +44,7 @@ class Analysed:
         if self.run.baseline:
             words = ["STL", *(config["tasks"] or ())]
         else:
-            words = [config["method"], config["sharpness"]]
+            words = [config["method"], preset_at(config["sharpness"], config["level"])]
             words += [] if config["rho"] is None else [f"ρ = {config['rho']:g}"]
         return " ".join([*words, *([f"({self.name})"] if self.name else [])])
 
@@ -92,8 +93,8 @@ _SPECTRUM = (
     "to the highest. Flat minima have small ones."
 )
 _COSINES = (
-    "The cosines between the tasks' gradients: blue pairs agree, red ones are in conflict. On the "
-    "diagonal are the norms of the gradients."
+    "The cosines between the tasks' gradients with respect to the shared parameters: blue pairs "
+    "agree, red ones are in conflict. On the diagonal are the norms of the gradients."
 )
 _SHARPNESS = "The increase of each task's loss from the natural to the perturbed point."
 _ESTIMATORS = "The cosine between estimated and exact local gradients, by task."

@@ -9,6 +9,7 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from ...records.scan import Findings, FoundRun
+from ...records.schema import preset_at
 from ..figures import conflict_map, course, delta_m, intervals, learning_curves, rho_grid, run_costs
 from ..summary import Column, Row, Summary
 from ..tables import Cell, Table, count_states, differences_table, results_table, timings_table
@@ -38,6 +39,10 @@ _COURSE = (
     "Weight: a task's share in the weights of the method."
 )
 _MAP = "The share of conflicting task pairs by epoch, for each method and preset."
+_LEVEL = (
+    " Of rows @representation, conflicts and norms are those of gradients with respect to the "
+    "representation; of the others, with respect to the parameters."
+)
 _COST = "The median time of a step, mean over the seeds, and the peak memory if it was recorded."
 
 
@@ -64,8 +69,9 @@ def comparison(group: Group, found: Findings, prefix: str, *, published: bool) -
         if any(len(by_rho) > 1 for by_rho in summary.grid.values()):
             changes += drawn("rho", rho_grid, _RHO)
         training += drawn("curves", learning_curves, _CURVES)
-        training += drawn("course", course, _COURSE)
-        training += drawn("conflicts", conflict_map, _MAP)
+        level = _LEVEL if summary.at_representation else ""
+        training += drawn("course", course, _COURSE + level)
+        training += drawn("conflicts", conflict_map, _MAP + level)
     if any(row.runs for row in summary.rows):
         costs += drawn("cost", run_costs, _COST)
         costs.append(replace(timings_table(summary), id=f"{prefix}-costs"))
@@ -125,19 +131,22 @@ def _count(group: Group, row: Row) -> Cell:
     arm = [
         run
         for run in group.runs
-        if run.baseline == row.baseline
-        and (run.baseline or (run.config["method"], run.config["sharpness"]) == row.names)
+        if run.baseline == row.baseline and (run.baseline or _names(run) == row.names)
     ]
     done = sum(run.state == "finished" for run in arm)
     return Cell(f"{done}/{len(arm)}", done, "" if done == len(arm) else "missing")
 
 
+def _names(run: FoundRun) -> tuple[str, str]:
+    return run.config["method"], preset_at(run.config["sharpness"], run.config["level"])
+
+
 def _differences(summary: Summary) -> Table:
     table = differences_table(summary)
     rows = []
-    for (sharpness, methods, *rest), d in zip(table.rows, summary.differences, strict=True):
+    for (preset, methods, *rest), d in zip(table.rows, summary.differences, strict=True):
         several = f"all {len(d.methods)}: " if len(d.methods) > 1 else ""
-        rows.append([sharpness, Cell(several + methods.text), *rest])
+        rows.append([preset, Cell(several + methods.text), *rest])
     note = "Bold: the interval excludes zero. With this many intervals, some do so by chance."
     title = "Paired differences to plain training"
     return replace(table, title=title, rows=rows, notes=[*table.notes, note])
@@ -157,7 +166,8 @@ def _progress(group: Group, prefix: str) -> list[Block]:
     rows = []
     for run in shown:
         method, logged = "STL" if run.baseline else run.config["method"], {"history": run.log}
-        rows.append(Row(method, run.config["sharpness"], None, (logged,), 1, {}))
+        preset, level = run.config["sharpness"], run.config["level"]
+        rows.append(Row(method, preset, level, None, (logged,), 1, {}))
     summary = Summary(group.benchmark, 1, columns, tuple(rows), 0, {})
     caption = f"The curves of {len(shown)} of {len(going)} unfinished runs so far, a line per run."
     draw = partial(learning_curves, summary)

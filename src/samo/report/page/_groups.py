@@ -19,12 +19,15 @@ _OWN = {
     "sharpness",
     "sharpness_options",
     "rho",
+    "level",
     "seed",
     "tasks",
     "threads",
     "device",
 }
 
+# The settings that tell the runs of a table apart.
+_COMPARED = ("method", "sharpness", "rho", "level", "seed", "tasks")
 _MOST = 20
 
 
@@ -121,7 +124,7 @@ def _divided(runs: Iterable[FoundRun], key: Callable[[FoundRun], str]) -> list[l
     for run in runs:
         c = run.config
         arm = {n: c.get(n) for n in ("method_options", "sharpness_options")}
-        same = [key(run), *(repr(c[n]) for n in ("method", "sharpness", "rho", "seed", "tasks"))]
+        same = [key(run), *(repr(c[name]) for name in _COMPARED)]
         identity = json.dumps([*same, run.baseline, arm if run.baseline else None], default=str)
         parts.setdefault((key(run), counts[identity]), []).append(run)
         counts[identity] += 1

@@ -5,11 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from ._rows import Difference, Row, ScoreName, Spread
+from ._rows import Difference, Row, ScoreName, Spread, presets_of
 
 
 def differences(rows: Sequence[Row]) -> tuple[Difference, ...]:
-    """Pairs each preset with plain training (erm) of the same method and seed.
+    """Pairs each preset with plain training (`plain_rows`) of the same method and seed.
 
     Args:
         rows: The arms.
@@ -17,22 +17,27 @@ def differences(rows: Sequence[Row]) -> tuple[Difference, ...]:
     Returns:
         The differences of each preset: for each method, and over all methods if there are several.
     """
-    plain = {row.method: row for row in rows if row.sharpness == "erm" and not row.baseline}
-    by_preset: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.sharpness != "erm" and row.method in plain:
-            by_preset.setdefault(row.sharpness, []).append(row)
+    plain = plain_rows(rows)
+    compared = [row for row in rows if row.method in plain and row is not plain[row.method]]
     found = []
-    for arms in by_preset.values():
+    for preset in presets_of(compared):
+        arms = [row for row in compared if row.preset == preset]
         found += [_difference([(arm, plain[arm.method])]) for arm in arms]
         if len(arms) > 1:
             found.append(_difference([(arm, plain[arm.method]) for arm in arms]))
     return tuple(found)
 
 
+def plain_rows(rows: Sequence[Row]) -> dict[str, Row]:
+    """Returns plain training (erm) by method: at the parameters, if it was trained there."""
+    plain = [row for row in rows if row.sharpness == "erm" and not row.baseline]
+    # The last row of a method stays.
+    return {row.method: row for row in sorted(plain, key=lambda row: row.level == "parameter")}
+
+
 def _difference(pairs: Sequence[tuple[Row, Row]]) -> Difference:
     return Difference(
-        sharpness=pairs[0][0].sharpness,
+        preset=pairs[0][0].preset,
         methods=tuple(row.method for row, _ in pairs),
         average=by_seed(pairs, "average"),
         delta_m=by_seed(pairs, "delta_m"),

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from ...records.schema import preset_at
+
 Key = tuple[str, str]
 """A task and one of its metrics."""
 ScoreName = Literal["average", "delta_m"]
@@ -104,11 +106,12 @@ def first_metrics(columns: Iterable[Column]) -> list[Column]:
 
 @dataclass(frozen=True)
 class Row:
-    """One arm: a method with a preset at the chosen ρ. All scores are on test data.
+    """One arm: a method with a preset at a level and the chosen ρ. All scores are on test data.
 
     Attributes:
         method: The aggregation method, or ``"stl"``.
         sharpness: The preset.
+        level: Where task gradients are compared.
         rho: The chosen ρ; None if the preset has none.
         runs: The results of its finished runs, one per seed.
         unfinished: The number of runs of this arm that failed or are not finished, at any ρ.
@@ -118,12 +121,13 @@ class Row:
             seeds, 1 for the best, ties share their ranks.
         delta_m: Δm in percent against the single-task baselines (their mean over the seeds), or
             against published ones.
-        step_ratio: The median time of a step, relative to plain training with the same method;
-            None for single-task training.
+        step_ratio: The median time of a step, relative to plain training with the same method (see
+            `plain_rows`); None for single-task training.
     """
 
     method: str
     sharpness: str
+    level: str
     rho: float | None
     runs: tuple[Mapping[str, Any], ...]
     unfinished: int
@@ -139,9 +143,14 @@ class Row:
         return self.method == "stl"
 
     @property
+    def preset(self) -> str:
+        """The preset with the level, if it is not the default."""
+        return preset_at(self.sharpness, self.level)
+
+    @property
     def names(self) -> tuple[str, str | None]:
         """The method and preset as tables show them."""
-        return ("STL", None) if self.baseline else (self.method, self.sharpness)
+        return ("STL", None) if self.baseline else (self.method, self.preset)
 
     @cached_property
     def step_ms(self) -> float | None:
@@ -155,19 +164,27 @@ class Row:
         return [value for value in found if value is not None]
 
 
+def presets_of(rows: Iterable[Row]) -> list[str]:
+    """Returns the presets, each followed by itself at the other level."""
+    arms = [row for row in rows if not row.baseline]
+    names = [row.sharpness for row in arms]
+    ordered = sorted(arms, key=lambda row: (names.index(row.sharpness), row.level))
+    return list(dict.fromkeys(row.preset for row in ordered))
+
+
 @dataclass(frozen=True)
 class Difference:
     """The difference of a preset to plain training (erm) with the same methods and seeds.
 
     Attributes:
-        sharpness: The preset.
+        preset: The preset with the level, if it is not the default.
         methods: The methods. The differences of a seed are averaged over them, because they share
             the initial weights and the batches.
         average: The difference of the average, by seed.
         delta_m: The difference of Δm, by seed.
     """
 
-    sharpness: str
+    preset: str
     methods: tuple[str, ...]
     average: Spread | None
     delta_m: Spread | None
@@ -216,8 +233,8 @@ class Summary:
         rows: The arms, single-task baselines first.
         average_last: The number of last epochs that the scores of a run are averaged over; 0 for
             the scores of the epoch that is best on validation data.
-        grid: The validation scores by ρ of each method and preset that has a ρ, over the seeds that
-            all ρ share.
+        grid: The validation scores by ρ of each method and preset (with its level) that has a ρ,
+            over the seeds that all ρ share.
         differences: The differences of each preset to plain training, for each method and over all.
         baseline: The source of the published single-task numbers that Δm refers to; ``""`` if
             the comparison has its own.
@@ -245,8 +262,13 @@ class Summary:
 
     @property
     def presets(self) -> list[str]:
-        """The presets of these methods."""
-        return list(dict.fromkeys(row.sharpness for row in self.rows if not row.baseline))
+        """The presets of these methods, with their levels."""
+        return presets_of(self.rows)
+
+    @property
+    def at_representation(self) -> bool:
+        """Whether some rows compare task gradients at the representation."""
+        return any(row.level != "parameter" for row in self.rows)
 
     def scores(self, of: Sequence[Row | Difference]) -> list[Score]:
         """The scores over all tasks that some rows or differences have."""

@@ -13,13 +13,13 @@ from ...benchmarks import published_baseline
 from ...metrics import delta_m
 from ...records import read_json
 from ...records.directory import RunDirectory, read_plan
-from ...records.schema import reported
-from ._differences import differences
+from ...records.schema import preset_at, reported
+from ._differences import differences, plain_rows
 from ._published import with_published
 from ._rows import Column, Entry, Key, Row, Spread, Summary, first_metrics
 
-Arm = tuple[str, str]
-"""A method and a preset."""
+Arm = tuple[str, str, str]
+"""A method, a preset and a level."""
 
 
 def read(out: Path | str) -> list[Entry]:
@@ -68,10 +68,10 @@ def summarize(
 ) -> Summary:
     """Summarises a comparison.
 
-    For each method and preset, ρ is chosen by the score on *validation* data, mean over the seeds
-    that were planned at every ρ: further seeds at one ρ do not change the choice. A ρ with a
-    missing run is chosen only if no ρ is complete. Test scores at other ρ are ignored. Without
-    single-task baselines, Δm is against published ones if there are any, over the published
+    For each method and preset (at its level), ρ is chosen by the score on *validation* data, mean
+    over the seeds that were planned at every ρ: further seeds at one ρ do not change the choice. A
+    ρ with a missing run is chosen only if no ρ is complete. Test scores at other ρ are ignored.
+    Without single-task baselines, Δm is against published ones if there are any, over the published
     metrics.
 
     Args:
@@ -86,7 +86,8 @@ def summarize(
     arms: defaultdict[Arm, dict[float | None, list[Entry]]] = defaultdict(dict)
     for entry in entries:
         if not entry.baseline:
-            by_rho = arms[entry.config["method"], entry.config["sharpness"]]
+            method, preset, level = map(entry.config.__getitem__, ("method", "sharpness", "level"))
+            by_rho = arms[method, preset, level]
             by_rho.setdefault(entry.config["rho"], []).append(entry)
     columns = _columns(entries)
     rows = [_baseline_row(baselines, columns)] if baselines else []
@@ -103,7 +104,9 @@ def summarize(
         rows=tuple(rows),
         average_last=entries[0].config.get("average_last", 0),
         grid={
-            arm: _scores(_compared(by_rho)) for arm, by_rho in arms.items() if None not in by_rho
+            (method, preset_at(preset, level)): _scores(_compared(by_rho))
+            for (method, preset, level), by_rho in arms.items()
+            if None not in by_rho
         },
         differences=differences(rows),
         baseline=source,
@@ -189,7 +192,7 @@ def _baseline_row(baselines: Sequence[Entry], columns: Sequence[Column]) -> Row:
                 by_seed[run["config"]["seed"]][task, name] = scores[name]
     whole = [values for values in by_seed.values() if len(values) == len(columns)]
     unfinished, metrics = len(baselines) - len(runs), _metrics(whole, columns)
-    return Row("stl", "erm", None, runs, unfinished, metrics, _average(whole, columns))
+    return Row("stl", "erm", "parameter", None, runs, unfinished, metrics, _average(whole, columns))
 
 
 def _metrics(values: Sequence[Mapping[Key, float]], columns: Sequence[Column]) -> dict[Key, Spread]:
@@ -216,14 +219,13 @@ def _with_ranks(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
         for c in columns
     ]
     mean = {
-        (row.method, row.sharpness): math.fsum(rank[i] for rank in ranks) / len(ranks)
-        for i, row in enumerate(arms)
+        row.names: math.fsum(rank[i] for rank in ranks) / len(ranks) for i, row in enumerate(arms)
     }
-    return [replace(row, mean_rank=mean.get((row.method, row.sharpness))) for row in rows]
+    return [replace(row, mean_rank=mean.get(row.names)) for row in rows]
 
 
 def _with_ratios(rows: Sequence[Row]) -> list[Row]:
-    plain = {row.method: row.step_ms for row in rows if row.sharpness == "erm" and not row.baseline}
+    plain = {method: row.step_ms for method, row in plain_rows(rows).items()}
 
     def ratio(row: Row) -> float | None:
         base = plain.get(row.method)

@@ -65,7 +65,7 @@ def _features(results: Loaded) -> dict[str, Cell]:
 
 _NUMBERS: Mapping[str, Callable[[Loaded], dict[str, Cell]]] = {
     "Hessian": _spectrum,
-    "Task gradients": _cosines,
+    "Task gradients, with respect to the shared parameters": _cosines,
     "Rise of the mean loss": _sharpness,
     "Features": _features,
 }

@@ -14,13 +14,13 @@ from ._render import rich, to_csv, to_markdown
 from ._table import Cell, Table, cell
 
 _LEGEND = (
-    "passes: forwards with a graph + evaluations without / backwards; time: median (quartiles); "
-    "× bare: times the same passes in a bare loop, median of the rounds' ratios (95 % interval); "
-    "× ERM: times the package's ERM; aggregating: share of the time; memory: peak above the "
-    "model's own; + m: peak above that of one forward and backward pass, in numbers per shared "
-    "parameter; noise: random numbers drawn"
+    "time: median (quartiles); × plain: times sum(losses).backward(), median of the rounds' ratios "
+    "(95 % interval); passes: forwards with a graph + evaluations without / backwards; × bare: "
+    "times the same passes in a bare loop; memory: peak above the model's own, also in times that "
+    "of the plain step, and (+ m) above it in numbers per shared parameter; noise: random numbers "
+    "drawn"
 )
-_SPREADS = ("seconds", "to_bare", "to_erm", "bare_to_erm")
+_SPREADS = ("seconds", "to_plain", "to_bare", "bare_to_plain")
 
 
 def costs_table(results: Mapping[str, Any], *, spreads: bool = True) -> Table:
@@ -41,20 +41,20 @@ def costs_table(results: Mapping[str, Any], *, spreads: bool = True) -> Table:
         return Cell(f"{found.median:.2f}{spread}", found.median)
 
     steps = step_costs(results)
-    return Table.of_columns(
-        [
-            ("step", [Cell(row.name) for row in steps]),
-            ("passes", map(_passes, steps)),
-            ("time", [time(row.seconds) for row in steps]),
-            ("× bare", [ratio(row.to_bare) for row in steps]),
-            ("× ERM", [ratio(row.to_erm) for row in steps]),
-            ("aggregating" if spreads else "aggr.", [cell(r.aggregating, ".1%") for r in steps]),
-            ("memory", [_bytes(row.peak_bytes) for row in steps]),
-            ("+ m", [cell(row.above_one_pass, ".1f") for row in steps]),
-            ("noise", [_bytes(row.noise_bytes or None) for row in steps]),
-        ],
-        title=_title(results),
-    )
+    columns = [
+        ("step", [Cell(row.name) for row in steps]),
+        ("passes", map(_passes, steps)),
+        ("time", [time(row.seconds) for row in steps]),
+        ("× plain", [ratio(row.to_plain) for row in steps]),
+        ("× bare", [ratio(row.to_bare) for row in steps]),
+        ("memory", [_bytes(row.peak_bytes) for row in steps]),
+        ("× plain memory", [cell(row.peak_to_plain, ".2f") for row in steps]),
+        ("+ m", [cell(row.above_plain, ".1f") for row in steps]),
+        ("noise", [_bytes(row.noise_bytes or None) for row in steps]),
+    ]
+    if not any(row.to_bare for row in steps):
+        columns = [column for column in columns if column[0] != "× bare"]
+    return Table.of_columns(columns, title=_title(results))
 
 
 def cost_table(results: Mapping[str, Any]) -> RichTable:
@@ -74,6 +74,8 @@ def _title(results: Mapping[str, Any]) -> str:
 
 
 def _passes(row: StepCost) -> Cell:
+    if row.forwards is None:
+        return Cell()
     forwards = f"{row.forwards}" + (f"+{row.evaluations}" if row.evaluations else "")
     return Cell(f"{forwards}/{row.backwards}", row.forwards)
 

@@ -23,7 +23,7 @@ def differences_table(summary: Summary) -> Table:
     scores = summary.scores(found)
     heads = [f"{score.label} {'↑' if score.higher_is_better else '↓'}" for score in scores]
     rows = [
-        [Cell(d.sharpness), Cell(", ".join(d.methods)), cell(_seeds(d))]
+        [Cell(d.preset), Cell(", ".join(d.methods)), cell(_seeds(d))]
         + [_cell(score.of(d)) for score in scores]
         for d in found
     ]
@@ -43,7 +43,7 @@ def difference_table(summary: Summary) -> RichTable | None:
     if not summary.differences:
         return None
     # The difference over all methods is the last of its preset.
-    last = {d.sharpness: d for d in summary.differences}
+    last = {d.preset: d for d in summary.differences}
     return rich(differences_table(replace(summary, differences=tuple(last.values()))), close=True)
 
 
@@ -52,7 +52,7 @@ def write_differences(path: Path, summary: Summary) -> None:
     heads = ["sharpness", "methods", "seeds"]
     heads += [f"{name}_{part}" for name in ("average", "delta_m") for part in ("mean", "interval")]
     rows = [
-        [d.sharpness, " ".join(d.methods), _seeds(d)]
+        [d.preset, " ".join(d.methods), _seeds(d)]
         + [
             part
             for spread in (d.average, d.delta_m)

@@ -94,9 +94,14 @@ def _notes(summary: Summary) -> Iterator[str]:
             against = f"published single-task numbers ({source}), because none were trained"
         yield f"Δm: mean relative drop against {against}; lower is better."
     yield "Step time: relative to plain training (erm) with the same method."
+    if summary.at_representation:
+        yield (
+            "@representation: task gradients are compared at the representation, else at the "
+            "parameters. Step times and differences refer to erm at the parameters, if any."
+        )
     for row in summary.rows:
         if row.unfinished:
-            arm = "STL" if row.baseline else f"{row.method} with {row.sharpness}"
+            arm = "STL" if row.baseline else f"{row.method} with {row.preset}"
             runs = "1 run is" if row.unfinished == 1 else f"{row.unfinished} runs are"
             yield f"Incomplete: {arm}, {runs} missing or failed."
     yield from summary.remarks
@@ -136,7 +141,7 @@ def markdown(summary: Summary) -> str:
 def write_csv(path: Path, summary: Summary) -> None:
     """Writes the results as CSV, not rounded, with mean and standard deviation of each score."""
     names = [f"{c.task}_{c.metric}" for c in summary.columns] + ["average", "delta_m"]
-    heads = ["method", "sharpness", "rho", "seeds"]
+    heads = ["method", "sharpness", "level", "rho", "seeds"]
     heads += [f"{name}_{part}" for name in names for part in ("mean", "std")]
     heads += ["mean_rank", "step_ms", "step_ratio"]
     rows = []
@@ -144,7 +149,7 @@ def write_csv(path: Path, summary: Summary) -> None:
         spreads = [row.metrics.get(c.key) for c in summary.columns] + [row.average, row.delta_m]
         parts = [part for s in spreads for part in ((s.mean, s.std) if s else (None, None))]
         seeds = len({run["config"]["seed"] for run in row.runs})
-        head = [row.method, row.sharpness, row.rho, seeds]
+        head = [row.method, row.sharpness, row.level, row.rho, seeds]
         rows.append([*head, *parts, row.mean_rank, row.step_ms, row.step_ratio])
     to_csv(path, Table.of_values(heads, rows))
 

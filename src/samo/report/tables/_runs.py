@@ -13,7 +13,7 @@ from ...records.scan import FoundRun, Problem, State
 from ...records.schema import reported
 from ._table import Cell, Table, cell
 
-_FIRST = ("benchmark", "method", "sharpness", "rho", "seed", "tasks")
+_FIRST = ("benchmark", "method", "sharpness", "rho", "level", "seed", "tasks")
 _ORDER: tuple[State, ...] = ("finished", "failed", "unreadable", "unfinished", "missing")
 
 
