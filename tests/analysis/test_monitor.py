@@ -30,10 +30,10 @@ def lines(directory: Path) -> list[dict[str, Any]]:
 
 
 def numbers(directory: Path) -> list[dict[str, Any]]:
-    """Returns the lines without the time."""
+    """Returns the lines without time and checksum."""
     found = lines(directory)
     for line in found:
-        del line["time"]
+        del line["time"], line["checksum"]
     return found
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from samo.records import read_json
 from samo.records.directory import RunDirectory
 from samo.training import Progress, RunConfig, RunError, configured, train
 
@@ -34,11 +35,11 @@ def config(**changes: Any) -> RunConfig:
 
 def outcome(directory: Path) -> tuple[Any, Any, dict[str, torch.Tensor]]:
     """The results and the log without times, and every tensor of the last state."""
-    results = json.loads((directory / "results.json").read_text())
+    results = read_json(directory / "results.json")
     del results["timing"]
     log = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
     for line in log:
-        del line["time"], line["timing"]
+        del line["time"], line["timing"], line["checksum"]
     state = torch.load(directory / "checkpoint.pt", weights_only=True)
     return results, log, dict(tensors(state))
 

@@ -111,7 +111,7 @@ def _intact(path: Path, pixels: NDArray[np.uint8]) -> bool:
         expected = int.from_bytes(file.read())
     checksum = 0
     for start in range(0, len(pixels), _CHUNK):
-        checksum = zlib.crc32(pixels[start : start + _CHUNK], checksum)
+        checksum = zlib.crc32(pixels[start : start + _CHUNK].data, checksum)
     return checksum == expected
 
 
