@@ -107,18 +107,19 @@ def test_killed_between_the_log_and_the_checkpoint(
 def test_killed_while_the_checkpoint_is_written(
     tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = torch.save
+    synced = []
 
-    def half(state: dict[str, Any], path: Path) -> None:
-        save(state, path)
-        if len(state["history"]) == 3:
-            path.write_bytes(path.read_bytes()[:1000])
+    def half(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) == 4:  # after the configuration and two checkpoints
+            os.ftruncate(descriptor, 1000)
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", half)
+        patch.setattr(os, "fsync", half)
         with pytest.raises(Killed):
             train(config(), tmp_path)
+    assert RunDirectory(tmp_path).load_checkpoint(config().plain())["history"][-1]["epoch"] == 2
     train(config(), tmp_path)
     assert_same(tmp_path, unbroken)
 
