@@ -119,7 +119,8 @@ def test_killed_while_the_checkpoint_is_written(
         patch.setattr(os, "fsync", half)
         with pytest.raises(Killed):
             train(config(), tmp_path)
-    assert RunDirectory(tmp_path).load_checkpoint(config().plain())["history"][-1]["epoch"] == 2
+    state: Any = RunDirectory(tmp_path).load_checkpoint(config().plain())
+    assert state["history"][-1]["epoch"] == 2
     train(config(), tmp_path)
     assert_same(tmp_path, unbroken)
 
