@@ -255,7 +255,7 @@ class WeightsOfLosses(Combiner):
         if key not in self._slopes:
             values = torch.ones(present, dtype=self.dtype, device=device, requires_grad=True)
             with torch.enable_grad():
-                (self._slopes[key],) = torch.autograd.grad(self.method(values), values)
+                (self._slopes[key],) = torch.autograd.grad([self.method(values)], [values])
         return self._slopes[key].clone()
 
 
