@@ -98,8 +98,8 @@ def groups(found: Findings) -> list[Group]:
         found.left_out(
             found.root,
             f"{n_runs} runs would need {len(rest)} more tables, because they repeat or do not "
-            f"share the configuration of the others. They are in the table of all runs only; report a "
-            f"subdirectory to compare them.",
+            f"share the configuration of the others. They are in the table of all runs only; "
+            f"report a subdirectory to compare them.",
         )
     return made[:_MOST]
 
