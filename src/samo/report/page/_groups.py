@@ -97,7 +97,7 @@ def groups(found: Findings) -> list[Group]:
         n_runs = sum(len(group.runs) for group in rest)
         found.left_out(
             found.root,
-            f"{n_runs} runs would need {len(rest)} more tables, because they repeat or do not share "
+            f"{n_runs} runs would need {len(rest)} more tables: they repeat or do not share "
             f"the configuration of the others. They are in the table of all runs only; report a "
             f"subdirectory to compare them.",
         )
