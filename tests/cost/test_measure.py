@@ -236,7 +236,6 @@ def test_random_state_and_threads_are_restored(tmp_path: Path) -> None:
 def test_results_under_other_conditions_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     measured(file, "erm", steps=0)
-    before = file.read_text()
     with pytest.raises(RunError, match=r"another setting: .*batch"):
         measured(file, "erm", batch=4)
     results = read_json(file)

@@ -248,6 +248,7 @@ class Step:
         reached = [id(parameter) in gradients.reached for parameter in parameters]
         learn(setting, self._guard, list(compress(zip(parameters, found, strict=True), reached)))
         accumulate(parameters, found, reached, placement)
+        setting.combiner.learn(self.losses, self.perturbed, gradients.numbers)
         if of_method := update.of_method:
             learnt = setting.combiner.parameters
             found = [p if g is None else g for p, g in zip(learnt, of_method, strict=True)]

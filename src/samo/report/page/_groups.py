@@ -97,9 +97,9 @@ def groups(found: Findings) -> list[Group]:
         n_runs = sum(len(group.runs) for group in rest)
         found.left_out(
             found.root,
-            f"{n_runs} runs would need {len(rest)} more tables: they repeat or do not share "
-            f"the configuration of the others. They are in the table of all runs only; report a "
-            f"subdirectory to compare them.",
+            f"{n_runs} runs would need {len(rest)} more tables, because they repeat or do not "
+            f"share the configuration of the others. They are in the table of all runs only; "
+            f"report a subdirectory to compare them.",
         )
     return made[:_MOST]
 
