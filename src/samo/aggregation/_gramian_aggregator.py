@@ -24,6 +24,9 @@ class GramianAggregator(GramianWeightedAggregator):
         super().__init__(gramian_weighting)
         self.weighting = _OfMatrix(gramian_weighting)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.gramian_weighting!r})"
+
 
 class _OfMatrix(Weighting[Matrix]):
     """Weighs the rows of a matrix, in its dtype, by a weighting of their Gramian."""
