@@ -25,6 +25,8 @@ class GramianAggregator(GramianWeightedAggregator):
         self.weighting = _OfMatrix(gramian_weighting)
 
     def __repr__(self) -> str:
+        if type(self).__init__ is not GramianAggregator.__init__:
+            return super().__repr__()  # of a method with arguments of its own
         return f"{type(self).__name__}({self.gramian_weighting!r})"
 
 
