@@ -11,14 +11,19 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from .. import benchmarks
-from ..records.schema import reported
+from ..records.schema import of_weights, reported, weights_of
 from ._console import say
 
 # Matplotlib is loaded at the end of a command only: all imports of `report` are in functions.
 
 
-def scores_table(results: Mapping[str, Any]) -> RichTable:
-    """Creates the table of a finished run, with a row per metric, from ``results.json``."""
+def scores_tables(results: Mapping[str, Any]) -> list[RichTable]:
+    """Creates the tables of a finished run, one for each kind of weights."""
+    return [_scores(of_weights(results, name), name) for name in weights_of(results["config"])]
+
+
+def _scores(results: Mapping[str, Any], weights: str) -> RichTable:
+    """Creates a table with a row per metric from ``results.json``."""
     from ..report.tables import Cell, Table, cell, rich
 
     scores = reported(results)
@@ -26,6 +31,8 @@ def scores_table(results: Mapping[str, Any]) -> RichTable:
         title = f"mean of epochs {scores['epochs'][0]} to {scores['epochs'][-1]}"
     else:
         title = f"epoch {scores['epoch']}, the best on validation data"
+    if weights == "ema":
+        title = f"averaged weights (decay {results['config']['ema']:g}), {title}"
     rows = []
     for task, metrics in results["metrics"].items():
         units = {name: about["unit"] for name, about in metrics.items()} | {"loss": ""}
@@ -43,10 +50,10 @@ def published_delta_m(results: Mapping[str, Any]) -> str | None:
     from ..report import Entry, summarize
 
     summary = summarize([Entry(results["config"], False, results)])
-    spread = summary.rows[0].delta_m
-    if spread is None:
+    if (spread := summary.rows[0].delta_m) is None:
         return None
-    return f"Δm against published single-task numbers ({summary.baseline}): {spread} %"
+    averaged = "".join(f"; with averaged weights: {row.delta_m} %" for row in summary.rows[1:])
+    return f"Δm against published single-task numbers ({summary.baseline}): {spread} %{averaged}"
 
 
 def show_results(console: Console, out: Path, *, published: bool) -> None:

@@ -16,7 +16,7 @@ State = Literal["finished", "failed", "unfinished", "missing", "unreadable"]
 
 _MOST_DIRECTORIES = 20_000
 _DEEPEST = 10
-_IDENTITY = ("benchmark", "method", "sharpness", "rho", "level", "seed", "tasks")
+_IDENTITY = ("benchmark", "method", "sharpness", "rho", "level", "ema", "seed", "tasks")
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,12 @@ def differences(rows: Sequence[Row]) -> tuple[Difference, ...]:
 
 
 def plain_rows(rows: Sequence[Row]) -> dict[str, Row]:
-    """Returns plain training (erm) by method: at the parameters, if it was trained there."""
-    plain = [row for row in rows if row.sharpness == "erm" and not row.baseline]
+    """Returns plain training (erm) by method: at the parameters, if it was trained there.
+
+    The weights are the raw ones.
+    """
+    erm = [row for row in rows if row.sharpness == "erm" and not row.baseline]
+    plain = [row for row in erm if row.weights == "raw"]
     # The last row of a method stays.
     return {row.method: row for row in sorted(plain, key=lambda row: row.level == "parameter")}
 
