@@ -23,6 +23,7 @@ from ._run_options import (
     EMA,
     Baselines,
     BenchmarkName,
+    Contrasts,
     Ema,
     Jobs,
     Levels,
@@ -152,6 +153,7 @@ def compare_(
     published: Published = False,
     lr: Lr = None,
     ema: Ema = EMA,
+    contrast: Contrasts = [],  # noqa: B006
     *,
     options: RunOptions,
 ) -> None:
@@ -177,7 +179,7 @@ def compare_(
         )
         say_levels(console, names(level), [cell.config for cell in cells if not cell.baseline])
         with CompareView(console, len(cells)) as view:
-            failures = compare(cells, out, jobs=jobs, watch=view.watch)
+            failures = compare(cells, out, contrasts=contrast, jobs=jobs, watch=view.watch)
         show_results(console, out, published=published)
         fail(failures)
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from .. import benchmarks
+from ..records.directory import read_contrasts
 from ..records.schema import of_weights, reported, weights_of
 from ._console import say
 
@@ -59,12 +60,16 @@ def published_delta_m(results: Mapping[str, Any]) -> str | None:
 def show_results(console: Console, out: Path, *, published: bool) -> None:
     """Prints the tables of a comparison, and writes its tables and figures."""
     from ..report import chosen_by_sweep, difference_table, read, rich_table, summarize, write
+    from ..report.tables import contrasts_table, rich
 
-    summary = summarize(read(out), published=published, remarks=chosen_by_sweep(out))
+    remarks, named = chosen_by_sweep(out), read_contrasts(out)
+    summary = summarize(read(out), published=published, remarks=remarks, named=named)
     figures = write(summary, out)
     console.print(rich_table(summary, width=console.width))
     if differences := difference_table(summary):
         console.print("", differences)
+    if summary.contrasts:
+        console.print("", rich(contrasts_table(summary), close=True))
     if published and not summary.quoted:
         say(console, f"No published results of {summary.benchmark!r} are available.")
     elif not published and benchmarks.published(summary.benchmark):

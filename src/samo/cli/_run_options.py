@@ -36,6 +36,13 @@ Ema = Annotated[
         help="Decay of the moving average of the weights, which is scored beside them; 0 for none."
     ),
 ]
+Contrasts = Annotated[
+    list[str],
+    typer.Option(
+        metavar="ARM:ARM",
+        help="Difference to report with its interval, such as erm+ema:gsam. May be repeated.",
+    ),
+]
 EMA = 0.98
 """The default decay in comparisons."""
 Published = Annotated[

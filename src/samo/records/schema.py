@@ -4,7 +4,7 @@
 ``config.json``    `Config`; all fields are those of `samo.training.RunConfig`
 ``log.jsonl``      an `Epoch` per line, with its timing and the time of writing
 ``results.json``   `Results`
-``compare.json``   ``runs``, a list of `Planned`
+``compare.json``   ``runs``, a list of `Planned`, and ``contrasts``, a list of texts
 =================  =============================================================================
 
 Each object, and each line of the log, also has a ``checksum``.
@@ -27,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from ._errors import RunError
 from .foreign import UnusableError, name, plain
 
 M = TypeVar("M", bound="Model")
@@ -260,3 +261,28 @@ def preset_at(sharpness: str, level: str, weights: str = "raw") -> str:
     """
     name = sharpness if level == "parameter" else f"{sharpness}@{level}"
     return name if weights == "raw" else f"{name}+{weights}"
+
+
+def sides(contrast: str) -> tuple[str, str]:
+    """Splits a contrast into the names of its two arms.
+
+    Args:
+        contrast: ``ARM:ARM``. An arm is a preset as `preset_at` names it, or one with its method.
+
+    Returns:
+        The names.
+
+    Raises:
+        RunError: If there are not two arms, or only one has a method.
+
+    Example:
+        >>> sides("erm+ema:gsam"), sides("fairgrad/erm:ls/erm")
+        (('erm+ema', 'gsam'), ('fairgrad/erm', 'ls/erm'))
+    """
+    one, _, other = contrast.partition(":")
+    if not one or not other or ":" in other or ("/" in one) != ("/" in other):
+        raise RunError(
+            f"a contrast must be ARM:ARM, such as erm+ema:gsam for each method or "
+            f"fairgrad/erm:ls/erm; found {contrast!r}."
+        )
+    return one, other

@@ -12,7 +12,15 @@ from ...records.scan import Findings, FoundRun
 from ...records.schema import preset_at, weights_of
 from ..figures import conflict_map, course, delta_m, intervals, learning_curves, rho_grid, run_costs
 from ..summary import Column, Row, Summary
-from ..tables import Cell, Table, count_states, differences_table, results_table, timings_table
+from ..tables import (
+    Cell,
+    Table,
+    contrasts_table,
+    count_states,
+    differences_table,
+    results_table,
+    timings_table,
+)
 from ._analyses import analyses
 from ._blocks import Block, Section, Words, picture
 from ._groups import Group
@@ -63,6 +71,9 @@ def comparison(group: Group, found: Findings, prefix: str, *, published: bool) -
     if summary.scores(summary.differences):
         changes.append(replace(_differences(summary), id=f"{prefix}-changes"))
         changes += drawn("intervals", intervals, _INTERVALS)
+    if summary.contrasts:
+        named = contrasts_table(summary)
+        changes.append(replace(named, title="Contrasts", id=f"{prefix}-contrasts"))
     if any(row.runs and not row.baseline for row in summary.rows):
         if summary.scores(summary.rows):
             changes += drawn("delta-m", delta_m, _MARKS)

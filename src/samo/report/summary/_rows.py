@@ -189,10 +189,11 @@ def presets_of(rows: Iterable[Row]) -> list[str]:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of a preset to plain training (erm) with the same methods and seeds.
+    """The difference between two arms with the same seeds.
 
     Attributes:
         preset: The preset with the level and the weights, if they are not the default.
+        reference: The arm that it is compared with, named in the same way.
         methods: The methods. The differences of a seed are averaged over them, because they share
             the initial weights and the batches.
         average: The difference of the average, by seed.
@@ -200,6 +201,7 @@ class Difference:
     """
 
     preset: str
+    reference: str
     methods: tuple[str, ...]
     average: Spread | None
     delta_m: Spread | None
@@ -251,6 +253,7 @@ class Summary:
             the scores of the epoch that is best on validation data.
         grid: The validation scores by ρ of each method and preset (with its level) that has a ρ,
             over the seeds that all ρ share.
+        contrasts: The differences that were asked for by name.
         differences: The differences of each preset to plain training, for each method and over all.
         baseline: The source of the published single-task numbers that Δm refers to; ``""`` if
             the comparison has its own.
@@ -267,6 +270,7 @@ class Summary:
     ema: float
     grid: Mapping[tuple[str, str], Mapping[float, Spread]]
     differences: tuple[Difference, ...] = ()
+    contrasts: tuple[Difference, ...] = ()
     baseline: str = ""
     quoted: tuple[Quoted, ...] = ()
     sources: tuple[str, ...] = ()

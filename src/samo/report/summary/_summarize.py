@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ...metrics import delta_m
 from ...records import read_json
 from ...records.directory import RunDirectory, read_plan
 from ...records.schema import preset_at, reported
-from ._differences import differences, plain_rows
+from ._differences import contrasts, differences, plain_rows
 from ._published import with_published
 from ._rows import Column, Entry, Key, Row, Spread, Summary, first_metrics
 
@@ -64,7 +64,11 @@ def _short(value: object) -> str:
 
 
 def summarize(
-    entries: Sequence[Entry], *, published: bool = False, remarks: Sequence[str] = ()
+    entries: Sequence[Entry],
+    *,
+    published: bool = False,
+    remarks: Sequence[str] = (),
+    named: Iterable[str] = (),
 ) -> Summary:
     """Summarises a comparison.
 
@@ -79,9 +83,13 @@ def summarize(
         entries: The runs.
         published: Whether to quote published results of the benchmark.
         remarks: Further remarks on the numbers.
+        named: The contrasts, such as ``"erm+ema:gsam"``.
 
     Returns:
         The summary.
+
+    Raises:
+        RunError: If a contrast is malformed.
     """
     entries = [scored for entry in entries for scored in entry.scored()]
     baselines: defaultdict[str, list[Entry]] = defaultdict(list)
@@ -114,6 +122,7 @@ def summarize(
             if None not in by_rho
         },
         differences=differences(rows),
+        contrasts=contrasts(rows, named),
         baseline=source,
         remarks=tuple(remarks),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.table import Table as RichTable
 
 from ..summary import Column, Row, Spread, Summary, first_metrics
-from ._differences import DIFFERENCES, differences_table
+from ._differences import DIFFERENCES, contrasts_table, differences_table
 from ._render import fitting, to_csv, to_markdown
 from ._table import Cell, Table, cell
 
@@ -140,6 +140,9 @@ def markdown(summary: Summary) -> str:
     text = f"{to_markdown(table)}\n\n{' '.join(table.notes)}\n"
     if summary.differences:
         text += f"\n{DIFFERENCES}\n\n{to_markdown(differences_table(summary))}\n"
+    if summary.contrasts:
+        named = contrasts_table(summary)
+        text += f"\n{' '.join(named.notes)}\n\n{to_markdown(named)}\n"
     return text
 
 
