@@ -150,9 +150,15 @@ def failures(rank: int, size: int, engines: Sequence[str]) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("engines", [[name] for name in ENGINES])
-def test_the_step_after_a_failure(engines: list[str]) -> None:
-    zero, one = all_well(on_ranks(2, failures, engines))
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param(name, marks=[] if "level" in options else pytest.mark.slow)
+        for name, (_, _, options) in ENGINES.items()
+    ],
+)
+def test_the_step_after_a_failure(engine: str) -> None:
+    zero, one = all_well(on_ranks(2, failures, [engine]))
     assert zero.keys() == one.keys()
     assert len(zero) > 60
 

@@ -47,5 +47,5 @@ def test_data_parallel_over_several_devices(where: str) -> None:
     wrapper.device_ids = [0, 1]
     if where:
         model[where] = wrapper
-    with pytest.raises(ValueError, match="over the devices .*DistributedDataParallel"):
+    with pytest.raises(ValueError, match=r"over the devices .*DistributedDataParallel"):
         samo.ERM(model if where else wrapper, ["a", "b"], aggregator="mgda")
