@@ -1,6 +1,6 @@
 """The engine and its steps."""
 
-from ._batch import Losses, confine_autocast, evaluated
+from ._batch import Losses, confined, evaluated
 from ._claims import Declared, declared_parameters
 from ._engine import Engine
 from ._finite import Guard
@@ -23,7 +23,7 @@ __all__ = [
     "Step",
     "StepResult",
     "checked_tasks",
-    "confine_autocast",
+    "confined",
     "declared_parameters",
     "displaced",
     "evaluated",

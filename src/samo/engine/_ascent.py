@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 
 import torch
@@ -38,19 +38,20 @@ class Ascent:
         self._natural = natural
         self._last = last
 
-    @contextmanager
-    def displaced(self) -> Iterator[None]:
-        """Holds the parameters at θ + ε and φ_i + η_i."""
+    def displaced(self) -> AbstractContextManager[None]:
+        """Returns a context with the parameters at θ + ε and φ_i + η_i."""
         if not self.tasks:
-            yield
-            return
+            return nullcontext()
         natural = self._natural
         direction, factor = self._epsilon
         own = [(natural.own_points[t], natural.etas[t]) for t in self.tasks if t in natural.etas]
-        with displaced([(natural.point, direction)], factor), displaced(own):
-            yield
-        if natural.estimator is not None:
-            natural.workspace.give("direction", direction)
+        return displaced(natural.journal, ([(natural.point, direction)], factor), (own, 1.0))
+
+    def release(self) -> None:
+        """Frees ε, which belongs to this group alone if there is an estimator."""
+        if self.tasks and self._natural.estimator is not None:
+            direction, _ = self.__dict__.pop("_epsilon")
+            self._natural.workspace.give("direction", direction)
 
     @cached_property
     def _epsilon(self) -> tuple[Vector, float]:
@@ -104,7 +105,7 @@ class Ascent:
     def loss_at(self, direction: Vector, step: float) -> Tensor:
         """Returns the mean of the tasks' losses at θ + step · direction."""
         natural, losses = self._natural, dict[str, Tensor]()
-        with displaced([(natural.point, direction)], step), torch.no_grad():
+        with displaced(natural.journal, ([(natural.point, direction)], step)), torch.no_grad():
             # Copies, since a loss may be a parameter.
             found = natural.batch.replay(self.tasks)
             losses = {task: loss.detach().clone() for task, loss in found.items()}
@@ -129,8 +130,8 @@ class Ascent:
         return total / len(self.tasks) if len(self.tasks) > 1 else total
 
 
-def ascents(natural: NaturalPoint, tasks: Sequence[str]) -> Iterator[Ascent]:
-    """Yields the ascents of a batch: one for all tasks if there is one ε, else one per group."""
+def ascents(natural: NaturalPoint, tasks: Sequence[str]) -> list[Ascent]:
+    """Returns the ascents of a batch: one for all tasks if there is one ε, else one per group."""
     estimator = natural.estimator
     if estimator is None:
         groups = [list(tasks)]
@@ -139,8 +140,7 @@ def ascents(natural: NaturalPoint, tasks: Sequence[str]) -> Iterator[Ascent]:
     else:
         groups = [[task] for task in tasks]
     here = [group for group in groups if not natural.agreed.means.keys().isdisjoint(group)]
-    for group in groups:
-        yield Ascent(natural, group, last=group in here[-1:])
+    return [Ascent(natural, group, last=group in here[-1:]) for group in groups]
 
 
 _FILL: dict[Noise, Fill] = {

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from samo.distributed import Agreement, World
-from samo.model import distances
+from samo.model import Journal, distances
 from samo.perturbations import LocalGradient, Perturbation
 from samo.tensors import Vector, cut, shards
 
@@ -53,37 +53,42 @@ def split(point: Point, counts: Sequence[int]) -> list[Point]:
     return list(map(Point, cut(point.live, counts), values))
 
 
-@contextmanager
-def displaced(moves: Iterable[tuple[Point, Vector]], step: float = 1.0) -> Iterator[None]:
-    """Moves parameters to ``values + step * direction``, and restores them on exit."""
+Moves = tuple[Iterable[tuple[Point, Vector]], float]
+"""Points and directions, with a factor of the directions."""
+
+
+def displaced(journal: Journal, *moves: Moves) -> AbstractContextManager[None]:
+    """Returns a context with the parameters at ``values + factor * direction``."""
+    ways: list[tuple[list[Tensor], list[Tensor], float]] = []
     live: list[Tensor] = []
     values: list[Tensor] = []
-    directions: list[Tensor] = []
-    for point, direction in moves:
-        live += point.live
-        values += point.values.tensors
-        directions += direction.tensors
+    for pairs, factor in moves:
+        start, directions = len(live), list[Tensor]()
+        for point, direction in pairs:
+            live += point.live
+            values += point.values.tensors
+            directions += direction.tensors
+        if directions:
+            ways.append((live[start:], directions, factor))
     if not live:
-        yield
-        return
-    try:
-        torch._foreach_add_(live, directions, alpha=step)
-        yield
-    finally:
-        torch._foreach_copy_(live, values)
+        return nullcontext()
+
+    def move() -> None:
+        for tensors, directions, factor in ways:
+            torch._foreach_add_(tensors, directions, alpha=factor)
+
+    return journal.during(move, partial(torch._foreach_copy_, live, values))
 
 
-@contextmanager
-def ahead(setting: Setting) -> Iterator[None]:
-    """Holds the parameters where a step evaluates the losses, and restores them on exit.
+def ahead(setting: Setting) -> AbstractContextManager[None]:
+    """Returns a context with the parameters where a step evaluates the losses.
 
     With a running mean v of past gradients, this is w - ρ v/‖v‖; else the parameters w themselves.
     All that a step computes until it writes is computed there.
     """
     perturbation, mean, workspace = setting.perturbation, setting.mean, setting.workspace
     if perturbation is None or mean is None or perturbation.rho == 0:
-        yield
-        return
+        return nullcontext()
     known = {
         name: parameter
         for name, parameter in setting.traced.model.named_parameters()
@@ -96,9 +101,8 @@ def ahead(setting: Setting) -> Iterator[None]:
     direction.copy_([value_of[id(parameter)] for parameter in parameters]).hadamard_(masks)
     point = point_of(parameters, workspace.vector("values ahead", layout))
     _, factor = perturbation.to_radius_(direction, point.values, perturbation.rho)
-    with displaced([(point, direction)], -factor):
-        torch.clear_autocast_cache()  # it may have copies of the parameters from before
-        yield
+    torch.clear_autocast_cache()  # it may have copies of the parameters
+    return displaced(setting.journal, ([(point, direction)], -factor))
 
 
 def learn(setting: Setting, guard: Guard, found: Sequence[tuple[Parameter, Tensor]]) -> None:
@@ -111,6 +115,7 @@ def learn(setting: Setting, guard: Guard, found: Sequence[tuple[Parameter, Tenso
         gradients = tuple(gradient * inverse.to(gradient.device) for gradient in gradients)
     whole = map(setting.world.placement.as_gradient, gradients, parameters)
     names = [setting.partition.names[id(parameter)] for parameter in parameters]
+    setting.journal.note(partial(setattr, setting.mean, "values", setting.mean.values))
     setting.mean.learn(dict(zip(names, whole, strict=True)))
 
 
@@ -130,6 +135,7 @@ class NaturalPoint:
         world: The processes that perturb along one gradient.
         agreed: The tasks of these processes, with their losses.
         workspace: The storage.
+        journal: The journal of the step.
         shared: The shared parameters that are perturbed.
         names: Their names.
         point: The shared parameters' natural point.
@@ -149,7 +155,7 @@ class NaturalPoint:
         if not self.world.sync_perturbation:
             self.world = self.world.alone(setting.traced.model)
             self.agreed = self.world.ranks.agree(batch.losses, batch.agreed.sizes, news=False)
-        self.workspace = setting.workspace
+        self.workspace, self.journal = setting.workspace, setting.journal
         self._partition = partition
         self.shared, self._masks = self._select(partition.shared, perturbation.rho)
         self.names = [partition.names[id(parameter)] for parameter in self.shared]

@@ -19,7 +19,7 @@ from torch.nn import Parameter
 
 from ._draws import Draws, Traced
 from ._random import States, global_generators, set_states, states_of, torch_generators
-from ._state import install, put_back, stand_ins_of, state_of
+from ._state import ModelState, install, put_back, stand_ins_of, state_of
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Trace:
 
     def __init__(self, traced: Traced, *, replays: bool = True) -> None:
         state = state_of(traced.model)
-        self._traced = traced
+        self._traced, self._journal = traced, traced.journal
         self._devices = state.devices
         self._generators = (global_generators if replays else torch_generators)(self._devices)
         self._stand_ins = stand_ins_of(state)
@@ -51,19 +51,26 @@ class Trace:
         self._draws: Draws | None = None
         if replays:
             self._draws = Draws(traced, self._devices, self._generators, self._before)
-        self._after: States | None = None
+        self._end: tuple[ModelState, States] | None = None
         self.structure: list[nn.Module | Parameter] = []
 
     def __enter__(self) -> Self:
+        self._journal.note(self._restore)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._after is not None:
-            put_back(self._kept)
-            set_states(self._generators, self._after)
-            torch.clear_autocast_cache()
+        self._restore()
         if self._draws is not None:
             self._draws.learn()
+        self._journal.forget(self._restore)
+
+    def _restore(self) -> None:
+        """Restores what the natural pass has left."""
+        if self._end is not None:
+            state, generators = self._end
+            put_back(state)
+            set_states(self._generators, generators)
+            torch.clear_autocast_cache()
 
     @property
     def separable(self) -> bool:
@@ -75,11 +82,10 @@ class Trace:
         draws = self._draws
         with nullcontext() if draws is None else draws.recorded():
             losses = evaluate()
-        self._kept = state_of(self._traced.model)
-        self._after = states_of(self._generators)
-        self.structure = self._kept.structure
+        self._end = kept, after = state_of(self._traced.model), states_of(self._generators)
+        self.structure = kept.structure
         if draws is not None:
-            draws.settle(self._after, losses)
+            draws.settle(after, losses)
         # A backward pass that recomputes (activation checkpointing) must not change buffers either.
         install(self._stand_ins)
         return losses
@@ -88,13 +94,17 @@ class Trace:
         """Evaluates in the state before the natural pass, and undoes all effects."""
         kept, generators = state_of(self._traced.model), global_generators(self._devices)
         states = states_of(generators)
-        install(self._stand_ins)
-        set_states(self._generators, self._before)
-        try:
-            return evaluate()
-        finally:
+
+        def prepare() -> None:
+            install(self._stand_ins)
+            set_states(self._generators, self._before)
+
+        def restore() -> None:
             put_back(kept)
             set_states(generators, states)
+
+        with self._journal.during(prepare, restore):
+            return evaluate()
 
     def replay(
         self, evaluate: Callable[[Sequence[str]], dict[str, Tensor]], tasks: Sequence[str]
@@ -114,5 +124,4 @@ class Trace:
         if self._draws is None:
             return self.rehearse(partial(evaluate, tasks))
         install(self._stand_ins)
-        with self._draws.repeated(tasks):
-            return evaluate(tasks)
+        return self._draws.repeated(evaluate, tasks)
