@@ -33,14 +33,6 @@ class Conditions:
     modes: list[bool]
     devices: list[torch.device]
 
-    def same(self, other: Conditions) -> bool:
-        """Whether the others are the same."""
-        return (
-            self.modes == other.modes
-            and self.devices == other.devices
-            and all(map(is_, self.modules, other.modules))
-        )
-
 
 @dataclass(frozen=True)
 class Known:
@@ -108,7 +100,7 @@ class Draws:
         self._before = before
         self._now = Conditions(modules, [module.training for module in modules], devices)
         known = traced.known
-        if known is not None and not self._now.same(known.conditions):
+        if known is not None and not _same(self._now, known.conditions):
             known = None
         self._probing = known is None
         # The observed modules and generators: all, until it is known which draw.
@@ -216,6 +208,11 @@ class Draws:
         """Checks that the random state here equals that of the natural pass."""
         if drawn_between(self._generators, then, states_of(self._generators, self._drawn)):
             self.separable = False
+
+
+def _same(one: Conditions, other: Conditions) -> bool:
+    flags = one.modes == other.modes and one.devices == other.devices
+    return flags and all(map(is_, one.modules, other.modules))
 
 
 def _eager_modules(model: nn.Module) -> Iterator[nn.Module]:
