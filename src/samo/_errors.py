@@ -9,6 +9,10 @@ class PartitionError(ValueError):
     """The parameters cannot be divided into shared parameters and the tasks' own."""
 
 
+class ClosureError(ValueError):
+    """The losses closure does not evaluate the losses anew, from the parameters, at each call."""
+
+
 class NonFiniteError(ArithmeticError):
     """A loss or a gradient is NaN or infinite.
 

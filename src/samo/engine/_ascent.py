@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from samo.distributed import Fill
-from samo.model import rademacher_
+from samo.model import Held, rademacher_
 from samo.perturbations import Noise
 from samo.tensors import Vector, wide
 
@@ -37,18 +37,30 @@ class Ascent:
         self.tasks = [task for task in group if task in natural.agreed.means]
         self._natural = natural
         self._last = last
+        self._left: Held | None = None
 
     @contextmanager
     def displaced(self) -> Iterator[None]:
-        """Holds the parameters at θ + ε and φ_i + η_i."""
+        """Holds the parameters at θ + ε and φ_i + η_i.
+
+        The second time, parameters that the model writes itself are as the first replay left them:
+        its graph is differentiated there.
+        """
         if not self.tasks:
             yield
             return
         natural = self._natural
         direction, factor = self._epsilon
         own = [(natural.own_points[t], natural.etas[t]) for t in self.tasks if t in natural.etas]
-        with displaced([(natural.point, direction)], factor), displaced(own):
+        with (
+            natural.batch.away(natural.displaced),
+            displaced([(natural.point, direction)], factor),
+            displaced(own),
+        ):
+            if self._left is not None:
+                self._left.put_back()
             yield
+            self._left = natural.batch.left()
         if natural.estimator is not None:
             natural.workspace.give("direction", direction)
 
@@ -104,9 +116,10 @@ class Ascent:
     def loss_at(self, direction: Vector, step: float) -> Tensor:
         """Returns the mean of the tasks' losses at θ + step · direction."""
         natural, losses = self._natural, dict[str, Tensor]()
-        with displaced([(natural.point, direction)], step), torch.no_grad():
+        away = natural.batch.away(natural.displaced)
+        with away, displaced([(natural.point, direction)], step):
             # Copies, since a loss may be a parameter.
-            found = natural.batch.replay(self.tasks)
+            found = natural.batch.replay(self.tasks, graphs=False)
             losses = {task: loss.detach().clone() for task, loss in found.items()}
         means = natural.world.ranks.means(self.tasks, losses, natural.agreed.shares)
         loss = self._mean_of(means)

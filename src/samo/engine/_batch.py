@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from samo._numbers import number
 from samo.distributed import Agreement
-from samo.model import Trace
+from samo.model import Held, Trace
 
 from ._finite import Guard
 from ._setting import Setting
@@ -81,11 +82,44 @@ class Batch:
         for task, loss in agreed.means.items():
             guard.check([task], "natural loss", loss)
 
-    def replay(self, tasks: Iterable[str]) -> dict[str, Tensor]:
-        """Evaluates losses at the present parameters; tasks absent on this rank are skipped."""
+    def away(self, displaced: Sequence[Parameter]) -> AbstractContextManager[None]:
+        """Returns the context of replays, see `Trace.away`."""
+        return self._trace.away(displaced)
+
+    def left(self) -> Held:
+        """Returns the parameters that the model wrote in the replay, as it left them."""
+        return self._trace.left()
+
+    def replay(self, tasks: Iterable[str], *, graphs: bool = True) -> dict[str, Tensor]:
+        """Evaluates losses at the present parameters; tasks absent on this rank are skipped.
+
+        Args:
+            tasks: The tasks.
+            graphs: Whether the graphs of the losses are needed. Closures that differentiate need
+                them in any case, which is found out when they fail without.
+
+        Returns:
+            The losses by task.
+        """
         here = [task for task in tasks if task in self.losses]
         if not here:
             return {}
+        traced = self._setting.traced
+        if graphs or traced.differentiates:
+            with torch.enable_grad():
+                return self._replay(here)
+        try:
+            with torch.no_grad():
+                return self._replay(here)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+        with torch.enable_grad():
+            found = self._replay(here)
+        traced.differentiates = True
+        return found
+
+    def _replay(self, here: list[str]) -> dict[str, Tensor]:
         if self._trace.separable:
             losses = self._trace.replay(self._ask, here)
             if self._trace.separable:

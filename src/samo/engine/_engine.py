@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
@@ -26,7 +26,14 @@ from ._finite import Guard
 from ._natural import ahead
 from ._partition import Assignment, Partition
 from ._result import StepResult
-from ._setting import Level, check_model, checked_tasks, configuration, make_setting
+from ._setting import (
+    Level,
+    check_model,
+    checked_guards,
+    checked_tasks,
+    configuration,
+    make_setting,
+)
 from ._state import captured, restored
 from ._step import Step
 
@@ -82,6 +89,9 @@ class Engine:
             the shared parameters (compare MGDA-UB, arXiv 1810.04650, §3.3). For steps that evaluate
             all tasks at one point: `ERM`, `GSAM`, `MSAM`, and heads only (``rho=0`` with
             ``rho_own``).
+        guards: Modules outside of the model that the losses depend on (a discriminator, a teacher).
+            Their buffers, flags, attributes and random numbers are treated as those of the model,
+            and their parameters as frozen ones.
 
     Attributes:
         model: The model.
@@ -127,6 +137,7 @@ class Engine:
         sync_perturbation: bool = True,
         gradient_dtype: torch.dtype | None = None,
         level: Level = "parameter",
+        guards: Iterable[nn.Module] = (),
     ) -> None:
         check_model(model)
         self.model = model
@@ -139,18 +150,20 @@ class Engine:
         self._process_group = process_group
         self._checked = False
         self._sizes: dict[str, float] = {}
+        modules = checked_guards(guards)
         self._setting = make_setting(  # last: no attribute can be set from now on
             model,
             self.tasks,
             self.aggregator,
             perturbation,
             decompose=decompose,
-            partition=Partition(unwrapped(model), self.tasks, shared, own),
+            partition=Partition(unwrapped(model), self.tasks, shared, own, modules),
             seed=seed,
             process_group=process_group,
             sync_perturbation=sync_perturbation,
             gradient_dtype=gradient_dtype,
             level=level,
+            guards=modules,
         )
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -184,6 +197,15 @@ class Engine:
     @rho.setter
     def rho(self, value: float) -> None:
         self._setting = self._setting.with_rho(value)
+
+    @property
+    def in_natural_pass(self) -> bool:
+        """Whether the losses closure runs in the one pass of a step that counts.
+
+        A closure that writes logs or updates metrics does so once a step if it asks for this. With
+        micro-batches, each has its natural pass.
+        """
+        return self._setting.traced.in_natural_pass
 
     @property
     def partition(self) -> Assignment:

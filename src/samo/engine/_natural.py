@@ -29,40 +29,47 @@ _FAR = 1 << 40
 class Point:
     """Parameters, and a copy of their values to restore.
 
+    A parameter that the model stores elsewhere (``parameter.data = ..``) is stored here again.
     Values are written through ``.data``, which autograd does not track: a graph recorded at the
     point stays valid, since its saved parameters are restored bit for bit before backward.
 
     Attributes:
         live: The tensors that are written to.
         values: The copy.
+        parameters: The parameters.
     """
 
     live: list[Tensor]
     values: Vector
+    parameters: list[Tensor]
+
+    def restore(self) -> None:
+        """Writes the copied values, and puts back where the parameters are stored."""
+        torch._foreach_copy_(self.live, self.values.tensors)
+        for parameter, live in zip(self.parameters, self.live, strict=True):
+            if parameter.data_ptr() != live.data_ptr():
+                parameter.data = live
 
 
 def point_of(parameters: Sequence[Tensor], values: Vector) -> Point:
     """Returns the current point of parameters; copies their values to ``values``."""
-    live = [shard.data for shard in shards(parameters)]
-    return Point(live, values.copy_(live))
+    its = shards(parameters)
+    live = [shard.data for shard in its]
+    return Point(live, values.copy_(live), list(its))
 
 
 def split(point: Point, counts: Sequence[int]) -> list[Point]:
     """Splits a point into the points of consecutive parameters, ``counts`` at a time."""
     values = point.values.layout.sections(point.values, counts)
-    return list(map(Point, cut(point.live, counts), values))
+    return list(map(Point, cut(point.live, counts), values, cut(point.parameters, counts)))
 
 
 @contextmanager
 def displaced(moves: Iterable[tuple[Point, Vector]], step: float = 1.0) -> Iterator[None]:
     """Moves parameters to ``values + step * direction``, and restores them on exit."""
-    live: list[Tensor] = []
-    values: list[Tensor] = []
-    directions: list[Tensor] = []
-    for point, direction in moves:
-        live += point.live
-        values += point.values.tensors
-        directions += direction.tensors
+    pairs = list(moves)
+    live = [tensor for point, _ in pairs for tensor in point.live]
+    directions = [tensor for _, direction in pairs for tensor in direction.tensors]
     if not live:
         yield
         return
@@ -70,7 +77,8 @@ def displaced(moves: Iterable[tuple[Point, Vector]], step: float = 1.0) -> Itera
         torch._foreach_add_(live, directions, alpha=step)
         yield
     finally:
-        torch._foreach_copy_(live, values)
+        for point, _ in pairs:
+            point.restore()
 
 
 @contextmanager
@@ -134,6 +142,7 @@ class NaturalPoint:
         names: Their names.
         point: The shared parameters' natural point.
         own_points: The natural points of the tasks' own parameters.
+        displaced: The parameters that are perturbed for any task.
         etas: η_i by task, once computed.
         estimator: The estimator of the local gradients; None if there is one ε for all tasks.
     """
@@ -161,6 +170,7 @@ class NaturalPoint:
         etas = self.workspace.vector("etas", at.values.layout)
         self.own_points: dict[str, Point] = dict(zip(self._own, split(at, counts), strict=True))
         self._storage = dict(zip(self._own, etas.layout.sections(etas, counts), strict=True))
+        self.displaced = [*self.shared, *(p for own, _ in self._own.values() for p in own)]
         self.etas: dict[str, Vector] = {}
         self._mean: Vector | None = None
         self._rows: dict[str, tuple[list[Tensor], float]] = {}

@@ -3,12 +3,14 @@
 from ._cut import Cut, cut_of
 from ._draws import Traced
 from ._graph import Reached, distances
+from ._parameters import Held
 from ._random import Streams, global_generators, rademacher_, set_states, states_of
 from ._replay import Trace
 from ._state import modules_of, parameters_of, put_back, state_of
 
 __all__ = [
     "Cut",
+    "Held",
     "Reached",
     "Streams",
     "Trace",

@@ -13,10 +13,12 @@ from torch.utils.hooks import RemovableHandle
 
 from ._graph import Reached
 
-Call = tuple[nn.Module, int]
-"""A module, and the number of its earlier calls in the pass."""
-CallNumbers = dict[nn.Module, list[int]]
-"""The indices of calls, in order, by module."""
+Call = tuple[int, int]
+"""The id of a module, and the number of its earlier calls in the pass.
+
+Modules are not keys: their hashes may depend on their state."""
+CallNumbers = dict[int, list[int]]
+"""The indices of calls, in order, by the module's id."""
 
 
 @contextmanager
@@ -24,7 +26,7 @@ def observed(
     modules: Iterable[nn.Module],
     enter: Callable[[Call, Call | None], object],
     leave: Callable[[Call, object], object],
-) -> Iterator[Counter[nn.Module]]:
+) -> Iterator[Counter[int]]:
     """Reports each call of the modules, with the call that encloses it, and counts the calls.
 
     Args:
@@ -35,22 +37,22 @@ def observed(
     Yields:
         The number of calls by module.
     """
-    counts: Counter[nn.Module] = Counter()
+    counts: Counter[int] = Counter()
     stack: list[Call] = []
     handles: list[RemovableHandle] = []
 
     def before(module: nn.Module, _inputs: object) -> None:
         if torch.compiler.is_compiling():  # the hook must not be compiled
             return
-        call = (module, counts[module])
-        counts[module] += 1
+        call = (id(module), counts[id(module)])
+        counts[id(module)] += 1
         enter(call, stack[-1] if stack else None)
         stack.append(call)
 
     def after(module: nn.Module, _inputs: object, output: object) -> None:
         if torch.compiler.is_compiling():
             return
-        while (call := stack.pop())[0] is not module:
+        while (call := stack.pop())[0] != id(module):
             pass  # a call that ended in an exception, which the closure caught
         leave(call, output)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import is_
@@ -10,6 +10,7 @@ from operator import is_
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.nn import Parameter
 
 from ._calls import Call, CallNumbers, attributed, nodes_of, observed
 from ._random import GlobalGenerator, States, drawn_between, set_states, states_of
@@ -44,17 +45,32 @@ class Traced:
 
     Attributes:
         model: The model.
+        guards: Modules outside of the model that closures evaluate.
         known: The conditions of the observed pass; None before it.
         drawing: The modules that drew random numbers.
         drawn: The global generators that were drawn from.
         separable: Whether replays may evaluate some tasks only (see `Draws`).
+        moving: The parameters that natural passes write.
+        displaced: The parameters that were last displaced for replays.
+        differentiates: Whether closures differentiate, so that all evaluations need graphs.
+        in_natural_pass: Whether the natural pass is running.
     """
 
     model: nn.Module
+    guards: Sequence[nn.Module] = ()
     known: Conditions | None = None
     drawing: list[nn.Module] = field(default_factory=list)
     drawn: set[int] = field(default_factory=set)
     separable: bool = True
+    moving: list[Parameter] = field(default_factory=list)
+    displaced: Sequence[Parameter] = ()
+    differentiates: bool = False
+    in_natural_pass: bool = False
+
+    @property
+    def models(self) -> list[nn.Module]:
+        """The model and the guarded modules."""
+        return [self.model, *self.guards]
 
 
 class Draws:
@@ -76,6 +92,7 @@ class Draws:
 
     Attributes:
         separable: Whether replays may evaluate some tasks only.
+        probing: Whether the conditions are new, so that all has to be observed.
     """
 
     def __init__(
@@ -85,20 +102,20 @@ class Draws:
         generators: Sequence[GlobalGenerator],
         before: States,
     ) -> None:
-        modules = list(_eager_modules(traced.model))
+        modules = list(_eager_modules(traced.models))
         self._traced = traced
         self._generators = generators
         self._before = before
         self._now = Conditions(modules, [module.training for module in modules], devices)
-        self._probing = traced.known is None or not self._now.same(traced.known)
+        self.probing = traced.known is None or not self._now.same(traced.known)
         # The observed modules and generators: all, until it is known which draw.
-        self._watched = modules if self._probing else traced.drawing
-        self._sources = set(before) if self._probing else traced.drawn
+        self._watched = modules if self.probing else traced.drawing
+        self._sources = set(before) if self.probing else traced.drawn
         self._states = before
         self._starts: dict[Call, States] = {}
         self._ends: dict[Call, States] = {}
         self._made: dict[Call, list[Node]] = {}
-        self._scattered: set[nn.Module | None] = set()
+        self._scattered: set[int | None] = set()
         self._after: States = {}
         self._drawn: set[int] = set()
         self.separable = traced.separable
@@ -131,10 +148,11 @@ class Draws:
         self._drawn = drawn_between(self._generators, self._before, after)
         if not self._drawn <= self._sources:
             self._scattered.add(None)
-        self._scattered = {m for m in self._scattered if m is None or any(m.children())}
+        leaves = {id(m) for m in self._watched if next(m.children(), None) is None}
+        self._scattered -= leaves
         drawing = {call[0] for call in self._ends if self._ends[call] is not self._starts[call]}
-        self._drawing = [module for module in self._watched if module in drawing]
-        self._numbers: CallNumbers = {module: [] for module in self._drawing}
+        self._drawing = [module for module in self._watched if id(module) in drawing]
+        self._numbers: CallNumbers = {id(module): [] for module in self._drawing}
         for module, number in sorted(self._made, key=lambda call: call[1]):
             if module in drawing:
                 self._numbers[module].append(number)
@@ -172,7 +190,7 @@ class Draws:
             if call[0] in self._scattered and (then := repeated(call)) is not None:
                 self._compare(self._ends[then])
 
-        with observed(numbers, enter, leave) as counts:
+        with observed(self._drawing, enter, leave) as counts:
             yield
         if None in self._scattered:
             self._compare(self._after)
@@ -182,7 +200,7 @@ class Draws:
     def learn(self) -> None:
         """Records in `Traced` what the next pass need not find out again."""
         traced = self._traced
-        if self._probing and self._after:
+        if self.probing and self._after:
             traced.known, traced.drawing, traced.drawn = self._now, self._drawing, self._drawn
         traced.separable = self.separable
 
@@ -201,16 +219,16 @@ class Draws:
             self.separable = False
 
 
-def _eager_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """Yields the modules of a model that can have hooks: not compiled, nor inside compiled ones."""
-    seen: set[nn.Module] = set()
-    stack = [model]
+def _eager_modules(models: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """Yields the modules that can have hooks: not compiled, nor inside compiled ones."""
+    seen: set[int] = set()
+    stack = list(models)
     while stack:
         module = stack.pop()
         compiled = isinstance(module, torch.jit.ScriptModule) or module._compiled_call_impl
-        if module in seen or compiled:
+        if id(module) in seen or compiled:
             continue
-        seen.add(module)
+        seen.add(id(module))
         yield module
         if not isinstance(module, torch._dynamo.OptimizedModule):
             stack.extend(module.children())
