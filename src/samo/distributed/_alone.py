@@ -12,6 +12,7 @@ from torch.autograd.graph import GradientEdge
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
+from samo._errors import explained
 from samo.model import Streams
 from samo.tensors import Vector
 
@@ -212,11 +213,16 @@ def _gradients(
 ) -> list[Tensor | None]:
     if not outputs:
         return [None] * len(ends)
-    found: Sequence[Tensor | None] = torch.autograd.grad(
-        outputs,  # type: ignore[arg-type]
-        ends,  # type: ignore[arg-type]
-        seeds,
-        retain_graph=retain,
-        allow_unused=True,
-    )
+    try:
+        found: Sequence[Tensor | None] = torch.autograd.grad(
+            outputs,  # type: ignore[arg-type]
+            ends,  # type: ignore[arg-type]
+            seeds,
+            retain_graph=retain,
+            allow_unused=True,
+        )
+    except RuntimeError as error:
+        if (explanation := explained(error)) is error:
+            raise
+        raise explanation from error
     return list(found)

@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
+from samo._errors import explained
 from samo.model import Streams
 from samo.tensors import Vector, assembled, local, part_of
 
@@ -182,7 +183,12 @@ class Sharded(Placement):
         for parameter in self._parameters:
             parameter.grad = None
         try:
-            torch.autograd.backward(starts, seeds, retain_graph=retain, inputs=ends or None)  # type: ignore[arg-type]
+            try:
+                torch.autograd.backward(starts, seeds, retain_graph=retain, inputs=ends or None)  # type: ignore[arg-type]
+            except RuntimeError as error:
+                if (explanation := explained(error)) is error:
+                    raise
+                raise explanation from error
             found = [None if p.grad is None else local(p.grad) for p in parameters]
             return [None if gradient is None else gradient.mul_(self._size) for gradient in found]
         finally:

@@ -15,6 +15,7 @@ from samo.perturbations import Noise
 from samo.tensors import Vector, wide
 
 from ._natural import NaturalPoint, displaced
+from ._rounding import warn_of_rounding
 
 
 class Ascent:
@@ -59,6 +60,9 @@ class Ascent:
         ):
             if self._left is not None:
                 self._left.put_back()
+            if (rho := natural.perturbation.rho) not in natural.rounded:
+                natural.rounded.add(rho)
+                warn_of_rounding(natural.point, direction, factor, rho)
             yield
             self._left = natural.batch.left()
         if natural.estimator is not None:

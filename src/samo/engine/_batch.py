@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from samo._errors import ClosureError
 from samo._numbers import number
 from samo.distributed import Agreement
-from samo.model import Held, Trace
+from samo.model import Held, Reached, Trace, older_than, sequence_number
 
 from ._finite import Guard
 from ._setting import Setting
@@ -63,11 +64,15 @@ class Batch:
         tasks, partition = self._setting.tasks, self._setting.partition
         world = self._setting.world
         keep_saved_tensors()
+        ask = partial(self._ask, tasks, may_leave_out=True)
+        begun = sequence_number()
         with torch.enable_grad():
-            losses = self._trace.natural(partial(self._ask, tasks, may_leave_out=True))
+            losses = self._trace.natural(ask)
         counted = {task: loss for task, loss in losses.items() if self.sizes[task] > 0}
         settled = partition.settles(self._trace.structure, counted)
         news = not settled and partition.is_news(counted, world.placement)
+        if older_than(begun, losses, everywhere=news) and self._is_partial(losses, ask):
+            raise ClosureError("The losses' graph contains operations from before the call.")
         agreed = self.agreed = world.ranks.agree(losses, self.sizes, news=news)
         if not agreed.means:
             raise ValueError(
@@ -118,6 +123,17 @@ class Batch:
             found = self._replay(here)
         traced.differentiates = True
         return found
+
+    def _is_partial(
+        self, losses: Mapping[str, Tensor], ask: Callable[[], Mapping[str, Tensor]]
+    ) -> bool:
+        """Whether another evaluation has operations in common with the natural pass.
+
+        Operations may be numbered as if they were older, if other threads recorded them.
+        """
+        with torch.enable_grad():
+            again = Reached(self._trace.rehearse(ask).values())
+        return not Reached(losses.values()).operations.isdisjoint(again.operations)
 
     def _replay(self, here: list[str]) -> dict[str, Tensor]:
         if self._trace.separable:

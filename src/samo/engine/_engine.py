@@ -21,6 +21,7 @@ from samo.distributed import check_ranks, unwrapped, world_of
 from samo.perturbations import Displacement
 
 from ._batch import BatchSize, Losses, closures_of, confine_autocast, sizes_of
+from ._check import ClosureReport, check
 from ._claims import Declared
 from ._finite import Guard
 from ._natural import ahead
@@ -286,6 +287,35 @@ class Engine:
             step.write()
             self._sizes = step.sizes
             return self._result(step)
+
+    def check(self, losses: Losses) -> ClosureReport:
+        """Evaluates a closure twice at the same point, and reports whether the losses differ.
+
+        A step needs a closure that evaluates the same function at every call. Nothing is changed,
+        except what only the closure can reach (an iterator, a file).
+
+        Args:
+            losses: The closure, as for `backward`.
+
+        Returns:
+            The losses that differ, and what one evaluation moves; print it.
+
+        Raises:
+            TypeError: If ``losses`` is not a function, or returns no mapping.
+            ValueError: If it returns other tasks than requested, or a loss that is not a scalar or
+                has no graph.
+
+        Example:
+            >>> import samo, torch
+            >>> model = torch.nn.Linear(2, 1)
+            >>> batches = iter(torch.eye(2))
+            >>> engine = samo.GSAM(model, tasks=["a"], aggregator="ls")
+            >>> report = engine.check(lambda tasks: {"a": model(next(batches)).sum()})
+            >>> report.pure
+            False
+        """
+        (closure,) = closures_of([losses])
+        return check(self._setting, closure)
 
     @property
     def needs_losses_after_step(self) -> bool:

@@ -138,6 +138,7 @@ class NaturalPoint:
         world: The processes that perturb along one gradient.
         agreed: The tasks of these processes, with their losses.
         workspace: The storage.
+        rounded: The radii for which it is known whether rounding takes a part of ε away.
         shared: The shared parameters that are perturbed.
         names: Their names.
         point: The shared parameters' natural point.
@@ -159,6 +160,7 @@ class NaturalPoint:
             self.world = self.world.alone(setting.traced.model)
             self.agreed = self.world.ranks.agree(batch.losses, batch.agreed.sizes, news=False)
         self.workspace = setting.workspace
+        self.rounded = setting.rounded
         self._partition = partition
         self.shared, self._masks = self._select(partition.shared, perturbation.rho)
         self.names = [partition.names[id(parameter)] for parameter in self.shared]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Literal, get_args
 
@@ -42,6 +42,7 @@ class Setting:
         traced: The model, with facts about its natural passes.
         workspace: Storage that is reused from step to step.
         level: Where task gradients are compared.
+        rounded: The radii for which it is known whether rounding takes a part of ε away.
     """
 
     tasks: tuple[str, ...]
@@ -56,6 +57,7 @@ class Setting:
     traced: Traced
     workspace: Workspace
     level: Level
+    rounded: set[float] = field(default_factory=set)
 
     @property
     def replays(self) -> bool:

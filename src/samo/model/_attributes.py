@@ -102,12 +102,16 @@ class Attributes:
     def install_all(self) -> None:
         """Puts stand-ins in the place of all tensors, before an evaluation that is undone."""
         for slot, held in self._contents.items():
-            self._set(slot, held.stand_in())
+            if held.members:
+                self._set(slot, held.stand_in())
 
     def undo(self) -> None:
         """Sets all attributes to what they were."""
         for number, name in list(self._rebound()):
             self._set((number, name), self._before[number].get(name, _ABSENT))
+        for held in self._contents.values():
+            if not held.members and held.changed():  # an empty list may be one of tensors or not
+                held.value.clear()
 
     def _rebound(self) -> Iterator[Slot]:
         for number, (now, before) in enumerate(zip(self._owners, self._before, strict=True)):

@@ -206,9 +206,9 @@ class Trace:
             losses = evaluate(tasks)
         if names := replaced(self._kept):
             raise ClosureError(
-                f"The losses closure registers a new parameter at each call in place of "
-                f"{names[0]!r}, so that no perturbation or gradient belongs to it: write the "
-                f"parameter in place instead (under torch.no_grad())."
+                f"Each evaluation registers a new parameter in place of {names[0]!r}, to which no "
+                f"perturbation and no gradient belongs: write to the parameter instead, under "
+                f"torch.no_grad()."
             )
         return losses
 
