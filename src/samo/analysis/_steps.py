@@ -73,6 +73,7 @@ def steps(
 
 def _gather(setting: Setting, step: Step, without_autocast: AbstractContextManager[None]) -> None:
     step.begin()
-    placed = setting.journal.during(setting.world.placement.start, setting.world.placement.end)
-    with without_autocast, placed, ExitStack() as traces:
+    placement = setting.world.placement
+    silent = setting.journal.during(placement.begin, placement.end)
+    with without_autocast, silent, ExitStack() as traces:
         step.gather(traces)

@@ -12,6 +12,7 @@ from torch.autograd.graph import GradientEdge
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
+from samo._errors import explained
 from samo.model import Streams
 from samo.tensors import Vector
 
@@ -112,10 +113,12 @@ class Replicated(Placement):
             )
 
     def start(self) -> None:
-        """Disables the wrappers' synchronisation, and broadcasts the buffers of rank 0.
+        """Broadcasts the buffers of rank 0, unless a wrapper has ``broadcast_buffers=False``."""
+        if self._ranks.size > 1 and all(wrapper.broadcast_buffers for wrapper in self._wrappers):
+            self._ranks.broadcast_(list(self._model.buffers()))
 
-        They are not broadcast if a wrapper has ``broadcast_buffers=False``.
-        """
+    def begin(self) -> None:
+        """Disables the wrappers' synchronisation."""
         self._flags = [
             (wrapper, wrapper.require_backward_grad_sync, wrapper.require_forward_param_sync)
             for wrapper in self._wrappers
@@ -123,8 +126,6 @@ class Replicated(Placement):
         for wrapper in self._wrappers:
             wrapper.require_backward_grad_sync = False
             wrapper.require_forward_param_sync = False
-        if self._ranks.size > 1 and all(wrapper.broadcast_buffers for wrapper in self._wrappers):
-            self._ranks.broadcast_(list(self._model.buffers()))
 
     def settle(self) -> None:
         """Does nothing."""
@@ -213,11 +214,16 @@ def _gradients(
 ) -> list[Tensor | None]:
     if not outputs:
         return [None] * len(ends)
-    found: Sequence[Tensor | None] = torch.autograd.grad(
-        outputs,  # type: ignore[arg-type]
-        ends,  # type: ignore[arg-type]
-        seeds,
-        retain_graph=retain,
-        allow_unused=True,
-    )
+    try:
+        found: Sequence[Tensor | None] = torch.autograd.grad(
+            outputs,  # type: ignore[arg-type]
+            ends,  # type: ignore[arg-type]
+            seeds,
+            retain_graph=retain,
+            allow_unused=True,
+        )
+    except RuntimeError as error:
+        if (explanation := explained(error)) is error:
+            raise
+        raise explanation from error
     return list(found)

@@ -47,8 +47,12 @@ class Placement(ABC):
         """Is called after each call of the user's closure."""
 
     @abstractmethod
+    def begin(self) -> None:
+        """Prepares this process for evaluations."""
+
+    @abstractmethod
     def end(self) -> None:
-        """Restores what `start`, evaluations and backward passes change, at any moment of them."""
+        """Restores what `begin`, evaluations and backward passes change, at any moment of them."""
 
     @abstractmethod
     def taking_part(self, losses: Mapping[str, Tensor], agreed: Agreement) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.utils.hooks import RemovableHandle
 
+from samo._errors import explained
 from samo.model import Streams
 from samo.tensors import Vector, assembled, local, part_of
 
@@ -65,6 +66,9 @@ class Sharded(Placement):
     def evaluated(self) -> None:
         """Frees the gathered parameters, since the shards will change."""
         self._reshard()
+
+    def begin(self) -> None:
+        """Does nothing."""
 
     def end(self) -> None:
         """Frees the gathered parameters; restores ``.grad`` after an interrupted backward pass."""
@@ -186,7 +190,12 @@ class Sharded(Placement):
         for parameter in self._parameters:
             parameter.grad = None
         try:
-            torch.autograd.backward(starts, seeds, retain_graph=retain, inputs=ends or None)  # type: ignore[arg-type]
+            try:
+                torch.autograd.backward(starts, seeds, retain_graph=retain, inputs=ends or None)  # type: ignore[arg-type]
+            except RuntimeError as error:
+                if (explanation := explained(error)) is error:
+                    raise
+                raise explanation from error
             found = [None if p.grad is None else local(p.grad) for p in parameters]
             return [None if gradient is None else gradient.mul_(self._size) for gradient in found]
         finally:

@@ -1,6 +1,7 @@
 """The engine and its steps."""
 
 from ._batch import Losses, confined, evaluated
+from ._check import ClosureReport
 from ._claims import Declared, declared_parameters
 from ._engine import Engine
 from ._finite import Guard
@@ -12,6 +13,7 @@ from ._step import Step
 
 __all__ = [
     "Assignment",
+    "ClosureReport",
     "Declared",
     "Engine",
     "Guard",

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from samo.distributed import Fill
-from samo.model import rademacher_
+from samo.model import Held, rademacher_
 from samo.perturbations import Noise
 from samo.tensors import Vector, wide
 
 from ._natural import NaturalPoint, displaced
+from ._rounding import warn_of_rounding
+
+T = TypeVar("T")
 
 
 class Ascent:
@@ -37,15 +39,36 @@ class Ascent:
         self.tasks = [task for task in group if task in natural.agreed.means]
         self._natural = natural
         self._last = last
+        self._left: Held | None = None
 
-    def displaced(self) -> AbstractContextManager[None]:
-        """Returns a context with the parameters at θ + ε and φ_i + η_i."""
+    def displaced(self, compute: Callable[[], T]) -> T:
+        """Calls a function with the parameters at θ + ε and φ_i + η_i.
+
+        The second time, parameters that the model writes itself are as the first replay left them:
+        its graph is differentiated there.
+
+        Args:
+            compute: The function.
+
+        Returns:
+            What it returns.
+        """
         if not self.tasks:
-            return nullcontext()
+            return compute()
         natural = self._natural
         direction, factor = self._epsilon
         own = [(natural.own_points[t], natural.etas[t]) for t in self.tasks if t in natural.etas]
-        return displaced(natural.journal, ([(natural.point, direction)], factor), (own, 1.0))
+        away = natural.batch.away(natural.displaced)
+        at = displaced(natural.journal, ([(natural.point, direction)], factor), (own, 1.0))
+        with away, at:
+            if self._left is not None:
+                self._left.put_back()
+            if (rho := natural.perturbation.rho) not in natural.rounded:
+                natural.rounded.add(rho)
+                warn_of_rounding(natural.point, direction, factor, rho)
+            found = compute()
+            self._left = natural.batch.left()
+        return found
 
     def release(self) -> None:
         """Frees ε, which belongs to this group alone if there is an estimator."""
@@ -105,9 +128,10 @@ class Ascent:
     def loss_at(self, direction: Vector, step: float) -> Tensor:
         """Returns the mean of the tasks' losses at θ + step · direction."""
         natural, losses = self._natural, dict[str, Tensor]()
-        with displaced(natural.journal, ([(natural.point, direction)], step)), torch.no_grad():
+        away = natural.batch.away(natural.displaced)
+        with away, displaced(natural.journal, ([(natural.point, direction)], step)):
             # Copies, since a loss may be a parameter.
-            found = natural.batch.replay(self.tasks)
+            found = natural.batch.replay(self.tasks, graphs=False)
             losses = {task: loss.detach().clone() for task, loss in found.items()}
         means = natural.world.ranks.means(self.tasks, losses, natural.agreed.shares)
         loss = self._mean_of(means)

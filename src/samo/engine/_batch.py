@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
+from samo._errors import ClosureError
 from samo._numbers import number
 from samo.distributed import Agreement
-from samo.model import Journal, Trace
+from samo.model import Held, Journal, Reached, Trace, older_than, sequence_number
 
 from ._finite import Guard
 from ._setting import Setting
@@ -62,11 +64,15 @@ class Batch:
         tasks, partition = self._setting.tasks, self._setting.partition
         world = self._setting.world
         keep_saved_tensors()
+        ask = partial(self._ask, tasks, may_leave_out=True)
+        begun = sequence_number()
         with torch.enable_grad():
-            losses = self._trace.natural(partial(self._ask, tasks, may_leave_out=True))
+            losses = self._trace.natural(ask)
         counted = {task: loss for task, loss in losses.items() if self.sizes[task] > 0}
         settled = partition.settles(self._trace.structure, counted)
         news = not settled and partition.is_news(counted, world.placement)
+        if older_than(begun, losses, everywhere=news) and self._is_partial(losses, ask):
+            raise ClosureError("The losses' graph contains operations from before the call.")
         agreed = self.agreed = world.ranks.agree(losses, self.sizes, news=news)
         if not agreed.means:
             raise ValueError(
@@ -81,11 +87,55 @@ class Batch:
         for task, loss in agreed.means.items():
             guard.check([task], "natural loss", loss)
 
-    def replay(self, tasks: Iterable[str]) -> dict[str, Tensor]:
-        """Evaluates losses at the present parameters; tasks absent on this rank are skipped."""
+    def away(self, displaced: Sequence[Parameter]) -> AbstractContextManager[None]:
+        """Returns the context of replays, see `Trace.away`."""
+        return self._trace.away(displaced)
+
+    def left(self) -> Held:
+        """Returns the parameters that the model wrote in the replay, as it left them."""
+        return self._trace.left()
+
+    def replay(self, tasks: Iterable[str], *, graphs: bool = True) -> dict[str, Tensor]:
+        """Evaluates losses at the present parameters; tasks absent on this rank are skipped.
+
+        Args:
+            tasks: The tasks.
+            graphs: Whether the graphs of the losses are needed. Closures that differentiate need
+                them in any case, which is found out when they fail without.
+
+        Returns:
+            The losses by task.
+        """
         here = [task for task in tasks if task in self.losses]
         if not here:
             return {}
+        traced = self._setting.traced
+        if graphs or traced.differentiates:
+            with torch.enable_grad():
+                return self._replay(here)
+        try:
+            with torch.no_grad():
+                return self._replay(here)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+        with torch.enable_grad():
+            found = self._replay(here)
+        traced.differentiates = True
+        return found
+
+    def _is_partial(
+        self, losses: Mapping[str, Tensor], ask: Callable[[], Mapping[str, Tensor]]
+    ) -> bool:
+        """Whether another evaluation has operations in common with the natural pass.
+
+        Operations may be numbered as if they were older, if other threads recorded them.
+        """
+        with torch.enable_grad():
+            again = Reached(self._trace.rehearse(ask).values())
+        return not Reached(losses.values()).operations.isdisjoint(again.operations)
+
+    def _replay(self, here: list[str]) -> dict[str, Tensor]:
         if self._trace.separable:
             losses = self._trace.replay(self._ask, here)
             if self._trace.separable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -21,12 +21,20 @@ from samo.distributed import check_ranks, unwrapped, world_of
 from samo.perturbations import Displacement
 
 from ._batch import BatchSize, Losses, closures_of, confined, sizes_of
+from ._check import ClosureReport, check
 from ._claims import Declared
 from ._finite import Guard
 from ._natural import ahead
 from ._partition import Assignment, Partition
 from ._result import StepResult
-from ._setting import Level, check_model, checked_tasks, configuration, make_setting
+from ._setting import (
+    Level,
+    check_model,
+    checked_guards,
+    checked_tasks,
+    configuration,
+    make_setting,
+)
 from ._state import captured, restored
 from ._step import Step
 from ._write import call_hooks
@@ -83,6 +91,9 @@ class Engine:
             the shared parameters (compare MGDA-UB, arXiv 1810.04650, §3.3). For steps that evaluate
             all tasks at one point: `ERM`, `GSAM`, `MSAM`, and heads only (``rho=0`` with
             ``rho_own``).
+        guards: Modules outside of the model that the losses depend on (a discriminator, a teacher).
+            Their buffers, flags, attributes and random numbers are treated as those of the model,
+            and their parameters as frozen ones.
 
     Attributes:
         model: The model.
@@ -128,6 +139,7 @@ class Engine:
         sync_perturbation: bool = True,
         gradient_dtype: torch.dtype | None = None,
         level: Level = "parameter",
+        guards: Iterable[nn.Module] = (),
     ) -> None:
         check_model(model)
         self.model = model
@@ -140,18 +152,20 @@ class Engine:
         self._process_group = process_group
         self._checked = False
         self._sizes: dict[str, float] = {}
+        modules = checked_guards(guards)
         self._setting = make_setting(  # last: no attribute can be set from now on
             model,
             self.tasks,
             self.aggregator,
             perturbation,
             decompose=decompose,
-            partition=Partition(unwrapped(model), self.tasks, shared, own),
+            partition=Partition(unwrapped(model), self.tasks, shared, own, modules),
             seed=seed,
             process_group=process_group,
             sync_perturbation=sync_perturbation,
             gradient_dtype=gradient_dtype,
             level=level,
+            guards=modules,
         )
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -185,6 +199,15 @@ class Engine:
     @rho.setter
     def rho(self, value: float) -> None:
         self._setting = self._setting.with_rho(value)
+
+    @property
+    def in_natural_pass(self) -> bool:
+        """Whether the losses closure runs in the one pass of a step that counts.
+
+        A closure that writes logs or updates metrics does so once a step if it asks for this. With
+        micro-batches, each has its natural pass.
+        """
+        return self._setting.traced.in_natural_pass
 
     @property
     def partition(self) -> Assignment:
@@ -260,7 +283,8 @@ class Engine:
         try:
             with world.ranks.together(), without_autocast:
                 self._check_ranks()
-                with journal.during(world.placement.start, world.placement.end):
+                with journal.during(world.placement.begin, world.placement.end):
+                    world.placement.start()
                     with ahead(setting), ExitStack() as traces:
                         step.gather(traces)
                         step.aggregate()
@@ -275,6 +299,35 @@ class Engine:
         journal.note(partial(setattr, self, "_sizes", self._sizes))
         self._sizes = step.sizes
         return step
+
+    def check(self, losses: Losses) -> ClosureReport:
+        """Evaluates a closure twice at the same point, and reports whether the losses differ.
+
+        A step needs a closure that evaluates the same function at every call. Nothing is changed,
+        except what only the closure can reach (an iterator, a file).
+
+        Args:
+            losses: The closure, as for `backward`.
+
+        Returns:
+            The losses that differ, and what one evaluation moves; print it.
+
+        Raises:
+            TypeError: If ``losses`` is not a function, or returns no mapping.
+            ValueError: If it returns other tasks than requested, or a loss that is not a scalar or
+                has no graph.
+
+        Example:
+            >>> import samo, torch
+            >>> model = torch.nn.Linear(2, 1)
+            >>> batches = iter(torch.eye(2))
+            >>> engine = samo.GSAM(model, tasks=["a"], aggregator="ls")
+            >>> report = engine.check(lambda tasks: {"a": model(next(batches)).sum()})
+            >>> report.pure
+            False
+        """
+        (closure,) = closures_of([losses])
+        return self._setting.journal.run(partial(check, self._setting, closure))
 
     @property
     def needs_losses_after_step(self) -> bool:

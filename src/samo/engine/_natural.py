@@ -29,28 +29,39 @@ _FAR = 1 << 40
 class Point:
     """Parameters, and a copy of their values to restore.
 
+    A parameter that the model stores elsewhere (``parameter.data = ..``) is stored here again.
     Values are written through ``.data``, which autograd does not track: a graph recorded at the
     point stays valid, since its saved parameters are restored bit for bit before backward.
 
     Attributes:
         live: The tensors that are written to.
         values: The copy.
+        parameters: The parameters.
     """
 
     live: list[Tensor]
     values: Vector
+    parameters: list[Tensor]
+
+    def restore(self) -> None:
+        """Writes the copied values, and puts back where the parameters are stored."""
+        torch._foreach_copy_(self.live, self.values.tensors)
+        for parameter, live in zip(self.parameters, self.live, strict=True):
+            if parameter.data_ptr() != live.data_ptr():
+                parameter.data = live
 
 
 def point_of(parameters: Sequence[Tensor], values: Vector) -> Point:
     """Returns the current point of parameters; copies their values to ``values``."""
-    live = [shard.data for shard in shards(parameters)]
-    return Point(live, values.copy_(live))
+    its = shards(parameters)
+    live = [shard.data for shard in its]
+    return Point(live, values.copy_(live), list(its))
 
 
 def split(point: Point, counts: Sequence[int]) -> list[Point]:
     """Splits a point into the points of consecutive parameters, ``counts`` at a time."""
     values = point.values.layout.sections(point.values, counts)
-    return list(map(Point, cut(point.live, counts), values))
+    return list(map(Point, cut(point.live, counts), values, cut(point.parameters, counts)))
 
 
 Moves = tuple[Iterable[tuple[Point, Vector]], float]
@@ -59,25 +70,28 @@ Moves = tuple[Iterable[tuple[Point, Vector]], float]
 
 def displaced(journal: Journal, *moves: Moves) -> AbstractContextManager[None]:
     """Returns a context with the parameters at ``values + factor * direction``."""
+    points: list[Point] = []
     ways: list[tuple[list[Tensor], list[Tensor], float]] = []
-    live: list[Tensor] = []
-    values: list[Tensor] = []
     for pairs, factor in moves:
-        start, directions = len(live), list[Tensor]()
+        live, directions = list[Tensor](), list[Tensor]()
         for point, direction in pairs:
+            points.append(point)
             live += point.live
-            values += point.values.tensors
             directions += direction.tensors
-        if directions:
-            ways.append((live[start:], directions, factor))
-    if not live:
+        if live:
+            ways.append((live, directions, factor))
+    if not ways:
         return nullcontext()
 
     def move() -> None:
-        for tensors, directions, factor in ways:
-            torch._foreach_add_(tensors, directions, alpha=factor)
+        for live, directions, factor in ways:
+            torch._foreach_add_(live, directions, alpha=factor)
 
-    return journal.during(move, partial(torch._foreach_copy_, live, values))
+    def restore() -> None:
+        for point in points:
+            point.restore()
+
+    return journal.during(move, restore)
 
 
 def ahead(setting: Setting) -> AbstractContextManager[None]:
@@ -136,10 +150,12 @@ class NaturalPoint:
         agreed: The tasks of these processes, with their losses.
         workspace: The storage.
         journal: The journal of the step.
+        rounded: The radii for which it is known whether rounding takes a part of ε away.
         shared: The shared parameters that are perturbed.
         names: Their names.
         point: The shared parameters' natural point.
         own_points: The natural points of the tasks' own parameters.
+        displaced: The parameters that are perturbed for any task.
         etas: η_i by task, once computed.
         estimator: The estimator of the local gradients; None if there is one ε for all tasks.
     """
@@ -156,6 +172,7 @@ class NaturalPoint:
             self.world = self.world.alone(setting.traced.model)
             self.agreed = self.world.ranks.agree(batch.losses, batch.agreed.sizes, news=False)
         self.workspace, self.journal = setting.workspace, setting.journal
+        self.rounded = setting.rounded
         self._partition = partition
         self.shared, self._masks = self._select(partition.shared, perturbation.rho)
         self.names = [partition.names[id(parameter)] for parameter in self.shared]
@@ -167,6 +184,7 @@ class NaturalPoint:
         etas = self.workspace.vector("etas", at.values.layout)
         self.own_points: dict[str, Point] = dict(zip(self._own, split(at, counts), strict=True))
         self._storage = dict(zip(self._own, etas.layout.sections(etas, counts), strict=True))
+        self.displaced = [*self.shared, *(p for own, _ in self._own.values() for p in own)]
         self.etas: dict[str, Vector] = {}
         self._mean: Vector | None = None
         self._rows: dict[str, tuple[list[Tensor], float]] = {}

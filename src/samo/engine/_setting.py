@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Literal, get_args
 
@@ -42,6 +42,7 @@ class Setting:
         traced: The model, with facts about its natural passes.
         workspace: Storage that is reused from step to step.
         level: Where task gradients are compared.
+        rounded: The radii for which it is known whether rounding takes a part of ε away.
     """
 
     tasks: tuple[str, ...]
@@ -56,6 +57,7 @@ class Setting:
     traced: Traced
     workspace: Workspace
     level: Level
+    rounded: set[float] = field(default_factory=set)
 
     @property
     def journal(self) -> Journal:
@@ -104,6 +106,7 @@ def make_setting(
     sync_perturbation: bool = True,
     gradient_dtype: torch.dtype | None = None,
     level: Level = "parameter",
+    guards: Sequence[nn.Module] = (),
 ) -> Setting:
     """Checks the other options of an engine (see `Engine`), and creates its setting.
 
@@ -154,7 +157,7 @@ def make_setting(
         flat_combiner=flat,
         partition=partition,
         world=world,
-        traced=Traced(unwrapped(model)),
+        traced=Traced(unwrapped(model), guards),
         workspace=Workspace(world.placement.global_sum, gradient_dtype),
         level=level,
     )
@@ -166,6 +169,17 @@ def check_model(model: object) -> None:
     """Raises a TypeError for anything but a module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; found {type(model).__name__}.")
+
+
+def checked_guards(guards: Iterable[nn.Module]) -> tuple[nn.Module, ...]:
+    """Returns the modules; raises TypeError for anything else."""
+    found = tuple(guards) if isinstance(guards, Iterable) else (guards,)
+    if isinstance(guards, nn.Module) or not all(isinstance(g, nn.Module) for g in found):
+        raise TypeError(
+            f"guards must be a list of modules outside of the model, such as guards=[teacher]; "
+            f"found {type(guards).__name__} of {[type(guard).__name__ for guard in found]}."
+        )
+    return tuple(unwrapped(guard) for guard in found)
 
 
 def checked_tasks(tasks: Sequence[str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from samo._errors import NonFiniteError
 from samo.model import Trace
 from samo.tensors import Layout
 
-from ._ascent import ascents
+from ._ascent import Ascent, ascents
 from ._batch import Batch, Losses
 from ._finite import Guard, culprit
 from ._natural import NaturalPoint
@@ -166,8 +166,7 @@ class Step:
 
     def _ascend(self, batch: Batch, point: NaturalPoint | None, use: str) -> TaskGradients:
         """Computes the task gradients at the perturbed points."""
-        setting, guard = self._setting, self._guard
-        shares, world = batch.agreed.shares, setting.world
+        setting, guard, shares = self._setting, self._guard, batch.agreed.shares
         if point is None:
             plan = self._plan(use, "natural gradient", divides=True)
             losses = batch.hand_over()
@@ -178,24 +177,30 @@ class Step:
         plan = self._plan(use, "perturbed gradient", divides=True, remembers=remembers)
         formed: TaskGradients | None = None
         for ascent in ascents(point, batch.tasks):
-            with ascent.displaced():
-                with torch.enable_grad():
-                    found = batch.replay(ascent.group)
-                means = world.ranks.means(ascent.group, found, shares)
-                for task, loss in means.items():
-                    guard.check([task], "perturbed loss", loss)
-                _record(self._perturbed, means, batch.agreed.sizes)
-                if formed is None:
-                    formed = task_gradients(setting, shares, guard, plan, found, ascent.displaced)
-                # The task at fault in a sum can be determined only at the point where it fails.
-                in_sum = len(ascent.group) > 1 and formed.rows is None
-                collect = partial(formed.collect, ascent.group, found)
-                if in_sum:
-                    self._blaming(batch, collect)
-                else:
-                    collect()
+            formed = ascent.displaced(partial(self._evaluate_at, ascent, batch, plan, formed))
             ascent.release()
         assert formed is not None
+        return formed
+
+    def _evaluate_at(
+        self, ascent: Ascent, batch: Batch, plan: Plan, formed: TaskGradients | None
+    ) -> TaskGradients:
+        """Adds the gradients of a group of tasks at their perturbed point."""
+        setting, guard, shares = self._setting, self._guard, batch.agreed.shares
+        with torch.enable_grad():
+            found = batch.replay(ascent.group)
+        means = setting.world.ranks.means(ascent.group, found, shares)
+        for task, loss in means.items():
+            guard.check([task], "perturbed loss", loss)
+        _record(self._perturbed, means, batch.agreed.sizes)
+        if formed is None:
+            formed = task_gradients(setting, shares, guard, plan, found, ascent.displaced)
+        collect = partial(formed.collect, ascent.group, found)
+        # The task at fault in a sum can be determined only at the point where it fails.
+        if len(ascent.group) > 1 and formed.rows is None:
+            self._blaming(batch, collect)
+        else:
+            collect()
         return formed
 
     def _add(self, batch: Batch, gradients: TaskGradients, natural: AtParameters | None) -> None:

@@ -12,10 +12,12 @@ from torch.autograd.graph import Node
 from ._graph import Reached
 from ._journal import During, Journal
 
-Call = tuple[nn.Module, int]
-"""A module, and the number of its earlier calls in the pass."""
-CallNumbers = dict[nn.Module, list[int]]
-"""The indices of calls, in order, by module."""
+Call = tuple[int, int]
+"""The id of a module, and the number of its earlier calls in the pass.
+
+Modules are not keys: their hashes may depend on their state."""
+CallNumbers = dict[int, list[int]]
+"""The indices of calls, in order, by the module's id."""
 
 
 class Observer:
@@ -36,7 +38,7 @@ class Observer:
         enter: Callable[[Call, Call | None], object],
         leave: Callable[[Call, object], object],
     ) -> None:
-        self.counts: Counter[nn.Module] = Counter()
+        self.counts: Counter[int] = Counter()
         self._modules = list(modules)
         self._enter, self._leave = enter, leave
         self._stack: list[Call] = []
@@ -65,15 +67,15 @@ class Observer:
     def _before(self, module: nn.Module, _inputs: object) -> None:
         if torch.compiler.is_compiling():  # the hook must not be compiled
             return
-        call = (module, self.counts[module])
-        self.counts[module] += 1
+        call = (id(module), self.counts[id(module)])
+        self.counts[id(module)] += 1
         self._enter(call, self._stack[-1] if self._stack else None)
         self._stack.append(call)
 
     def _after(self, module: nn.Module, _inputs: object, output: object) -> None:
         if torch.compiler.is_compiling():
             return
-        while (call := self._stack.pop())[0] is not module:
+        while (call := self._stack.pop())[0] != id(module):
             pass  # a call that ended in an exception, which the closure caught
         self._leave(call, output)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from operator import is_
@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.nn import Parameter
 
 from ._calls import Call, CallNumbers, Observer, attributed, nodes_of
 from ._journal import Journal
@@ -55,15 +56,30 @@ class Traced:
 
     Attributes:
         model: The model.
+        guards: Modules outside of the model that closures evaluate.
         known: What was observed in a pass; None before it.
         separable: Whether replays may evaluate some tasks only (see `Draws`).
+        moving: The parameters that natural passes write.
+        displaced: The parameters that were last displaced for replays.
+        differentiates: Whether closures differentiate, so that all evaluations need graphs.
+        in_natural_pass: Whether the natural pass is running.
         journal: What a step has changed.
     """
 
     model: nn.Module
+    guards: Sequence[nn.Module] = ()
     known: Known | None = None
     separable: bool = True
+    moving: list[Parameter] = field(default_factory=list)
+    displaced: Sequence[Parameter] = ()
+    differentiates: bool = False
+    in_natural_pass: bool = False
     journal: Journal = field(default_factory=Journal)
+
+    @property
+    def models(self) -> list[nn.Module]:
+        """The model and the guarded modules."""
+        return [self.model, *self.guards]
 
 
 class Draws:
@@ -85,6 +101,7 @@ class Draws:
 
     Attributes:
         separable: Whether replays may evaluate some tasks only.
+        probing: Whether the conditions are new, so that all has to be observed.
     """
 
     def __init__(
@@ -94,7 +111,7 @@ class Draws:
         generators: Sequence[GlobalGenerator],
         before: States,
     ) -> None:
-        modules = list(_eager_modules(traced.model))
+        modules = list(_eager_modules(traced.models))
         self._traced = traced
         self._generators = generators
         self._before = before
@@ -102,7 +119,7 @@ class Draws:
         known = traced.known
         if known is not None and not _same(self._now, known.conditions):
             known = None
-        self._probing = known is None
+        self.probing = known is None
         # The observed modules and generators: all, until it is known which draw.
         self._watched = modules if known is None else known.drawing
         self._sources = set(before) if known is None else known.drawn
@@ -110,7 +127,7 @@ class Draws:
         self._starts: dict[Call, States] = {}
         self._ends: dict[Call, States] = {}
         self._made: dict[Call, list[Node]] = {}
-        self._scattered: set[nn.Module | None] = set()
+        self._scattered: set[int | None] = set()
         self._after: States = {}
         self._drawn: set[int] = set()
         self.separable = traced.separable
@@ -140,10 +157,11 @@ class Draws:
         self._drawn = drawn_between(self._generators, self._before, after)
         if not self._drawn <= self._sources:
             self._scattered.add(None)
-        self._scattered = {m for m in self._scattered if m is None or any(m.children())}
+        leaves = {id(m) for m in self._watched if next(m.children(), None) is None}
+        self._scattered -= leaves
         drawing = {call[0] for call in self._ends if self._ends[call] is not self._starts[call]}
-        self._drawing = [module for module in self._watched if module in drawing]
-        self._numbers: CallNumbers = {module: [] for module in self._drawing}
+        self._drawing = [module for module in self._watched if id(module) in drawing]
+        self._numbers: CallNumbers = {id(module): [] for module in self._drawing}
         for module, number in sorted(self._made, key=lambda call: call[1]):
             if module in drawing:
                 self._numbers[module].append(number)
@@ -179,7 +197,7 @@ class Draws:
             if call[0] in self._scattered and (then := repeated(call)) is not None:
                 self._compare(self._ends[then])
 
-        observer = Observer(numbers, enter, leave)
+        observer = Observer(self._drawing, enter, leave)
         with observer.observing(self._traced.journal):
             found = evaluate(tasks)
         if None in self._scattered:
@@ -191,7 +209,7 @@ class Draws:
     def learn(self) -> None:
         """Records in `Traced` what the next pass need not find out again."""
         traced = self._traced
-        if self._probing and self._after:
+        if self.probing and self._after:
             traced.known = Known(self._now, self._drawing, self._drawn)
         traced.separable = self.separable
 
@@ -215,16 +233,16 @@ def _same(one: Conditions, other: Conditions) -> bool:
     return flags and all(map(is_, one.modules, other.modules))
 
 
-def _eager_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """Yields the modules of a model that can have hooks: not compiled, nor inside compiled ones."""
-    seen: set[nn.Module] = set()
-    stack = [model]
+def _eager_modules(models: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """Yields the modules that can have hooks: not compiled, nor inside compiled ones."""
+    seen: set[int] = set()
+    stack = list(models)
     while stack:
         module = stack.pop()
         compiled = isinstance(module, torch.jit.ScriptModule) or module._compiled_call_impl
-        if module in seen or compiled:
+        if id(module) in seen or compiled:
             continue
-        seen.add(module)
+        seen.add(id(module))
         yield module
         if not isinstance(module, torch._dynamo.OptimizedModule):
             stack.extend(module.children())

@@ -39,8 +39,9 @@ class Journal:
         """
         if self._undo:
             raise RuntimeError(
-                "A step of this engine is in progress, so it cannot take another one: "
-                "engine.backward must not be called in its own losses closure. Use a second engine."
+                "A step of this engine is in progress, so it cannot take another one: do not call "
+                "engine.backward or engine.check in the engine's own losses closure. Use a second "
+                "engine there."
             )
         try:
             try:

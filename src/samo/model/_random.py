@@ -25,8 +25,9 @@ _WORD = 64
 
 @dataclass(frozen=True)
 class GlobalGenerator:
-    """A global generator: reads its state, sets it, and compares two states."""
+    """A global generator: its name, and functions that read, set and compare its state."""
 
+    name: str
     get: Callable[[], Any]
     set: Callable[[Any], object]
     same: Callable[[Any, Any], bool]
@@ -44,11 +45,12 @@ def global_generators(devices: Iterable[torch.device]) -> list[GlobalGenerator]:
     """
     generators = [
         *torch_generators(devices),
-        GlobalGenerator(random.getstate, random.setstate, lambda a, b: bool(a == b)),
+        GlobalGenerator("random", random.getstate, random.setstate, lambda a, b: bool(a == b)),
     ]
     if (numpy := sys.modules.get("numpy")) is not None:
         generators.append(
             GlobalGenerator(
+                "numpy.random",
                 numpy.random.get_state,
                 numpy.random.set_state,
                 # By value, including a cached second normal number.
@@ -83,12 +85,13 @@ def set_states(
         generators[i].set(states[i])
 
 
-_CPU = GlobalGenerator(torch.get_rng_state, torch.set_rng_state, torch.equal)
+_CPU = GlobalGenerator("torch's generator", torch.get_rng_state, torch.set_rng_state, torch.equal)
 
 
 def _on(device: torch.device) -> GlobalGenerator:
     module = torch.get_device_module(device)
     return GlobalGenerator(
+        f"torch's generator on {device}",
         lambda: module.get_rng_state(device),
         lambda state: module.set_rng_state(state, device),
         torch.equal,

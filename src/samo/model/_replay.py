@@ -1,9 +1,10 @@
 """Replays the evaluation of a model at other points, without lasting effects.
 
 A step evaluates the model many times: once at its parameters (the *natural* pass), and then at
-other points (*replays*). Only the natural pass may change buffers, such as BatchNorm's running
-statistics, and random state. All evaluations must see the same function: the same random numbers
-(dropout masks), and the same buffers on entry.
+other points (*replays*). Only the natural pass may change state: buffers, such as BatchNorm's
+running statistics, parameters that the model writes itself, attributes, and random state. All
+evaluations must see the same function: the same random numbers (dropout masks), and the same state
+on entry.
 """
 
 from __future__ import annotations
@@ -11,15 +12,31 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Self, TypeVar
+from operator import is_
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
+from torch.nn.utils import parametrize
 
+from samo._errors import ClosureError
+
+from ._attributes import Attributes
 from ._draws import Draws, Traced
+from ._journal import During
+from ._parameters import Held
 from ._random import States, global_generators, set_states, states_of, torch_generators
-from ._state import ModelState, devices_of, install, put_back, stand_ins_of, state_of
+from ._state import (
+    ModelState,
+    devices_of,
+    install,
+    put_back,
+    register,
+    replaced,
+    stand_ins_of,
+    state_of,
+)
 
 T = TypeVar("T")
 
@@ -27,7 +44,14 @@ T = TypeVar("T")
 class Trace:
     """Context manager for one natural pass of a model and its replays at other points.
 
-    On exit, buffers, flags and random state are as the natural pass left them.
+    On exit, the state of the model and of the guarded modules is as the natural pass left it:
+    parameters, buffers, flags, attributes and random state.
+
+    Replays start from the state before the natural pass. For parameters that the natural pass
+    writes, its values are known if it wrote them in an earlier step as well, or if the conditions
+    are new (see `Conditions`); else replays start from what the natural pass left. So they do for
+    the parameters that are displaced, and for attributes if the natural pass adds modules or
+    parameters.
 
     Without replays, only the backward passes of the natural graph have to be guarded. They may
     recompute parts of the model (activation checkpointing), which changes buffers and may draw from
@@ -42,15 +66,24 @@ class Trace:
     """
 
     def __init__(self, traced: Traced, *, replays: bool = True) -> None:
-        state = state_of(traced.model)
+        state = state_of(*traced.models)
         self._traced, self._journal = traced, traced.journal
         self._devices = devices_of(state)
         self._generators = (global_generators if replays else torch_generators)(self._devices)
         self._stand_ins = stand_ins_of(state)
         self._before = states_of(self._generators)
+        self._structure = state.structure
+        self._attributes: Attributes | None = None
+        self._initial = Held((), ())
+        self._natural = Held((), ())
         self._draws: Draws | None = None
         if replays:
             self._draws = Draws(traced, self._devices, self._generators, self._before)
+            self._attributes = Attributes(state.modules)
+            copied = state.parameters if self._draws.probing else traced.moving
+            displaced = set(map(id, traced.displaced))
+            sampled = [p for p in state.parameters if id(p) not in displaced]
+            self._initial = Held(state.parameters, copied, sampled)
         self._end: tuple[ModelState, States] | None = None
         self.structure: list[nn.Module | Parameter] = []
 
@@ -68,6 +101,9 @@ class Trace:
         """Restores what the natural pass has left."""
         if self._end is not None:
             state, generators = self._end
+            self._natural.put_back()
+            if self._attributes is not None:
+                self._attributes.put_back()
             put_back(state)
             set_states(self._generators, generators)
             torch.clear_autocast_cache()
@@ -78,32 +114,77 @@ class Trace:
         return self._draws is not None and self._draws.separable
 
     def natural(self, evaluate: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Runs the natural pass, whose effects on buffers and random state remain."""
-        draws = self._draws
-        with nullcontext() if draws is None else draws.recorded():
+        """Runs the natural pass, whose effects on the state remain."""
+        draws, traced = self._draws, self._traced
+        with self._calling(natural=True), nullcontext() if draws is None else draws.recorded():
             losses = evaluate()
-        self._end = kept, after = state_of(self._traced.model), states_of(self._generators)
-        self.structure = kept.structure
+        kept = state_of(*traced.models)
+        self.structure = state_of(traced.model).structure if traced.guards else kept.structure
+        if draws is not None:
+            self._settle(kept)
+        self._end = kept, after = kept, states_of(self._generators)
         if draws is not None:
             draws.settle(after, losses)
         # A backward pass that recomputes (activation checkpointing) must not change buffers either.
         install(self._stand_ins)
         return losses
 
+    def _settle(self, state: ModelState) -> None:
+        """Finds what the natural pass has moved besides buffers."""
+        assert self._attributes is not None
+        moving = {id(p): p for p in [*self._traced.moving, *self._initial.moved()]}
+        self._traced.moving = list(moving.values())
+        self._initial = self._initial.only(self._traced.moving)
+        self._natural = Held(state.parameters, self._traced.moving)
+        same = len(state.structure) == len(self._structure)
+        if same and all(map(is_, state.structure, self._structure)):
+            self._attributes.settle()
+        else:
+            self._attributes = Attributes(state.modules)
+
+    def away(self, displaced: Sequence[Parameter]) -> During:
+        """Returns the context for replays, and their backward passes, at another point.
+
+        Parameters that the model writes start from what they were before the natural pass, and on
+        exit are as it left them.
+
+        Args:
+            displaced: The parameters that are displaced, which start from what it left.
+        """
+        assert self._end is not None
+        kept, _ = self._end
+        self._traced.displaced = displaced
+
+        def restore() -> None:
+            self._natural.put_back()
+            register(kept)
+
+        install = partial(self._initial.install, set(map(id, displaced)))
+        return self._journal.during(install, restore)
+
+    def left(self) -> Held:
+        """Returns the parameters that the replay has written, as it left them."""
+        moved = {id(p): p for p in [*self._traced.moving, *self._natural.written()]}
+        return Held(moved.values(), moved.values())
+
     def rehearse(self, evaluate: Callable[[], T]) -> T:
         """Evaluates in the state before the natural pass, and undoes all effects."""
-        kept, generators = state_of(self._traced.model), global_generators(self._devices)
+        kept, generators = state_of(*self._traced.models), global_generators(self._devices)
         states = states_of(generators)
+        held, attributes = Held(kept.parameters, kept.parameters), Attributes(kept.modules)
 
         def prepare() -> None:
-            install(self._stand_ins)
+            attributes.install_all()
+            self._start()
             set_states(self._generators, self._before)
 
         def restore() -> None:
+            held.put_back()
+            attributes.undo()
             put_back(kept)
             set_states(generators, states)
 
-        with self._journal.during(prepare, restore):
+        with self._journal.during(prepare, restore), self._calling():
             return evaluate()
 
     def replay(
@@ -118,10 +199,44 @@ class Trace:
         Returns:
             The losses. If tasks are missing and `separable` is False afterwards, the random numbers
             may differ from those of the natural pass.
+
+        Raises:
+            ClosureError: If the evaluation replaces trainable parameters.
         """
         # Autocast may have cached low-precision copies of parameters that have changed since.
         torch.clear_autocast_cache()
         if self._draws is None:
             return self.rehearse(partial(evaluate, tasks))
+        self._start()
+        with self._calling():
+            losses = self._draws.repeated(evaluate, tasks)
+        assert self._end is not None
+        if names := replaced(self._end[0]):
+            raise ClosureError(
+                f"Each evaluation registers a new parameter in place of {names[0]!r}, to which no "
+                f"perturbation and no gradient belongs: write to the parameter instead, under "
+                f"torch.no_grad()."
+            )
+        return losses
+
+    def _start(self) -> None:
+        """Installs the state before the natural pass, but for parameters."""
         install(self._stand_ins)
-        return self._draws.repeated(evaluate, tasks)
+        if self._attributes is not None:
+            self._attributes.install()
+
+    def _calling(self, *, natural: bool = False) -> During:
+        """Returns the context of an evaluation.
+
+        It has a cache of its own for ``torch.nn.utils.parametrize.cached``.
+        """
+        module: Any = parametrize
+        traced, cache = self._traced, module._cache
+
+        def begin() -> None:
+            module._cache, traced.in_natural_pass = {}, natural
+
+        def end() -> None:
+            module._cache, traced.in_natural_pass = cache, False
+
+        return self._journal.during(begin, end)
