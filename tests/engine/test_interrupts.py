@@ -37,18 +37,30 @@ class Small(nn.Module):
     def __init__(self, trunk: nn.Module, branch: nn.Module, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.trunk, self.branch, self.heads = trunk, branch, nn.ModuleDict(heads)
-        self.calls = 0
-        self.inside = False
 
     def losses(self, tasks: Sequence[str]) -> dict[str, Tensor]:
-        self.calls, self.inside = self.calls + 1, True
         h = self.trunk(X)
         found = {}
         for task in tasks:
             out = self.heads[task](self.branch(h) if task == "b" else h)
             found[task] = (out - len(found)).square().mean()
-        self.inside = False
         return found
+
+
+class Closure:
+    """The losses of a model; knows whether the natural pass has begun, and whether it has ended."""
+
+    def __init__(self, model: Small, fails_at: int = 0) -> None:
+        self.model, self.fails_at = model, fails_at
+        self.begun = self.ended = 0
+
+    def __call__(self, tasks: Sequence[str]) -> dict[str, Tensor]:
+        self.begun += 1
+        losses = self.model.losses(tasks)
+        self.ended += 1
+        if self.ended == self.fails_at:
+            raise StopIteration("no more")
+        return losses
 
 
 def plain() -> Small:
@@ -104,7 +116,6 @@ def trained(preset: str, name: str) -> tuple[Small, samo.Engine]:
     for number, parameter in enumerate(model.parameters()):
         if number % 2:
             parameter.grad = None
-    model.calls = 0
     return model, engine
 
 
@@ -146,8 +157,8 @@ def equal(one: Any, two: Any) -> bool:
 class Planted:
     """Counts the lines that a step executes, and raises at one of them."""
 
-    def __init__(self, model: Small, at: int | None = None) -> None:
-        self.model, self.at = model, at
+    def __init__(self, closure: Closure, at: int | None = None) -> None:
+        self.closure, self.at = closure, at
         self.lines: list[tuple[str, int]] = []
         self.place: tuple[str, int] | None = None
         self.left: dict[str, Any] | None = None  # by a natural pass that is interrupted
@@ -170,8 +181,8 @@ class Planted:
         if len(self.lines) - 1 == self.at:
             sys.settrace(None)
             self.place = self.lines[-1]
-            if self.model.calls == 1 and self.model.inside:
-                self.left = outside(self.model)
+            if self.closure.begun == 1 and self.closure.ended == 0:
+                self.left = outside(self.closure.model)
             raise KeyboardInterrupt
         return self._reached
 
@@ -181,8 +192,9 @@ def uninterrupted(preset: str, name: str) -> dict[str, Any]:
     """A step without an interrupt: its lines, and what is left after it."""
     model, engine = copies(preset, name)
     torch.manual_seed(4)
-    with Planted(model) as planted:
-        engine.backward(model.losses)
+    closure = Closure(model)
+    with Planted(closure) as planted:
+        engine.backward(closure)
     after = {"outside": outside(model), "gradients": gradients(model, engine)}
     return {**after, "lines": planted.lines, "state": engine.state_dict()}
 
@@ -203,15 +215,16 @@ def check(preset: str, name: str, at: int) -> None:
     torch.manual_seed(4)
     before, kept, state = outside(model), fixed(model), engine.state_dict()
     grads, identities = gradients(model, engine), [id(p.grad) for p in model.parameters()]
+    closure = Closure(model)
     try:
-        with Planted(model, at) as planted:
-            engine.backward(model.losses)
+        with Planted(closure, at) as planted:
+            engine.backward(closure)
     except KeyboardInterrupt as error:
         held = error  # with its traceback, whose frames hold all that is suspended
     assert isinstance(held, KeyboardInterrupt)
     place = planted.place
     assert equal(fixed(model), kept), place
-    left = planted.left or (wanted["outside"] if model.calls else before)
+    left = planted.left or (wanted["outside"] if closure.begun else before)
     assert equal(outside(model), left), place
     found, written = gradients(model, engine), False
     if not equal(found, grads):

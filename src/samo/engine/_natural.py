@@ -75,9 +75,10 @@ def displaced(journal: Journal, *moves: Moves) -> AbstractContextManager[None]:
     for pairs, factor in moves:
         live, directions = list[Tensor](), list[Tensor]()
         for point, direction in pairs:
-            points.append(point)
-            live += point.live
-            directions += direction.tensors
+            if point.live:
+                points.append(point)
+                live += point.live
+                directions += direction.tensors
         if live:
             ways.append((live, directions, factor))
     if not ways:
