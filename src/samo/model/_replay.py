@@ -32,6 +32,7 @@ from ._state import (
     parameters_of,
     put_back,
     register,
+    register_frozen,
     replaced,
     stand_ins_of,
     state_of,
@@ -71,7 +72,7 @@ class Trace:
         self._generators = (global_generators if replays else torch_generators)(self._devices)
         self._stand_ins = stand_ins_of(state)
         self._before = states_of(self._generators)
-        self._structure = state.structure
+        self._entry = state
         self._attributes: Attributes | None = None
         self._initial = Held((), ())
         self._natural = Held((), ())
@@ -131,15 +132,22 @@ class Trace:
         """Finds what the natural pass has moved besides buffers."""
         state, draws = self._kept, self._draws
         assert draws is not None and self._attributes is not None
-        moving = {id(p): p for p in [*self._traced.moving, *self._initial.moved()]}
-        self._traced.moving = list(moving.values())
-        self._initial = self._initial.only(self._traced.moving)
-        self._natural = Held(state.parameters, self._traced.moving)
-        same = len(state.structure) == len(self._structure)
-        if same and all(map(is_, state.structure, self._structure)):
+        self._note(self._initial.moved())
+        moving = self._traced.moving
+        # While the conditions are new, all parameters are held: they may move in replays only, as
+        # the copy of a model does that follows it, as long as they are equal.
+        self._natural = Held(state.parameters, state.parameters if draws.probing else moving)
+        self._initial = self._initial.only(moving)
+        before, after = self._entry.structure, state.structure
+        if len(before) == len(after) and all(map(is_, before, after)):
             self._attributes.settle()
         else:
             self._attributes = Attributes(state.modules)
+
+    def _note(self, moved: Sequence[Parameter]) -> None:
+        """Adds to the parameters that are known to move."""
+        moving = {id(parameter): parameter for parameter in [*self._traced.moving, *moved]}
+        self._traced.moving = list(moving.values())
 
     @contextmanager
     def away(self, displaced: Sequence[Parameter]) -> Iterator[None]:
@@ -152,10 +160,17 @@ class Trace:
             displaced: The parameters that are displaced, which start from what it left.
         """
         self._traced.displaced = displaced
+        skipped = set(map(id, displaced))
+        natural = self._natural
+        others = [parameter for parameter in natural.parameters if id(parameter) not in skipped]
+        self._natural = natural.only([*others, *self._traced.moving])
         try:
-            self._initial.install(set(map(id, displaced)))
+            self._initial.install(skipped)
+            register_frozen(self._entry)
             yield
         finally:
+            if self._draws is not None and self._draws.probing:
+                self._note([p for p in self._natural.moved() if id(p) not in skipped])
             self._natural.put_back()
             register(self._kept)
 
