@@ -214,6 +214,8 @@ def trained(method: Any, steps: int, seed: int) -> Iterator[Tensor]:
         if method.weighs_first:
             weights, gradients_of_method = method.weigh(losses, range(k))
             yield weights
+            risen = losses + torch.rand(k, generator=generator, dtype=torch.float64)
+            method.learn(dict(enumerate(losses)), dict(enumerate(risen)), range(k))
         else:
             _, gradients_of_method = method.tell(losses, range(k))
             yield aggregate_told(method, rows)

@@ -17,6 +17,7 @@ import samo.cli
 from samo import aggregation, benchmarks
 from samo.cli._app import app
 from samo.cli._run_options import RunOptions
+from samo.records import read_json
 from samo.training import PRESETS, SCHEDULES, plan, train
 
 TOY = "tests.toy:Toy"
@@ -65,7 +66,7 @@ def test_train_writes_what_was_asked_for(tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     assert "epoch 1/2" in out
     assert "the best on validation data" in out
-    config = json.loads((tmp_path / "x" / "config.json").read_text())
+    config = read_json(tmp_path / "x" / "config.json")
     expected: dict[str, Any] = {
         "benchmark": TOY,
         "benchmark_options": {"n": 24},

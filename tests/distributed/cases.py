@@ -22,6 +22,7 @@ PRESETS = ["ERM", "GSAM", "LSAM", "FMTL", "SAMO"]
 METHODS = ["ls", "mgda", "fairgrad", "uw", "famo"]
 WRAPPERS = ["plain", "ddp", "fsdp"]
 NOBODY = -1
+SHARED_ONLY = (("rho_own", 0.0),)
 HEADS: dict[str, Any] = {"rho": 0.0, "rho_own": 0.1}
 AT: dict[str, Any] = {"level": "representation"}
 
@@ -82,6 +83,12 @@ VARIANTS = [
     Case("SAMO", "uw", "fsdp", options=(("local", samo.LastLayers(0.5)),)),
     Case("SAMO", "mgda", "ddp", options=(("local", samo.TaskGroups(2)),)),
     Case("SAMO", "fairgrad", "fsdp", options=(("local", samo.TaskGroups(2)), ("alpha", 0.0))),
+    *(
+        Case("GSAM", "fair-rise", wrapper, options=SHARED_ONLY)
+        for wrapper in ("plain", "ddp", "fsdp")
+    ),
+    Case("GSAM", "fair-rise", micro=2, options=SHARED_ONLY),
+    Case("GSAM", "fair-rise", apart=True, options=SHARED_ONLY),
     *(
         Case("MSAM", method, wrapper, options=options)
         for method, wrapper, options in [

@@ -13,6 +13,7 @@ import torch
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 
 import samo
+from samo.records import read_json
 from samo.training import PRESETS, RunError, configured, train
 from samo.training._run import Run
 from tests import toy
@@ -75,8 +76,8 @@ def test_a_preset_with_points_of_its_own_has_one_level(tmp_path: Path) -> None:
 def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
     config = configured(benchmark=TOY, sharpness="gsam", method="mgda")
     results = train(config, tmp_path)
-    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
-    assert json.loads((tmp_path / "config.json").read_text()) == results["config"]
+    assert read_json(tmp_path / "results.json") == json.loads(json.dumps(results))
+    assert read_json(tmp_path / "config.json") == results["config"]
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     for line, record in zip(lines, results["history"], strict=True):
         assert {key: line[key] for key in record} == record

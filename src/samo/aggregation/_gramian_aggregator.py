@@ -30,7 +30,7 @@ class _OfMatrix(Weighting[Matrix]):
 
     def __init__(self, gramian_weighting: Weighting[PSDMatrix]) -> None:
         super().__init__()
-        self.gramian_weighting = gramian_weighting
+        self.weighting = gramian_weighting
 
     def forward(self, matrix: Matrix, /) -> Tensor:
         """Returns the weights, ``[K]``, for the matrix, ``[K, m]``."""
@@ -39,4 +39,4 @@ class _OfMatrix(Weighting[Matrix]):
         for columns in matrix.detach().split(max(1, _BLOCK // max(1, n)), dim=1):
             wide = columns.to(torch.float64)
             gramian.addmm_(wide, wide.T)
-        return self.gramian_weighting(gramian).to(matrix.dtype)
+        return self.weighting(gramian).to(matrix.dtype)

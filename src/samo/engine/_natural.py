@@ -177,6 +177,10 @@ class NaturalPoint:
         self._mean: Vector | None = None
         self._rows: dict[str, tuple[list[Tensor], float]] = {}
         self.estimator: LocalGradient | None = perturbation.estimator if self.shared else None
+        weights = setting.combiner.ascent_weights
+        self._ascent_weights = (
+            None if weights is None else dict(zip(setting.tasks, weights, strict=True))
+        )
 
     @property
     def tasks(self) -> list[str]:
@@ -210,14 +214,17 @@ class NaturalPoint:
     def differentiate_mean(self) -> None:
         """Computes g_0 and η_i by one backward pass from the mean of the natural losses.
 
-        With α = 0 and an exact estimator that does not use g_0, the pass is skipped.
+        For a method with weights in the ascent direction, it is the weighted mean. With α = 0 and
+        an exact estimator that does not use g_0, the pass is skipped.
         """
         exact = self.estimator is not None and self.estimator.exact
         if exact and self.perturbation.alpha == 0 and not self._uses_mean:
             return
         mean = self.workspace.vector("mean", self.point.values.layout)
-        weight = 1 / max(1, len(self.tasks))
-        self._differentiate(self.tasks, weight, mean, range(len(self.shared)), retain=exact)
+        share = 1 / max(1, len(self.tasks))
+        weights = self._ascent_weights
+        factors = {t: share if weights is None else share * weights[t] for t in self.tasks}
+        self._differentiate(factors, mean, range(len(self.shared)), retain=exact)
         if self.estimator is None:
             self.batch.hand_over()  # its graph makes room for the next one
         self._set_mean(mean)
@@ -229,7 +236,8 @@ class NaturalPoint:
         numbers = range(len(self.shared)) if chosen is None else chosen
         gradient, weight = self.fresh(), 1 / len(tasks)
         if not self._rows:
-            self._differentiate(tasks, weight, gradient, numbers, retain=retain)
+            factors = dict.fromkeys(tasks, weight)
+            self._differentiate(factors, gradient, numbers, retain=retain)
             return gradient
         for number, task in enumerate(tasks):
             row, factor = self._rows[task]
@@ -283,21 +291,20 @@ class NaturalPoint:
 
     def _differentiate(
         self,
-        tasks: Sequence[str],
-        weight: float,
+        factors: Mapping[str, Tensor | float],
         shared: Vector,
         chosen: Sequence[int],
         *,
         retain: bool,
     ) -> None:
-        """Fills ``shared`` with ∇_θ of some losses times a weight, and computes missing η_i."""
+        """Fills ``shared`` with ∇_θ of a weighted sum of losses, and computes missing η_i."""
         losses, guard = self.batch.losses, self.guard
-        here = [task for task in tasks if task in losses]
-        own = {task: self._own[task][0] for task in tasks if task not in self.etas}
+        here = [task for task in factors if task in losses]
+        own = {task: self._own[task][0] for task in factors if task not in self.etas}
         gradients = differentiate(
             [losses[task] for task in here],
             [*(self.shared[i] for i in chosen), *(p for ps in own.values() for p in ps)],
-            [guard.seed(losses[task], weight * self.agreed.shares[task]) for task in here],
+            [guard.seed(losses[t], factors[t] * self.agreed.shares[t]) for t in here],
             self.world.placement,
             self._partition,
             retain=retain,

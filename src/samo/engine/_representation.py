@@ -214,7 +214,9 @@ class AtRepresentation(TaskGradients):
         blocks = []
         for z, found in zip(like, terms, strict=True):
             zero = z if len(found) == k else torch.zeros_like(z)
-            block = torch.stack([found.get(i, zero) for i in range(k)]).view(k, -1)
+            block = z.new_empty((k, z.numel()))
+            out = block.view(k, *z.shape)  # in the order of z, whatever strides the terms have
+            torch.stack([found.get(i, zero) for i in range(k)], out=out)
             found.clear()
             if factor is not None:
                 block.mul_(1 / factor.to(block.device))

@@ -59,15 +59,11 @@ class Setting:
     level: Level
     rounded: set[float] = field(default_factory=set)
 
-    @property
-    def replays(self) -> bool:
-        """Whether the losses are evaluated at other points than the natural one."""
-        return self.ascending is not None and self.ascending.moves
-
     def check(self) -> None:
         """Raises ValueError if the options conflict with each other or with the processes."""
         check_world(self.world, self.combiner, self.ascending)
         check_level(self.level, self.combiner, self.ascending, self.world, decompose=self.decompose)
+        check_sharpness(self.combiner, self.perturbation)
 
     def with_rho(self, rho: float) -> Setting:
         """Returns the setting with another radius ρ; raises ValueError if that is invalid."""
@@ -234,6 +230,18 @@ def check_level(
             f"{start}, whose coordinates are those of the batch, but "
             f"aggregator={combining.method!r} relates them to other batches or needs those of all "
             f"ranks: use a method of the Gramian, or level='parameter'."
+        )
+
+
+def check_sharpness(combining: Combiner, perturbation: Displacement | None) -> None:
+    """Raises ValueError if the method needs rises of the losses that the perturbation lacks."""
+    ascending = None if perturbation is None else perturbation.ascending
+    shared_only = ascending is not None and not (ascending.estimator or ascending.own_radius)
+    if combining.sees_sharpness and not shared_only:
+        raise ValueError(
+            f"aggregator={combining.method!r} learns from the rise of the losses along one ε of "
+            f"the shared parameters: use samo.GSAM(.., rho_own=0), that is, a samo.Perturbation "
+            f"with alpha=1 and rho_own=0. Found perturbation={perturbation!r}."
         )
 
 

@@ -7,7 +7,7 @@ from ._moved import moved_by
 from ._parameters import Held
 from ._random import Streams, global_generators, rademacher_, set_states, states_of
 from ._replay import Trace
-from ._state import modules_of, parameters_of, put_back, state_of
+from ._state import devices_of, modules_of, parameters_of, put_back, state_of
 
 __all__ = [
     "Cut",
@@ -17,6 +17,7 @@ __all__ = [
     "Trace",
     "Traced",
     "cut_of",
+    "devices_of",
     "distances",
     "global_generators",
     "modules_of",

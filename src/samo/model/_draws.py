@@ -30,14 +30,6 @@ class Conditions:
     modes: list[bool]
     devices: list[torch.device]
 
-    def same(self, other: Conditions) -> bool:
-        """Whether the others are the same."""
-        return (
-            self.modes == other.modes
-            and self.devices == other.devices
-            and all(map(is_, self.modules, other.modules))
-        )
-
 
 @dataclass
 class Traced:
@@ -107,7 +99,7 @@ class Draws:
         self._generators = generators
         self._before = before
         self._now = Conditions(modules, [module.training for module in modules], devices)
-        self.probing = traced.known is None or not self._now.same(traced.known)
+        self.probing = traced.known is None or not _same(self._now, traced.known)
         # The observed modules and generators: all, until it is known which draw.
         self._watched = modules if self.probing else traced.drawing
         self._sources = set(before) if self.probing else traced.drawn
@@ -217,6 +209,11 @@ class Draws:
         """Checks that the random state here equals that of the natural pass."""
         if drawn_between(self._generators, then, states_of(self._generators, self._drawn)):
             self.separable = False
+
+
+def _same(one: Conditions, other: Conditions) -> bool:
+    flags = one.modes == other.modes and one.devices == other.devices
+    return flags and all(map(is_, one.modules, other.modules))
 
 
 def _eager_modules(models: Iterable[nn.Module]) -> Iterator[nn.Module]:

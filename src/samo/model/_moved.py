@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ._attributes import Attributes
 from ._random import drawn_between, global_generators, states_of
-from ._state import state_of
+from ._state import devices_of, state_of
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ def moved_by(evaluate: Callable[[], T], models: Sequence[nn.Module]) -> tuple[T,
     paths = {id(module): path for path, module in _modules(models)}
     before = {name: (tensor, tensor.detach().clone()) for name, tensor in _tensors(models)}
     attributes = Attributes(state.modules)
-    generators = global_generators(state.devices)
+    generators = global_generators(devices_of(state))
     states = states_of(generators)
     found = evaluate()
     after = dict(_tensors(models))

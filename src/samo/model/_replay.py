@@ -28,8 +28,8 @@ from ._parameters import Held
 from ._random import States, global_generators, set_states, states_of, torch_generators
 from ._state import (
     ModelState,
+    devices_of,
     install,
-    parameters_of,
     put_back,
     register,
     register_frozen,
@@ -68,7 +68,7 @@ class Trace:
     def __init__(self, traced: Traced, *, replays: bool = True) -> None:
         state = state_of(*traced.models)
         self._traced = traced
-        self._devices = state.devices
+        self._devices = devices_of(state)
         self._generators = (global_generators if replays else torch_generators)(self._devices)
         self._stand_ins = stand_ins_of(state)
         self._before = states_of(self._generators)

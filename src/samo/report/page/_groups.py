@@ -72,7 +72,9 @@ class Group:
 def groups(found: Findings) -> list[Group]:
     """Groups all runs: in a comparison by benchmark, others by shared settings.
 
-    At most `_MOST` groups are returned, since each takes about a second to draw; the rest is noted.
+    Returns:
+        The first groups, at most `_MOST`, since each takes about a second to draw. If there are
+        more, this is added to the problems found.
     """
     made = []
     for directory, runs in found.comparisons.items():
@@ -92,12 +94,12 @@ def groups(found: Findings) -> list[Group]:
             )
         made.append(group)
     if rest := made[_MOST:]:
-        runs = sum(len(group.runs) for group in rest)
+        n_runs = sum(len(group.runs) for group in rest)
         found.left_out(
             found.root,
-            f"{runs} runs would need {len(rest)} more tables, because they repeat the configuration "
-            f"of other runs or have other settings: they are in the table of all runs only. Report "
-            f"a subdirectory to compare them.",
+            f"{n_runs} runs would need {len(rest)} more tables, because they repeat or do not "
+            f"share the configuration of the others. They are in the table of all runs only; "
+            f"report a subdirectory to compare them.",
         )
     return made[:_MOST]
 

@@ -59,7 +59,12 @@ def html_page(directory: Path | str, *, published: bool = False) -> Page:
         RunError: If there is no such directory, or it holds no run.
     """
     root = Path(directory)
-    if not root.is_dir():
+    try:
+        there = root.is_dir()
+    except OSError as error:  # for instance, the name is too long
+        shown = plain(str(directory), 80)
+        raise RunError(f"{shown} cannot be read: {error.strerror}.") from error
+    if not there:
         raise RunError(f"{directory} is not a directory: give one that holds runs.")
     found = scan(root)
     if not found.runs and not found.problems:
