@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import torch
@@ -104,6 +104,7 @@ class Replicated(Placement):
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
         self._model = model
         self._ranks = ranks
+        self._flags: list[tuple[DistributedDataParallel, bool, bool]] = []
         self._wrappers = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
         if any(wrapper.static_graph for wrapper in self._wrappers):
             raise ValueError(
@@ -112,16 +113,32 @@ class Replicated(Placement):
             )
 
     def start(self) -> None:
-        """Broadcasts the buffers of rank 0, unless a wrapper has ``broadcast_buffers=False``."""
+        """Disables the wrappers' synchronisation, and broadcasts the buffers of rank 0.
+
+        They are not broadcast if a wrapper has ``broadcast_buffers=False``.
+        """
+        self._flags = [
+            (wrapper, wrapper.require_backward_grad_sync, wrapper.require_forward_param_sync)
+            for wrapper in self._wrappers
+        ]
+        for wrapper in self._wrappers:
+            wrapper.require_backward_grad_sync = False
+            wrapper.require_forward_param_sync = False
         if self._ranks.size > 1 and all(wrapper.broadcast_buffers for wrapper in self._wrappers):
             self._ranks.broadcast_(list(self._model.buffers()))
 
     def settle(self) -> None:
         """Does nothing."""
 
-    def evaluating(self) -> AbstractContextManager[None]:
-        """Disables the wrappers' synchronisation."""
-        return self._silent() if self._wrappers else nullcontext()
+    def evaluated(self) -> None:
+        """Does nothing."""
+
+    def end(self) -> None:
+        """Enables the wrappers' synchronisation."""
+        for wrapper, backward, forward in self._flags:
+            wrapper.require_backward_grad_sync = backward
+            wrapper.require_forward_param_sync = forward
+        self._flags = []
 
     def taking_part(self, losses: Mapping[str, Tensor], agreed: Agreement) -> dict[str, Tensor]:
         """Returns the losses with a positive share."""
@@ -186,22 +203,6 @@ class Replicated(Placement):
         for flat in vector.flats:
             how(flat, streams.on(flat.device))
         return vector
-
-    @contextmanager
-    def _silent(self) -> Iterator[None]:
-        flags = [
-            (wrapper, wrapper.require_backward_grad_sync, wrapper.require_forward_param_sync)
-            for wrapper in self._wrappers
-        ]
-        try:
-            for wrapper in self._wrappers:
-                wrapper.require_backward_grad_sync = False
-                wrapper.require_forward_param_sync = False
-            yield
-        finally:
-            for wrapper, backward, forward in flags:
-                wrapper.require_backward_grad_sync = backward
-                wrapper.require_forward_param_sync = forward
 
 
 def _gradients(

@@ -1,6 +1,6 @@
 """The engine and its steps."""
 
-from ._batch import Losses, confine_autocast, evaluated
+from ._batch import Losses, confined, evaluated
 from ._check import ClosureReport
 from ._claims import Declared, declared_parameters
 from ._engine import Engine
@@ -25,7 +25,7 @@ __all__ = [
     "Step",
     "StepResult",
     "checked_tasks",
-    "confine_autocast",
+    "confined",
     "declared_parameters",
     "displaced",
     "evaluated",

@@ -42,10 +42,10 @@ class Ascent:
 
     @contextmanager
     def displaced(self) -> Iterator[None]:
-        """Holds the parameters at θ + ε and φ_i + η_i.
+        """Context with the parameters at θ + ε and φ_i + η_i.
 
-        The second time, parameters that the model writes itself are as the first replay left them:
-        its graph is differentiated there.
+        The second time, parameters that the model writes itself are as `replay` left them: its
+        graph is differentiated there.
         """
         if not self.tasks:
             yield
@@ -53,20 +53,27 @@ class Ascent:
         natural = self._natural
         direction, factor = self._epsilon
         own = [(natural.own_points[t], natural.etas[t]) for t in self.tasks if t in natural.etas]
-        with (
-            natural.batch.away(natural.displaced),
-            displaced([(natural.point, direction)], factor),
-            displaced(own),
-        ):
+        moves = ([(natural.point, direction)], factor), (own, 1.0)
+        with natural.batch.away(natural.displaced), displaced(natural.journal, *moves):
             if self._left is not None:
                 self._left.put_back()
-            if (rho := natural.perturbation.rho) not in natural.rounded:
+            elif (rho := natural.perturbation.rho) not in natural.rounded:
                 natural.rounded.add(rho)
                 warn_of_rounding(natural.point, direction, factor, rho)
             yield
-            self._left = natural.batch.left()
-        if natural.estimator is not None:
-            natural.workspace.give("direction", direction)
+
+    def replay(self) -> dict[str, Tensor]:
+        """Returns the losses of the group at the displaced point."""
+        batch = self._natural.batch
+        losses = batch.replay(self.group)
+        self._left = batch.left()
+        return losses
+
+    def release(self) -> None:
+        """Frees ε, which belongs to this group alone if there is an estimator."""
+        if self.tasks and self._natural.estimator is not None:
+            direction, _ = self.__dict__.pop("_epsilon")
+            self._natural.workspace.give("direction", direction)
 
     @cached_property
     def _epsilon(self) -> tuple[Vector, float]:
@@ -121,7 +128,7 @@ class Ascent:
         """Returns the mean of the tasks' losses at θ + step · direction."""
         natural, losses = self._natural, dict[str, Tensor]()
         away = natural.batch.away(natural.displaced)
-        with away, displaced([(natural.point, direction)], step):
+        with away, displaced(natural.journal, ([(natural.point, direction)], step)):
             # Copies, since a loss may be a parameter.
             found = natural.batch.replay(self.tasks, graphs=False)
             losses = {task: loss.detach().clone() for task, loss in found.items()}
@@ -146,8 +153,8 @@ class Ascent:
         return total / len(self.tasks) if len(self.tasks) > 1 else total
 
 
-def ascents(natural: NaturalPoint, tasks: Sequence[str]) -> Iterator[Ascent]:
-    """Yields the ascents of a batch: one for all tasks if there is one ε, else one per group."""
+def ascents(natural: NaturalPoint, tasks: Sequence[str]) -> list[Ascent]:
+    """Returns the ascents of a batch: one for all tasks if there is one ε, else one per group."""
     estimator = natural.estimator
     if estimator is None:
         groups = [list(tasks)]
@@ -156,8 +163,7 @@ def ascents(natural: NaturalPoint, tasks: Sequence[str]) -> Iterator[Ascent]:
     else:
         groups = [[task] for task in tasks]
     here = [group for group in groups if not natural.agreed.means.keys().isdisjoint(group)]
-    for group in groups:
-        yield Ascent(natural, group, last=group in here[-1:])
+    return [Ascent(natural, group, last=group in here[-1:]) for group in groups]
 
 
 _FILL: dict[Noise, Fill] = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.nn import Parameter
 from samo._errors import ClosureError
 from samo._numbers import number
 from samo.distributed import Agreement
-from samo.model import Held, Reached, Trace, older_than, sequence_number
+from samo.model import Held, Journal, Reached, Trace, older_than, sequence_number
 
 from ._finite import Guard
 from ._setting import Setting
@@ -158,10 +158,10 @@ class Batch:
             setting.partition.update(losses, setting.world.ranks, setting.world.placement)
 
     def _ask(self, wanted: Sequence[str], *, may_leave_out: bool = False) -> dict[str, Tensor]:
-        with self._setting.world.placement.evaluating():
-            return evaluated(
-                self._closure, wanted, self._setting.tasks, may_leave_out=may_leave_out
-            )
+        tasks = self._setting.tasks
+        losses = evaluated(self._closure, wanted, tasks, may_leave_out=may_leave_out)
+        self._setting.world.placement.evaluated()
+        return losses
 
 
 # The types of devices for which this build of torch has autocast.
@@ -185,39 +185,39 @@ def keep_saved_tensors() -> None:
         dynamo.reset()  # code that was compiled before may overwrite its inputs
 
 
-@contextmanager
-def confine_autocast(closures: Sequence[Losses]) -> Iterator[list[Losses]]:
-    """Disables autocast except inside the closures, which run with the surrounding autocast.
+def confined(
+    closures: Sequence[Losses], journal: Journal
+) -> tuple[list[Losses], AbstractContextManager[None]]:
+    """Confines autocast to the closures of a step.
 
     Autocast is meant for forward passes. Backward passes use the same precision as these, and the
     arithmetic on gradients would overflow in float16.
 
     Args:
         closures: The closures of a step.
+        journal: The journal of the step.
 
-    Yields:
-        The closures to call instead.
+    Returns:
+        The closures to call instead, and a context without autocast.
     """
-    around = [(d, torch.get_autocast_dtype(d)) for d in _AUTOCAST if torch.is_autocast_enabled(d)]
+    around = [device for device in _AUTOCAST if torch.is_autocast_enabled(device)]
     if not around:
-        yield list(closures)
-        return
-    caching = torch.is_autocast_cache_enabled()
+        return list(closures), nullcontext()
+
+    def enable(enabled: bool) -> None:
+        for device in around:
+            torch.set_autocast_enabled(device, enabled)
+
+    on, off = partial(enable, True), partial(enable, False)
 
     def inside(closure: Losses) -> Losses:
         def evaluate(tasks: Sequence[str]) -> Mapping[str, Tensor]:
-            with ExitStack() as stack:
-                for device_type, dtype in around:
-                    region = torch.autocast(device_type, dtype, cache_enabled=caching)
-                    stack.enter_context(region)
+            with journal.during(on, off):
                 return closure(tasks)
 
         return evaluate
 
-    with ExitStack() as stack:
-        for device_type, _ in around:
-            stack.enter_context(torch.autocast(device_type, enabled=False))
-        yield [inside(closure) for closure in closures]
+    return [inside(closure) for closure in closures], journal.during(off, on)
 
 
 def closures_of(losses: Losses | Sequence[Losses]) -> list[Losses]:

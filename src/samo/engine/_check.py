@@ -69,17 +69,25 @@ def check(setting: Setting, closure: Losses) -> ClosureReport:
     """
     traced = setting.traced
     # The engine learns nothing from it.
-    with torch.enable_grad(), Trace(traced, replays=False) as whole:
-        fresh = Traced(traced.model, traced.guards)
-        return whole.rehearse(partial(_twice, setting, fresh, closure))
+    fresh = Traced(traced.model, traced.guards, journal=traced.journal)
+    evaluate = partial(_twice, setting, fresh, closure)
+    placement = setting.world.placement
+
+    def undone() -> ClosureReport:
+        placed = setting.journal.during(placement.start, placement.end)
+        with torch.enable_grad(), placed, Trace(traced, replays=False) as whole:
+            return whole.rehearse(evaluate)
+
+    return setting.journal.run(undone)
 
 
 def _twice(setting: Setting, traced: Traced, closure: Losses) -> ClosureReport:
     moved: list[str] = []
 
     def ask(wanted: Sequence[str]) -> dict[str, Tensor]:
-        with setting.world.placement.evaluating():
-            return evaluated(closure, wanted, setting.tasks, may_leave_out=True)
+        losses = evaluated(closure, wanted, setting.tasks, may_leave_out=True)
+        setting.world.placement.evaluated()
+        return losses
 
     def first_time() -> dict[str, Tensor]:
         losses, names = moved_by(partial(ask, setting.tasks), traced.models)

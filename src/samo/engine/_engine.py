@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import chain
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from samo.aggregation import TorchJDObject, create, method_of
 from samo.distributed import check_ranks, unwrapped, world_of
 from samo.perturbations import Displacement
 
-from ._batch import BatchSize, Losses, closures_of, confine_autocast, sizes_of
+from ._batch import BatchSize, Losses, closures_of, confined, sizes_of
 from ._check import ClosureReport, check
 from ._claims import Declared
 from ._finite import Guard
@@ -37,6 +37,7 @@ from ._setting import (
 )
 from ._state import captured, restored
 from ._step import Step
+from ._write import call_hooks
 
 
 class Engine:
@@ -250,43 +251,53 @@ class Engine:
                 determined (`PartitionError`).
             NonFiniteError: If a loss or gradient is not finite. With a ``grad_scaler`` the result
                 is marked ``overflowed`` instead.
+            RuntimeError: If it is called within a step of the same engine.
 
-        After any exception, parameters, buffers and the global random state are as one natural pass
-        leaves them, ``.grad`` is unchanged, and methods that learn from the losses have not changed
-        their state.
+        After any exception, also an interrupt at any moment, parameters, buffers and the global
+        random state are as one natural pass leaves them, ``.grad`` is unchanged, and the method,
+        the estimator and the engine's random numbers are in the state before the step. Hooks of
+        ``register_post_accumulate_grad_hook`` are called once, when every ``.grad`` is written.
         """
+        journal = self._setting.journal
+        step = journal.run(partial(self._take, losses, batch_size, grad_scaler))
+        call_hooks(step.written)
+        return self._result(step)
+
+    def _take(
+        self,
+        losses: Losses | Sequence[Losses],
+        batch_size: BatchSize | Sequence[BatchSize] | None,
+        grad_scaler: GradScaler | None,
+    ) -> Step:
+        """Takes a step, noting in the journal what it changes."""
         guard = Guard(self._factor(grad_scaler))
         self._join()
-        checked = closures_of(losses)
-        compares = self.level == "representation" and not self._setting.combiner.weighs_first
-        if len(checked) > 1 and compares:
-            raise ValueError(
-                f"losses must be one function for level='representation'; found {len(checked)}. "
-                f"The representations of micro-batches cannot be compared without keeping all "
-                f"graphs: use one batch, or level='parameter'."
-            )
+        setting, checked = self._setting, closures_of(losses)
+        if len(checked) > 1 and self.level == "representation":
+            setting.check_microbatches(len(checked))
         sizes = sizes_of(batch_size, len(checked), self.tasks)
-        with confine_autocast(checked) as closures:
-            step = Step(self._setting, closures, guard, sizes)
-            world = self._setting.world
-            try:
-                with world.ranks.together():
-                    self._check_ranks()
-                    world.placement.start()
-                    with ahead(self._setting), ExitStack() as traces:
+        world, journal = setting.world, setting.journal
+        closures, without_autocast = confined(checked, journal)
+        step = Step(setting, closures, guard, sizes)
+        step.begin()
+        try:
+            with world.ranks.together(), without_autocast:
+                self._check_ranks()
+                with journal.during(world.placement.start, world.placement.end):
+                    with ahead(setting), ExitStack() as traces:
                         step.gather(traces)
                         step.aggregate()
                         step.amplify()
-            except BaseException as error:
-                step.undo()
-                scaled = grad_scaler is not None and grad_scaler.is_enabled()
-                if not (scaled and isinstance(error, NonFiniteError)):
-                    raise
-                self._overflow()
-                return self._result(step, overflowed=True)
-            step.write()
-            self._sizes = step.sizes
-            return self._result(step)
+                    step.write()
+        except NonFiniteError:
+            if grad_scaler is None or not grad_scaler.is_enabled():
+                raise
+            journal.undo()
+            step.overflow()
+            return step
+        journal.note(partial(setattr, self, "_sizes", self._sizes))
+        self._sizes = step.sizes
+        return step
 
     def check(self, losses: Losses) -> ClosureReport:
         """Evaluates a closure twice at the same point, and reports whether the losses differ.
@@ -401,16 +412,16 @@ class Engine:
     def _configuration(self) -> Mapping[str, str]:
         return configuration(self._setting, self.aggregator)
 
-    def _result(self, step: Step, *, overflowed: bool = False) -> StepResult:
+    def _result(self, step: Step) -> StepResult:
         """Returns the result of a step; only the losses if it has overflowed."""
-        update = None if overflowed else step.update
+        update = step.update
         return StepResult(
             step.losses,
             None if update is None else step.perturbed or None,
             None if update is None else update.weights,
             None if update is None else update.gramian,
             None if update is None or update.gramian is None else step.gradients.level,
-            overflowed=overflowed,
+            overflowed=step.overflowed,
             ranks=self._setting.world.ranks.size,
             sync_perturbation=self.sync_perturbation,
         )
@@ -444,11 +455,3 @@ class Engine:
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         factor: Tensor = grad_scaler.scale(torch.ones((), device=device))
         return factor
-
-    def _overflow(self) -> None:
-        """Sets infinite gradients, so that the grad scaler detects the overflow."""
-        partition = self._setting.partition
-        parts = [partition.shared, *partition.own.values(), self.aggregator.parameters()]
-        for parameter in chain.from_iterable(parts):
-            if parameter.requires_grad:
-                parameter.grad = torch.full_like(parameter, torch.inf)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from samo.distributed import Agreement, World
-from samo.model import distances
+from samo.model import Journal, distances
 from samo.perturbations import LocalGradient, Perturbation
 from samo.tensors import Vector, cut, shards
 
@@ -43,13 +43,6 @@ class Point:
     values: Vector
     parameters: list[Tensor]
 
-    def restore(self) -> None:
-        """Writes the copied values, and puts back where the parameters are stored."""
-        torch._foreach_copy_(self.live, self.values.tensors)
-        for parameter, live in zip(self.parameters, self.live, strict=True):
-            if parameter.data_ptr() != live.data_ptr():
-                parameter.data = live
-
 
 def point_of(parameters: Sequence[Tensor], values: Vector) -> Point:
     """Returns the current point of parameters; copies their values to ``values``."""
@@ -64,34 +57,51 @@ def split(point: Point, counts: Sequence[int]) -> list[Point]:
     return list(map(Point, cut(point.live, counts), values, cut(point.parameters, counts)))
 
 
-@contextmanager
-def displaced(moves: Iterable[tuple[Point, Vector]], step: float = 1.0) -> Iterator[None]:
-    """Moves parameters to ``values + step * direction``, and restores them on exit."""
-    pairs = list(moves)
-    live = [tensor for point, _ in pairs for tensor in point.live]
-    directions = [tensor for _, direction in pairs for tensor in direction.tensors]
-    if not live:
-        yield
-        return
-    try:
-        torch._foreach_add_(live, directions, alpha=step)
-        yield
-    finally:
-        for point, _ in pairs:
-            point.restore()
+Moves = tuple[Iterable[tuple[Point, Vector]], float]
+"""Points and directions, with a factor of the directions."""
 
 
-@contextmanager
-def ahead(setting: Setting) -> Iterator[None]:
-    """Holds the parameters where a step evaluates the losses, and restores them on exit.
+def displaced(journal: Journal, *moves: Moves) -> AbstractContextManager[None]:
+    """Returns a context with the parameters at ``values + factor * direction``."""
+    ways: list[tuple[list[Tensor], list[Tensor], float]] = []
+    points: list[Point] = []
+    for pairs, factor in moves:
+        live, directions = list[Tensor](), list[Tensor]()
+        for point, direction in pairs:
+            points.append(point)
+            live += point.live
+            directions += direction.tensors
+        if live:
+            ways.append((live, directions, factor))
+    if not ways:
+        return nullcontext()
+
+    def move() -> None:
+        for tensors, directions, factor in ways:
+            torch._foreach_add_(tensors, directions, alpha=factor)
+
+    return journal.during(move, partial(_restore, points))
+
+
+def _restore(points: Sequence[Point]) -> None:
+    """Writes the copied values, and puts back where the parameters are stored."""
+    live = [tensor for point in points for tensor in point.live]
+    torch._foreach_copy_(live, [value for point in points for value in point.values.tensors])
+    parameters = [parameter for point in points for parameter in point.parameters]
+    for parameter, its in zip(parameters, live, strict=True):
+        if parameter.data_ptr() != its.data_ptr():
+            parameter.data = its
+
+
+def ahead(setting: Setting) -> AbstractContextManager[None]:
+    """Returns a context with the parameters where a step evaluates the losses.
 
     With a running mean v of past gradients, this is w - ρ v/‖v‖; else the parameters w themselves.
     All that a step computes until it writes is computed there.
     """
     perturbation, mean, workspace = setting.perturbation, setting.mean, setting.workspace
     if perturbation is None or mean is None or perturbation.rho == 0:
-        yield
-        return
+        return nullcontext()
     known = {
         name: parameter
         for name, parameter in setting.traced.model.named_parameters()
@@ -104,9 +114,8 @@ def ahead(setting: Setting) -> Iterator[None]:
     direction.copy_([value_of[id(parameter)] for parameter in parameters]).hadamard_(masks)
     point = point_of(parameters, workspace.vector("values ahead", layout))
     _, factor = perturbation.to_radius_(direction, point.values, perturbation.rho)
-    with displaced([(point, direction)], -factor):
-        torch.clear_autocast_cache()  # it may have copies of the parameters from before
-        yield
+    torch.clear_autocast_cache()  # it may have copies of the parameters
+    return displaced(setting.journal, ([(point, direction)], -factor))
 
 
 def learn(setting: Setting, guard: Guard, found: Sequence[tuple[Parameter, Tensor]]) -> None:
@@ -119,6 +128,7 @@ def learn(setting: Setting, guard: Guard, found: Sequence[tuple[Parameter, Tenso
         gradients = tuple(gradient * inverse.to(gradient.device) for gradient in gradients)
     whole = map(setting.world.placement.as_gradient, gradients, parameters)
     names = [setting.partition.names[id(parameter)] for parameter in parameters]
+    setting.journal.note(partial(setattr, setting.mean, "values", setting.mean.values))
     setting.mean.learn(dict(zip(names, whole, strict=True)))
 
 
@@ -138,6 +148,7 @@ class NaturalPoint:
         world: The processes that perturb along one gradient.
         agreed: The tasks of these processes, with their losses.
         workspace: The storage.
+        journal: The journal of the step.
         rounded: The radii for which it is known whether rounding takes a part of ε away.
         shared: The shared parameters that are perturbed.
         names: Their names.
@@ -159,7 +170,7 @@ class NaturalPoint:
         if not self.world.sync_perturbation:
             self.world = self.world.alone(setting.traced.model)
             self.agreed = self.world.ranks.agree(batch.losses, batch.agreed.sizes, news=False)
-        self.workspace = setting.workspace
+        self.workspace, self.journal = setting.workspace, setting.journal
         self.rounded = setting.rounded
         self._partition = partition
         self.shared, self._masks = self._select(partition.shared, perturbation.rho)

@@ -112,7 +112,7 @@ class AtRepresentation(TaskGradients):
         at: At = nullcontext,
     ) -> None:
         super().__init__(setting, shares, guard, plan)
-        self._cut, self._at = cut, at
+        self._cut, self._at, self._journal = cut, at, setting.journal
         self._losses: list[Tensor] = []  # if they are needed again
         self._dtype = setting.workspace.gradient_dtype
 
@@ -138,7 +138,7 @@ class AtRepresentation(TaskGradients):
                     receive(task, cut.roots[task], seeds[task])
             above = [task for task in group if task not in cut.roots]
             own = [parameter for task in above for parameter in self._own[task]]
-            with cut.observed(above, receive):
+            with cut.observed(above, receive, self._journal):
                 found = placement.differentiate(
                     [losses[task] for task in above],
                     own,

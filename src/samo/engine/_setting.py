@@ -15,7 +15,7 @@ from torch.distributed import ProcessGroup
 
 from samo.aggregation import Combiner, TorchJDObject, combiner
 from samo.distributed import World, unwrapped, world_of
-from samo.model import Streams, Traced
+from samo.model import Journal, Streams, Traced
 from samo.perturbations import Displacement, Perturbation, RunningMean
 from samo.tensors import Workspace
 
@@ -59,11 +59,25 @@ class Setting:
     level: Level
     rounded: set[float] = field(default_factory=set)
 
+    @property
+    def journal(self) -> Journal:
+        """What the step in progress has changed."""
+        return self.traced.journal
+
     def check(self) -> None:
         """Raises ValueError if the options conflict with each other or with the processes."""
         check_world(self.world, self.combiner, self.ascending)
         check_level(self.level, self.combiner, self.ascending, self.world, decompose=self.decompose)
         check_sharpness(self.combiner, self.perturbation)
+
+    def check_microbatches(self, count: int) -> None:
+        """Raises ValueError if several micro-batches cannot be compared at the representation."""
+        if not self.combiner.weighs_first:
+            raise ValueError(
+                f"losses must be one function for level='representation'; found {count}. "
+                f"The representations of micro-batches cannot be compared without keeping all "
+                f"graphs: use one batch, or level='parameter'."
+            )
 
     def with_rho(self, rho: float) -> Setting:
         """Returns the setting with another radius ρ; raises ValueError if that is invalid."""

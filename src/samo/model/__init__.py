@@ -3,6 +3,7 @@
 from ._cut import Cut, cut_of
 from ._draws import Traced
 from ._graph import Reached, distances, older_than, sequence_number
+from ._journal import During, Journal
 from ._moved import moved_by
 from ._parameters import Held
 from ._random import Streams, global_generators, rademacher_, set_states, states_of
@@ -11,7 +12,9 @@ from ._state import devices_of, modules_of, parameters_of, put_back, state_of
 
 __all__ = [
     "Cut",
+    "During",
     "Held",
+    "Journal",
     "Reached",
     "Streams",
     "Trace",

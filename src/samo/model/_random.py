@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ._journal import Journal
+
+T = TypeVar("T")
 
 States = dict[int, Any]
 """The states of global generators, by their index in the list."""
@@ -147,20 +150,27 @@ class Streams:
         seed = torch.randint(1 << 62, (), generator=self.on(device)).item()
         return Streams(int(seed) + rank)
 
-    @contextmanager
-    def as_global(self, devices: Iterable[torch.device]) -> Iterator[None]:
-        """Context in which torch's global generators draw from these streams."""
+    def as_global(
+        self, devices: Iterable[torch.device], draw: Callable[[], T], journal: Journal
+    ) -> T:
+        """Calls a function, for which torch's global generators draw from these streams."""
         generators = {torch.device("cpu"): _CPU}
         generators |= {d: _on(d) for d in devices if d.type not in ("cpu", "meta")}
         outside = {device: generator.get() for device, generator in generators.items()}
-        try:
+
+        def take_over() -> None:
             for device, generator in generators.items():
                 generator.set(self.on(device).get_state())
-            yield
-        finally:
+
+        def put_back() -> None:
+            for device, generator in generators.items():
+                generator.set(outside[device])
+
+        with journal.during(take_over, put_back):
+            found = draw()
             for device, generator in generators.items():
                 self.on(device).set_state(generator.get())
-                generator.set(outside[device])
+            return found
 
     def _name(self, device: torch.device) -> str:
         """Returns a name that is the same on all ranks, which may use different devices."""

@@ -9,11 +9,11 @@ on entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence, Set
+from contextlib import nullcontext
 from functools import partial
 from operator import is_
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from samo._errors import ClosureError
 
 from ._attributes import Attributes
 from ._draws import Draws, Traced
+from ._journal import During
 from ._parameters import Held
 from ._random import States, global_generators, set_states, states_of, torch_generators
 from ._state import (
@@ -67,7 +68,7 @@ class Trace:
 
     def __init__(self, traced: Traced, *, replays: bool = True) -> None:
         state = state_of(*traced.models)
-        self._traced = traced
+        self._traced, self._journal = traced, traced.journal
         self._devices = devices_of(state)
         self._generators = (global_generators if replays else torch_generators)(self._devices)
         self._stand_ins = stand_ins_of(state)
@@ -84,23 +85,29 @@ class Trace:
             displaced = set(map(id, traced.displaced))
             sampled = [p for p in state.parameters if id(p) not in displaced]
             self._initial = Held(state.parameters, copied, sampled)
-        self._after: States | None = None
-        self._kept: ModelState
+        self._end: tuple[ModelState, States] | None = None
         self.structure: list[nn.Module | Parameter] = []
 
     def __enter__(self) -> Self:
+        self._journal.note(self._restore)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._after is not None:
+        self._restore()
+        if self._draws is not None:
+            self._draws.learn()
+        self._journal.forget(self._restore)
+
+    def _restore(self) -> None:
+        """Restores what the natural pass has left."""
+        if self._end is not None:
+            state, generators = self._end
             self._natural.put_back()
             if self._attributes is not None:
                 self._attributes.put_back()
-            put_back(self._kept)
-            set_states(self._generators, self._after)
+            put_back(state)
+            set_states(self._generators, generators)
             torch.clear_autocast_cache()
-        if self._draws is not None:
-            self._draws.learn()
 
     @property
     def separable(self) -> bool:
@@ -110,28 +117,23 @@ class Trace:
     def natural(self, evaluate: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Runs the natural pass, whose effects on the state remain."""
         draws, traced = self._draws, self._traced
-        traced.in_natural_pass = True
-        try:
-            with own_cache(), nullcontext() if draws is None else draws.recorded():
-                losses = evaluate()
-        finally:
-            traced.in_natural_pass = False
-        self._kept = state_of(*traced.models)
-        self.structure = state_of(traced.model).structure if traced.guards else self._kept.structure
+        flag = partial(setattr, traced, "in_natural_pass")
+        counts = self._journal.during(partial(flag, True), partial(flag, False))
+        with self._own_cache(), counts, nullcontext() if draws is None else draws.recorded():
+            losses = evaluate()
+        kept, after = state_of(*traced.models), states_of(self._generators)
+        self.structure = state_of(traced.model).structure if traced.guards else kept.structure
         if draws is not None:
-            self._settle()
-            self._after = states_of(self._generators)
-            draws.settle(self._after, losses)
-        else:
-            self._after = states_of(self._generators)
+            self._settle(kept, draws)
+            draws.settle(after, losses)
+        self._end = kept, after
         # A backward pass that recomputes (activation checkpointing) must not change buffers either.
         install(self._stand_ins)
         return losses
 
-    def _settle(self) -> None:
+    def _settle(self, state: ModelState, draws: Draws) -> None:
         """Finds what the natural pass has moved besides buffers."""
-        state, draws = self._kept, self._draws
-        assert draws is not None and self._attributes is not None
+        assert self._attributes is not None
         self._note(self._initial.moved())
         moving = self._traced.moving
         # While the conditions are new, all parameters are held: they may move in replays only, as
@@ -149,9 +151,8 @@ class Trace:
         moving = {id(parameter): parameter for parameter in [*self._traced.moving, *moved]}
         self._traced.moving = list(moving.values())
 
-    @contextmanager
-    def away(self, displaced: Sequence[Parameter]) -> Iterator[None]:
-        """Context for replays at a point that is not the natural one, and their backward passes.
+    def away(self, displaced: Sequence[Parameter]) -> During:
+        """Returns a context for replays at other points, and their backward passes.
 
         Parameters that the model writes start from what they were before the natural pass, and on
         exit are as it left them.
@@ -164,15 +165,18 @@ class Trace:
         natural = self._natural
         others = [parameter for parameter in natural.parameters if id(parameter) not in skipped]
         self._natural = natural.only([*others, *self._traced.moving])
-        try:
-            self._initial.install(skipped)
-            register_frozen(self._entry)
-            yield
-        finally:
-            if self._draws is not None and self._draws.probing:
-                self._note([p for p in self._natural.moved() if id(p) not in skipped])
-            self._natural.put_back()
-            register(self._kept)
+        return self._journal.during(partial(self._leave, skipped), partial(self._return, skipped))
+
+    def _leave(self, displaced: Set[int]) -> None:
+        self._initial.install(displaced)
+        register_frozen(self._entry)
+
+    def _return(self, displaced: Set[int]) -> None:
+        if self._draws is not None and self._draws.probing:
+            self._note([p for p in self._natural.moved() if id(p) not in displaced])
+        self._natural.put_back()
+        if self._end is not None:
+            register(self._end[0])
 
     def left(self) -> Held:
         """Returns the parameters that the replay has written, as it left them."""
@@ -184,17 +188,20 @@ class Trace:
         kept, generators = state_of(*self._traced.models), global_generators(self._devices)
         states = states_of(generators)
         held, attributes = Held(kept.parameters, kept.parameters), Attributes(kept.modules)
-        try:
+
+        def prepare() -> None:
             attributes.install_all()
             self._start()
             set_states(self._generators, self._before)
-            with own_cache():
-                return evaluate()
-        finally:
+
+        def restore() -> None:
             held.put_back()
             attributes.undo()
             put_back(kept)
             set_states(generators, states)
+
+        with self._journal.during(prepare, restore), self._own_cache():
+            return evaluate()
 
     def replay(
         self, evaluate: Callable[[Sequence[str]], dict[str, Tensor]], tasks: Sequence[str]
@@ -217,9 +224,9 @@ class Trace:
         if self._draws is None:
             return self.rehearse(partial(evaluate, tasks))
         self._start()
-        with own_cache(), self._draws.repeated(tasks):
-            losses = evaluate(tasks)
-        if names := replaced(self._kept):
+        with self._own_cache():
+            losses = self._draws.repeated(evaluate, tasks)
+        if self._end is not None and (names := replaced(self._end[0])):
             raise ClosureError(
                 f"Each evaluation registers a new parameter in place of {names[0]!r}, to which no "
                 f"perturbation and no gradient belongs: write to the parameter instead, under "
@@ -233,13 +240,7 @@ class Trace:
         if self._attributes is not None:
             self._attributes.install()
 
-
-@contextmanager
-def own_cache() -> Iterator[None]:
-    """Gives an evaluation a cache of its own for ``torch.nn.utils.parametrize.cached``."""
-    module: Any = parametrize
-    outside, module._cache = module._cache, {}
-    try:
-        yield
-    finally:
-        module._cache = outside
+    def _own_cache(self) -> During:
+        """Gives an evaluation a cache of its own for ``torch.nn.utils.parametrize.cached``."""
+        keep = partial(setattr, parametrize, "_cache")
+        return self._journal.during(partial(keep, {}), partial(keep, parametrize._cache))
