@@ -44,7 +44,7 @@ class Ascent:
     def displaced(self, compute: Callable[[], T]) -> T:
         """Calls a function with the parameters at θ + ε and φ_i + η_i.
 
-        The second time, parameters that the model writes itself are as the first replay left them:
+        The second time, parameters that the model writes itself are as `replay` left them:
         its graph is differentiated there.
 
         Args:
@@ -63,12 +63,17 @@ class Ascent:
         with away, at:
             if self._left is not None:
                 self._left.put_back()
-            if (rho := natural.perturbation.rho) not in natural.rounded:
+            elif (rho := natural.perturbation.rho) not in natural.rounded:
                 natural.rounded.add(rho)
                 warn_of_rounding(natural.point, direction, factor, rho)
-            found = compute()
-            self._left = natural.batch.left()
-        return found
+            return compute()
+
+    def replay(self) -> dict[str, Tensor]:
+        """Returns the losses of the group at the displaced point."""
+        batch = self._natural.batch
+        losses = batch.replay(self.group)
+        self._left = batch.left()
+        return losses
 
     def release(self) -> None:
         """Frees ε, which belongs to this group alone if there is an estimator."""

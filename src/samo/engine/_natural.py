@@ -43,13 +43,6 @@ class Point:
     values: Vector
     parameters: list[Tensor]
 
-    def restore(self) -> None:
-        """Writes the copied values, and puts back where the parameters are stored."""
-        torch._foreach_copy_(self.live, self.values.tensors)
-        for parameter, live in zip(self.parameters, self.live, strict=True):
-            if parameter.data_ptr() != live.data_ptr():
-                parameter.data = live
-
 
 def point_of(parameters: Sequence[Tensor], values: Vector) -> Point:
     """Returns the current point of parameters; copies their values to ``values``."""
@@ -70,29 +63,34 @@ Moves = tuple[Iterable[tuple[Point, Vector]], float]
 
 def displaced(journal: Journal, *moves: Moves) -> AbstractContextManager[None]:
     """Returns a context with the parameters at ``values + factor * direction``."""
-    points: list[Point] = []
     ways: list[tuple[list[Tensor], list[Tensor], float]] = []
+    points: list[Point] = []
     for pairs, factor in moves:
         live, directions = list[Tensor](), list[Tensor]()
         for point, direction in pairs:
-            if point.live:
-                points.append(point)
-                live += point.live
-                directions += direction.tensors
+            points.append(point)
+            live += point.live
+            directions += direction.tensors
         if live:
             ways.append((live, directions, factor))
     if not ways:
         return nullcontext()
 
     def move() -> None:
-        for live, directions, factor in ways:
-            torch._foreach_add_(live, directions, alpha=factor)
+        for tensors, directions, factor in ways:
+            torch._foreach_add_(tensors, directions, alpha=factor)
 
-    def restore() -> None:
-        for point in points:
-            point.restore()
+    return journal.during(move, partial(_restore, points))
 
-    return journal.during(move, restore)
+
+def _restore(points: Sequence[Point]) -> None:
+    """Writes the copied values, and puts back where the parameters are stored."""
+    live = [tensor for point in points for tensor in point.live]
+    torch._foreach_copy_(live, [value for point in points for value in point.values.tensors])
+    parameters = [parameter for point in points for parameter in point.parameters]
+    for parameter, its in zip(parameters, live, strict=True):
+        if parameter.data_ptr() != its.data_ptr():
+            parameter.data = its
 
 
 def ahead(setting: Setting) -> AbstractContextManager[None]:

@@ -188,7 +188,7 @@ class Step:
         """Adds the gradients of a group of tasks at their perturbed point."""
         setting, guard, shares = self._setting, self._guard, batch.agreed.shares
         with torch.enable_grad():
-            found = batch.replay(ascent.group)
+            found = ascent.replay()
         means = setting.world.ranks.means(ascent.group, found, shares)
         for task, loss in means.items():
             guard.check([task], "perturbed loss", loss)

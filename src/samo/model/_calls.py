@@ -29,7 +29,7 @@ class Observer:
         leave: Called with a call and the module's output after it.
 
     Attributes:
-        counts: The number of calls by module.
+        counts: The number of calls by the id of the module.
     """
 
     def __init__(
@@ -67,8 +67,9 @@ class Observer:
     def _before(self, module: nn.Module, _inputs: object) -> None:
         if torch.compiler.is_compiling():  # the hook must not be compiled
             return
-        call = (id(module), self.counts[id(module)])
-        self.counts[id(module)] += 1
+        key = id(module)
+        call = (key, self.counts[key])
+        self.counts[key] += 1
         self._enter(call, self._stack[-1] if self._stack else None)
         self._stack.append(call)
 

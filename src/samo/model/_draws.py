@@ -59,22 +59,22 @@ class Traced:
         guards: Modules outside of the model that closures evaluate.
         known: What was observed in a pass; None before it.
         separable: Whether replays may evaluate some tasks only (see `Draws`).
+        journal: What a step has changed.
         moving: The parameters that natural passes write.
         displaced: The parameters that were last displaced for replays.
         differentiates: Whether closures differentiate, so that all evaluations need graphs.
         in_natural_pass: Whether the natural pass is running.
-        journal: What a step has changed.
     """
 
     model: nn.Module
     guards: Sequence[nn.Module] = ()
     known: Known | None = None
     separable: bool = True
+    journal: Journal = field(default_factory=Journal)
     moving: list[Parameter] = field(default_factory=list)
     displaced: Sequence[Parameter] = ()
     differentiates: bool = False
     in_natural_pass: bool = False
-    journal: Journal = field(default_factory=Journal)
 
     @property
     def models(self) -> list[nn.Module]:

@@ -9,11 +9,11 @@ on entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import nullcontext
 from functools import partial
 from operator import is_
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from ._state import (
     install,
     put_back,
     register,
+    register_frozen,
     replaced,
     stand_ins_of,
     state_of,
@@ -72,7 +73,7 @@ class Trace:
         self._generators = (global_generators if replays else torch_generators)(self._devices)
         self._stand_ins = stand_ins_of(state)
         self._before = states_of(self._generators)
-        self._structure = state.structure
+        self._entry = state
         self._attributes: Attributes | None = None
         self._initial = Held((), ())
         self._natural = Held((), ())
@@ -116,34 +117,42 @@ class Trace:
     def natural(self, evaluate: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Runs the natural pass, whose effects on the state remain."""
         draws, traced = self._draws, self._traced
-        with self._calling(natural=True), nullcontext() if draws is None else draws.recorded():
+        flag = partial(setattr, traced, "in_natural_pass")
+        counts = self._journal.during(partial(flag, True), partial(flag, False))
+        with self._own_cache(), counts, nullcontext() if draws is None else draws.recorded():
             losses = evaluate()
-        kept = state_of(*traced.models)
+        kept, after = state_of(*traced.models), states_of(self._generators)
         self.structure = state_of(traced.model).structure if traced.guards else kept.structure
         if draws is not None:
-            self._settle(kept)
-        self._end = kept, after = kept, states_of(self._generators)
-        if draws is not None:
+            self._settle(kept, draws)
             draws.settle(after, losses)
+        self._end = kept, after
         # A backward pass that recomputes (activation checkpointing) must not change buffers either.
         install(self._stand_ins)
         return losses
 
-    def _settle(self, state: ModelState) -> None:
+    def _settle(self, state: ModelState, draws: Draws) -> None:
         """Finds what the natural pass has moved besides buffers."""
         assert self._attributes is not None
-        moving = {id(p): p for p in [*self._traced.moving, *self._initial.moved()]}
-        self._traced.moving = list(moving.values())
-        self._initial = self._initial.only(self._traced.moving)
-        self._natural = Held(state.parameters, self._traced.moving)
-        same = len(state.structure) == len(self._structure)
-        if same and all(map(is_, state.structure, self._structure)):
+        self._note(self._initial.moved())
+        moving = self._traced.moving
+        # While the conditions are new, all parameters are held: they may move in replays only, as
+        # the copy of a model does that follows it, as long as they are equal.
+        self._natural = Held(state.parameters, state.parameters if draws.probing else moving)
+        self._initial = self._initial.only(moving)
+        before, after = self._entry.structure, state.structure
+        if len(before) == len(after) and all(map(is_, before, after)):
             self._attributes.settle()
         else:
             self._attributes = Attributes(state.modules)
 
+    def _note(self, moved: Sequence[Parameter]) -> None:
+        """Adds to the parameters that are known to move."""
+        moving = {id(parameter): parameter for parameter in [*self._traced.moving, *moved]}
+        self._traced.moving = list(moving.values())
+
     def away(self, displaced: Sequence[Parameter]) -> During:
-        """Returns the context for replays, and their backward passes, at another point.
+        """Returns a context for replays at other points, and their backward passes.
 
         Parameters that the model writes start from what they were before the natural pass, and on
         exit are as it left them.
@@ -151,16 +160,23 @@ class Trace:
         Args:
             displaced: The parameters that are displaced, which start from what it left.
         """
-        assert self._end is not None
-        kept, _ = self._end
         self._traced.displaced = displaced
+        skipped = set(map(id, displaced))
+        natural = self._natural
+        others = [parameter for parameter in natural.parameters if id(parameter) not in skipped]
+        self._natural = natural.only([*others, *self._traced.moving])
+        return self._journal.during(partial(self._leave, skipped), partial(self._return, skipped))
 
-        def restore() -> None:
-            self._natural.put_back()
-            register(kept)
+    def _leave(self, displaced: Set[int]) -> None:
+        self._initial.install(displaced)
+        register_frozen(self._entry)
 
-        install = partial(self._initial.install, set(map(id, displaced)))
-        return self._journal.during(install, restore)
+    def _return(self, displaced: Set[int]) -> None:
+        if self._draws is not None and self._draws.probing:
+            self._note([p for p in self._natural.moved() if id(p) not in displaced])
+        self._natural.put_back()
+        if self._end is not None:
+            register(self._end[0])
 
     def left(self) -> Held:
         """Returns the parameters that the replay has written, as it left them."""
@@ -184,7 +200,7 @@ class Trace:
             put_back(kept)
             set_states(generators, states)
 
-        with self._journal.during(prepare, restore), self._calling():
+        with self._journal.during(prepare, restore), self._own_cache():
             return evaluate()
 
     def replay(
@@ -208,10 +224,9 @@ class Trace:
         if self._draws is None:
             return self.rehearse(partial(evaluate, tasks))
         self._start()
-        with self._calling():
+        with self._own_cache():
             losses = self._draws.repeated(evaluate, tasks)
-        assert self._end is not None
-        if names := replaced(self._end[0]):
+        if self._end is not None and (names := replaced(self._end[0])):
             raise ClosureError(
                 f"Each evaluation registers a new parameter in place of {names[0]!r}, to which no "
                 f"perturbation and no gradient belongs: write to the parameter instead, under "
@@ -225,18 +240,7 @@ class Trace:
         if self._attributes is not None:
             self._attributes.install()
 
-    def _calling(self, *, natural: bool = False) -> During:
-        """Returns the context of an evaluation.
-
-        It has a cache of its own for ``torch.nn.utils.parametrize.cached``.
-        """
-        module: Any = parametrize
-        traced, cache = self._traced, module._cache
-
-        def begin() -> None:
-            module._cache, traced.in_natural_pass = {}, natural
-
-        def end() -> None:
-            module._cache, traced.in_natural_pass = cache, False
-
-        return self._journal.during(begin, end)
+    def _own_cache(self) -> During:
+        """Gives an evaluation a cache of its own for ``torch.nn.utils.parametrize.cached``."""
+        keep = partial(setattr, parametrize, "_cache")
+        return self._journal.during(partial(keep, {}), partial(keep, parametrize._cache))

@@ -116,6 +116,18 @@ def register(state: ModelState) -> None:
             _register(now, registered)
 
 
+def register_frozen(state: ModelState) -> None:
+    """Registers the frozen parameters of a state in place of frozen ones that replaced them."""
+    for module, registered in zip(state.modules, state.registered, strict=True):
+        now = module._parameters
+        if len(now) == len(registered) and all(map(is_, now.values(), registered.values())):
+            continue
+        for name, before in registered.items():
+            after = now.get(name)
+            if None not in (before, after) and not (before.requires_grad or after.requires_grad):
+                now[name] = before
+
+
 @dataclass
 class StandIns:
     """Copies of a model's buffers, on which replays run.
