@@ -260,7 +260,7 @@ class Engine:
         """
         journal = self._setting.journal
         step = journal.run(partial(self._take, losses, batch_size, grad_scaler))
-        call_hooks(step.written)
+        journal.run(partial(call_hooks, journal, step.written))
         return self._result(step)
 
     def _take(

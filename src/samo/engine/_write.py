@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from samo.model import Journal
 from samo.tensors import shards
 
 from ._finite import Guard
@@ -83,11 +84,15 @@ def overflow(setting: Setting) -> None:
     _replace(setting, [(p, torch.full_like(p, torch.inf)) for p in trainable])
 
 
-def call_hooks(parameters: Sequence[Parameter]) -> None:
+def call_hooks(journal: Journal, parameters: Sequence[Parameter]) -> None:
     """Calls the hooks of ``register_post_accumulate_grad_hook``, as ``Tensor.backward`` does."""
-    with torch.no_grad():
-        for parameter in parameters:
-            for hook in tuple((parameter._post_accumulate_grad_hooks or {}).values()):
+    hooked = [parameter for parameter in parameters if parameter._post_accumulate_grad_hooks]
+    if not hooked:
+        return
+    set_grad, enabled = torch.set_grad_enabled, torch.is_grad_enabled()
+    with journal.during(partial(set_grad, False), partial(set_grad, enabled)):
+        for parameter in hooked:
+            for hook in tuple(parameter._post_accumulate_grad_hooks.values()):
                 hook(parameter)
 
 
