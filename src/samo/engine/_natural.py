@@ -118,20 +118,6 @@ def ahead(setting: Setting) -> AbstractContextManager[None]:
     return displaced(setting.journal, ([(point, direction)], -factor))
 
 
-def learn(setting: Setting, guard: Guard, found: Sequence[tuple[Parameter, Tensor]]) -> None:
-    """Adds the gradients of a step, which have the scale of the grad scaler, to the mean."""
-    if setting.mean is None:
-        return
-    parameters, gradients = zip(*found, strict=True)
-    if guard.factor is not None:
-        inverse = 1 / guard.factor
-        gradients = tuple(gradient * inverse.to(gradient.device) for gradient in gradients)
-    whole = map(setting.world.placement.as_gradient, gradients, parameters)
-    names = [setting.partition.names[id(parameter)] for parameter in parameters]
-    setting.journal.note(partial(setattr, setting.mean, "values", setting.mean.values))
-    setting.mean.learn(dict(zip(names, whole, strict=True)))
-
-
 class NaturalPoint:
     """The natural point of one batch, and the gradients of its losses there.
 

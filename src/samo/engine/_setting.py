@@ -42,6 +42,7 @@ class Setting:
         traced: The model, with facts about its natural passes.
         workspace: Storage that is reused from step to step.
         level: Where task gradients are compared.
+        journal: What the step in progress has changed.
         rounded: The radii for which it is known whether rounding takes a part of ε away.
     """
 
@@ -57,12 +58,8 @@ class Setting:
     traced: Traced
     workspace: Workspace
     level: Level
+    journal: Journal
     rounded: set[float] = field(default_factory=set)
-
-    @property
-    def journal(self) -> Journal:
-        """What the step in progress has changed."""
-        return self.traced.journal
 
     def check(self) -> None:
         """Raises ValueError if the options conflict with each other or with the processes."""
@@ -145,7 +142,7 @@ def make_setting(
         # Both share the parameters that the optimizer trains.
         learnt = {id(p): p for p in aggregator.parameters()}
         flat = combiner(copy.deepcopy(aggregator, learnt), len(tasks))
-    streams = Streams(int(seed))
+    streams, journal = Streams(int(seed)), Journal()
     world = world_of(model, tasks, process_group, streams, sync_perturbation=sync_perturbation)
     setting = Setting(
         tasks=tasks,
@@ -157,9 +154,10 @@ def make_setting(
         flat_combiner=flat,
         partition=partition,
         world=world,
-        traced=Traced(unwrapped(model), guards),
+        traced=Traced(unwrapped(model), guards, journal=journal),
         workspace=Workspace(world.placement.global_sum, gradient_dtype),
         level=level,
+        journal=journal,
     )
     setting.check()
     return setting

@@ -14,10 +14,12 @@ from samo.model import Journal
 from samo.tensors import shards
 
 from ._finite import Guard
-from ._natural import learn
 from ._setting import Setting
 from ._task_gradients import TaskGradients
 from ._update import Update
+
+Pairs = Sequence[tuple[Parameter, Tensor]]
+"""Parameters with their gradients."""
 
 
 def write(
@@ -51,7 +53,21 @@ def write(
     return [parameter for parameter, _ in pairs]
 
 
-def accumulate(setting: Setting, pairs: Sequence[tuple[Parameter, Tensor]]) -> None:
+def learn(setting: Setting, guard: Guard, found: Pairs) -> None:
+    """Adds the gradients of a step, which have the scale of the grad scaler, to the mean."""
+    if setting.mean is None:
+        return
+    parameters, gradients = zip(*found, strict=True)
+    if guard.factor is not None:
+        inverse = 1 / guard.factor
+        gradients = tuple(gradient * inverse.to(gradient.device) for gradient in gradients)
+    whole = map(setting.world.placement.as_gradient, gradients, parameters)
+    names = [setting.partition.names[id(parameter)] for parameter in parameters]
+    setting.journal.note(partial(setattr, setting.mean, "values", setting.mean.values))
+    setting.mean.learn(dict(zip(names, whole, strict=True)))
+
+
+def accumulate(setting: Setting, pairs: Pairs) -> None:
     """Adds gradients to ``.grad`` as ``Tensor.backward`` does; the journal undoes it.
 
     A ``.grad`` keeps its identity, unless it cannot be written to.
