@@ -13,7 +13,8 @@ from samo.model import Held, rademacher_
 from samo.perturbations import Noise
 from samo.tensors import Vector, wide
 
-from ._natural import NaturalPoint, displaced
+from ._natural import NaturalPoint
+from ._point import displaced
 from ._rounding import warn_of_rounding
 
 T = TypeVar("T")
