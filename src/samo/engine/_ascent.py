@@ -73,7 +73,8 @@ class Ascent:
         """Returns the losses of the group at the displaced point."""
         batch = self._natural.batch
         losses = batch.replay(self.group)
-        self._left = batch.left()
+        if self._natural.returns:
+            self._left = batch.left()
         return losses
 
     def release(self) -> None:

@@ -81,6 +81,7 @@ class NaturalPoint:
         agreed: The tasks of these processes, with their losses.
         workspace: The storage.
         journal: The journal of the step.
+        returns: Whether the graph of a replay is differentiated at its point a second time.
         rounded: The radii for which it is known whether rounding takes a part of ε away.
         shared: The shared parameters that are perturbed.
         names: Their names.
@@ -104,6 +105,7 @@ class NaturalPoint:
             self.agreed = self.world.ranks.agree(batch.losses, batch.agreed.sizes, news=False)
         self.workspace, self.journal = setting.workspace, setting.journal
         self.rounded = setting.rounded
+        self.returns = setting.level == "representation"
         self._partition = partition
         self.shared, self._masks = self._select(partition.shared, perturbation.rho)
         self.names = [partition.names[id(parameter)] for parameter in self.shared]
