@@ -35,7 +35,7 @@ def test_compare_reports_the_mean_over_the_last_epochs(tmp_path: Path) -> None:
     )
     (results,) = [train(cell.config, tmp_path / cell.path) for cell in cells]
     command = ["compare", TOY, "--sharpness", "erm", "--seeds", "1", "--no-stl", "--epochs", "3"]
-    command += ["--schedule", "cosine", "--average-last", "2", "--out", str(tmp_path)]
+    command += ["--schedule", "cosine", "--average-last", "2", "--ema", "0", "--out", str(tmp_path)]
     code, _, err = run(*command)
     assert (code, err) == (0, "")
     table = (tmp_path / "table.md").read_text()

@@ -239,7 +239,7 @@ def test_a_checkpoint_of_another_model(tmp_path: Path) -> None:
     interrupted(tmp_path)
     path = tmp_path / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
-    state["model"]["trunk.0.weight"] = torch.zeros(3, 3)
+    state["models"]["raw"]["trunk.0.weight"] = torch.zeros(3, 3)
     torch.save(state, path)
     assert "does not fit this version of the benchmark" in refusal(tmp_path)
 
