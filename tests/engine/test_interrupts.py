@@ -52,13 +52,15 @@ class Closure:
 
     def __init__(self, model: Small, fails_at: int = 0) -> None:
         self.model, self.fails_at = model, fails_at
-        self.begun = self.ended = 0
+        self.begun = self.ended = self.failed_at = 0
+        self.planted: Planted | None = None
 
     def __call__(self, tasks: Sequence[str]) -> dict[str, Tensor]:
         self.begun += 1
         losses = self.model.losses(tasks)
         self.ended += 1
         if self.ended == self.fails_at:
+            self.failed_at = len(self.planted.lines) if self.planted else 0
             raise StopIteration("no more")
         return losses
 
@@ -104,7 +106,10 @@ CASES = [(preset, name) for preset in PRESETS for name in MODELS]
 
 def copies(preset: str, name: str) -> tuple[Small, samo.Engine]:
     """A model and an engine that has taken a step; every second parameter has a ``.grad``."""
-    return copy.deepcopy(trained(preset, name))
+    model, engine = copy.deepcopy(trained(preset, name))
+    for parameter in list(model.parameters())[::2]:
+        parameter.grad = torch.full_like(parameter, 0.7)
+    return model, engine
 
 
 @cache
@@ -113,9 +118,6 @@ def trained(preset: str, name: str) -> tuple[Small, samo.Engine]:
     model = MODELS[name]().double()
     engine = PRESETS[preset](model)
     engine.backward(model.losses)
-    for number, parameter in enumerate(model.parameters()):
-        if number % 2:
-            parameter.grad = None
     return model, engine
 
 
@@ -262,3 +264,39 @@ def test_at_some_lines(preset, name):
 def test_at_every_line(preset, name):
     for at in places(preset, name):
         check(preset, name, at)
+
+
+@pytest.mark.parametrize("preset", ["GSAM", "SAMO", "MSAM", "representation"])
+def test_at_lines_that_undo_a_step_which_has_failed(preset):
+    """The closure fails in its last call; then an interrupt arrives while this is undone."""
+    model, engine = copies(preset, "noisy")
+    torch.manual_seed(4)
+    closure = Closure(model)
+    engine.backward(closure)
+    last = closure.ended
+    starts: list[int] = []
+
+    def attempt(at: int | None) -> Planted:
+        model, engine = copies(preset, "noisy")
+        torch.manual_seed(4)
+        kept, state, grads = fixed(model), engine.state_dict(), gradients(model, engine)
+        closure = Closure(model, fails_at=last)
+        with (
+            pytest.raises((StopIteration, KeyboardInterrupt)) as caught,
+            Planted(closure, at) as it,
+        ):
+            closure.planted = it
+            engine.backward(closure)
+        assert caught.type is (StopIteration if at is None else KeyboardInterrupt)
+        starts.append(closure.failed_at)
+        assert equal(fixed(model), kept), it.place
+        # An interrupt in the only pass leaves what that pass has changed, in any case.
+        assert equal(outside(model), uninterrupted(preset, "noisy")["outside"]) or last == 1
+        assert equal(engine.state_dict(), state), it.place
+        assert equal(gradients(model, engine), grads), it.place
+        return it
+
+    count = len(attempt(None).lines)
+    assert count - starts[0] > 20
+    for at in range(starts[0], count, 1 + (count - starts[0]) // 40):
+        attempt(at)
