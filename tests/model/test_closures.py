@@ -1,4 +1,4 @@
-"""Whatever a closure moves, a step leaves it as one natural pass does; replays start from before."""
+"""Whatever a closure moves, a step leaves it as one natural pass does."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_gradients_are_those_of_the_normalised_point(name: str, alpha: float) ->
         for n, value in start.items():
             named[n].data.copy_(value)
         mean = torch.autograd.grad(
-            sum(losses(other, TASKS).values()) / 3, [named[n] for n in trunk]
+            torch.stack([*losses(other, TASKS).values()]).mean(), [named[n] for n in trunk]
         )
         for n, value in start.items():
             named[n].data.copy_(value)
@@ -313,7 +313,7 @@ class Viewed(nn.Module):
         self.register_buffer("whole", whole)
         self.register_buffer("part", whole[1:5])
 
-    def _apply(self, fn, recurse=True):  # noqa: ANN001, ANN202 - the part stays a part
+    def _apply(self, fn, recurse=True):  # the part stays a part
         super()._apply(fn, recurse)
         self.part = self.whole[1:5]
         return self
@@ -419,7 +419,8 @@ def test_attributes_move_once(preset: str) -> None:
         wanted = expected.model.get_submodule("trunk")
         assert isinstance(wanted, Remembers)
         same(trunk.state, wanted.state)
-        assert trunk.history is history and trunk.still is still
+        assert trunk.history is history
+        assert trunk.still is still
 
 
 def test_all_evaluations_start_from_the_same_attributes() -> None:
@@ -493,15 +494,14 @@ class Nested(nn.Module):
         super().__init__()
         self.linear = nn.Linear(5, 4)
         self.outer = Odd()
-        self.outer.inner = Odd()
+        self.inner = Odd()
+        self.outer.add_module("inner", self.inner)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.outer.inner(self.outer(self.linear(x)))
+        return self.inner(self.outer(self.linear(x)))
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: nn.Sequential(nn.Linear(5, 4), Odd()), Twins, Nested]
-)
+@pytest.mark.parametrize("make", [lambda: nn.Sequential(nn.Linear(5, 4), Odd()), Twins, Nested])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_modules_are_known_by_identity(preset: str, make: Callable[[], nn.Module]) -> None:
     model = model_of(make)

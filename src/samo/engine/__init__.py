@@ -5,8 +5,8 @@ from ._check import ClosureReport
 from ._claims import Declared, declared_parameters
 from ._engine import Engine
 from ._finite import Guard
-from ._natural import Point, displaced, point_of
 from ._partition import Assignment, Partition
+from ._point import Point, displaced, point_of
 from ._result import StepResult
 from ._setting import Level, Setting, checked_tasks, make_setting, stable_repr
 from ._step import Step

@@ -13,7 +13,8 @@ from samo.model import Held, rademacher_
 from samo.perturbations import Noise
 from samo.tensors import Vector, wide
 
-from ._natural import NaturalPoint, displaced
+from ._natural import NaturalPoint
+from ._point import displaced
 from ._rounding import warn_of_rounding
 
 T = TypeVar("T")
@@ -72,7 +73,8 @@ class Ascent:
         """Returns the losses of the group at the displaced point."""
         batch = self._natural.batch
         losses = batch.replay(self.group)
-        self._left = batch.left()
+        if self._natural.returns:
+            self._left = batch.left()
         return losses
 
     def release(self) -> None:

@@ -105,6 +105,9 @@ class Batch:
 
         Returns:
             The losses by task.
+
+        Raises:
+            RuntimeError: If the closure raises it.
         """
         here = [task for task in tasks if task in self.losses]
         if not here:
@@ -127,10 +130,8 @@ class Batch:
     def _is_partial(
         self, losses: Mapping[str, Tensor], ask: Callable[[], Mapping[str, Tensor]]
     ) -> bool:
-        """Whether another evaluation has operations in common with the natural pass.
-
-        Operations may be numbered as if they were older, if other threads recorded them.
-        """
+        """Whether another evaluation has operations in common with the natural pass."""
+        # Operations that other threads recorded may be numbered as if they were older.
         with torch.enable_grad():
             again = Reached(self._trace.rehearse(ask).values())
         return not Reached(losses.values()).operations.isdisjoint(again.operations)

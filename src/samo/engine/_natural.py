@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property, partial
 
 import torch
@@ -12,85 +11,18 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from samo.distributed import Agreement, World
-from samo.model import Journal, distances
+from samo.model import distances
 from samo.perturbations import LocalGradient, Perturbation
-from samo.tensors import Vector, cut, shards
+from samo.tensors import Vector, cut
 
 from ._batch import Batch
 from ._finite import Guard
+from ._point import Point, displaced, point_of, split
 from ._setting import Setting
 from ._task_gradients import AtParameters, differentiate
 
 # Farther from a loss than any parameter that it reaches.
 _FAR = 1 << 40
-
-
-@dataclass(frozen=True)
-class Point:
-    """Parameters, and a copy of their values to restore.
-
-    A parameter that the model stores elsewhere (``parameter.data = ..``) is stored here again.
-    Values are written through ``.data``, which autograd does not track: a graph recorded at the
-    point stays valid, since its saved parameters are restored bit for bit before backward.
-
-    Attributes:
-        live: The tensors that are written to.
-        values: The copy.
-        parameters: The parameters.
-    """
-
-    live: list[Tensor]
-    values: Vector
-    parameters: list[Tensor]
-
-
-def point_of(parameters: Sequence[Tensor], values: Vector) -> Point:
-    """Returns the current point of parameters; copies their values to ``values``."""
-    its = shards(parameters)
-    live = [shard.data for shard in its]
-    return Point(live, values.copy_(live), list(its))
-
-
-def split(point: Point, counts: Sequence[int]) -> list[Point]:
-    """Splits a point into the points of consecutive parameters, ``counts`` at a time."""
-    values = point.values.layout.sections(point.values, counts)
-    return list(map(Point, cut(point.live, counts), values, cut(point.parameters, counts)))
-
-
-Moves = tuple[Iterable[tuple[Point, Vector]], float]
-"""Points and directions, with a factor of the directions."""
-
-
-def displaced(journal: Journal, *moves: Moves) -> AbstractContextManager[None]:
-    """Returns a context with the parameters at ``values + factor * direction``."""
-    ways: list[tuple[list[Tensor], list[Tensor], float]] = []
-    points: list[Point] = []
-    for pairs, factor in moves:
-        live, directions = list[Tensor](), list[Tensor]()
-        for point, direction in pairs:
-            points.append(point)
-            live += point.live
-            directions += direction.tensors
-        if live:
-            ways.append((live, directions, factor))
-    if not ways:
-        return nullcontext()
-
-    def move() -> None:
-        for tensors, directions, factor in ways:
-            torch._foreach_add_(tensors, directions, alpha=factor)
-
-    return journal.during(move, partial(_restore, points))
-
-
-def _restore(points: Sequence[Point]) -> None:
-    """Writes the copied values, and puts back where the parameters are stored."""
-    live = [tensor for point in points for tensor in point.live]
-    torch._foreach_copy_(live, [value for point in points for value in point.values.tensors])
-    parameters = [parameter for point in points for parameter in point.parameters]
-    for parameter, its in zip(parameters, live, strict=True):
-        if parameter.data_ptr() != its.data_ptr():
-            parameter.data = its
 
 
 def ahead(setting: Setting) -> AbstractContextManager[None]:
@@ -135,6 +67,7 @@ class NaturalPoint:
         agreed: The tasks of these processes, with their losses.
         workspace: The storage.
         journal: The journal of the step.
+        returns: Whether the graph of a replay is differentiated at its point a second time.
         rounded: The radii for which it is known whether rounding takes a part of ε away.
         shared: The shared parameters that are perturbed.
         names: Their names.
@@ -158,6 +91,7 @@ class NaturalPoint:
             self.agreed = self.world.ranks.agree(batch.losses, batch.agreed.sizes, news=False)
         self.workspace, self.journal = setting.workspace, setting.journal
         self.rounded = setting.rounded
+        self.returns = setting.level == "representation"
         self._partition = partition
         self.shared, self._masks = self._select(partition.shared, perturbation.rho)
         self.names = [partition.names[id(parameter)] for parameter in self.shared]

@@ -9,7 +9,7 @@ import torch
 
 from samo.tensors import Vector
 
-from ._natural import Point
+from ._point import Point
 
 _LOW = (torch.bfloat16, torch.float16)
 # Below this share of ε, it is said what is lost.

@@ -15,6 +15,7 @@ Slot = tuple[int, str]
 """The number of a module, and the name of one of its attributes."""
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_HELD = frozenset({Tensor, list, dict})
 _ABSENT: Any = object()
 
 
@@ -72,8 +73,9 @@ class Attributes:
         self._after: dict[Slot, Any] = {}
         copies: dict[int, Tensor] = {}
         for number, entries in enumerate(self._before):
-            for name, value in entries.items():
-                if type(value) in (Tensor, list, dict) and name not in _OF_EVERY_MODULE:
+            for name in entries.keys() - _OF_EVERY_MODULE:
+                value = entries[name]
+                if type(value) in _HELD:
                     self._hold((number, name), value, copies)
 
     @property

@@ -52,7 +52,7 @@ class Reached:
 
 def sequence_number() -> int:
     """Returns a number that operations recorded from now on, in this thread, do not fall below."""
-    number: int = torch._C._autograd._get_sequence_nr()  # type: ignore[attr-defined]
+    number: int = torch._C._autograd._get_sequence_nr()
     return number
 
 

@@ -58,6 +58,6 @@ def _tensors(models: Sequence[nn.Module]) -> Iterator[tuple[str, Tensor]]:
 
 def _differ(before: tuple[Tensor, Tensor] | None, after: Tensor | None) -> bool:
     if before is None or after is None:
-        return before is not after
+        return (before is None) != (after is None)
     tensor, copy = before
     return tensor is not after or tensor.shape != copy.shape or not torch.equal(tensor, copy)

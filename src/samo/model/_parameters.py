@@ -57,6 +57,8 @@ class Held:
 
     def only(self, parameters: Iterable[Parameter]) -> Held:
         """Returns the same, but with the copied values of some parameters only."""
+        if not self._values:
+            return self
         which = set(map(id, parameters))
         found = copy.copy(self)
         found._values = {i: v for i, v in self._values.items() if id(self.parameters[i]) in which}

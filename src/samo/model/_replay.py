@@ -31,6 +31,7 @@ from ._state import (
     ModelState,
     devices_of,
     install,
+    parameters_of,
     put_back,
     register,
     register_frozen,
@@ -85,6 +86,7 @@ class Trace:
             displaced = set(map(id, traced.displaced))
             sampled = [p for p in state.parameters if id(p) not in displaced]
             self._initial = Held(state.parameters, copied, sampled)
+        self._replaces = False
         self._end: tuple[ModelState, States] | None = None
         self.structure: list[nn.Module | Parameter] = []
 
@@ -140,8 +142,9 @@ class Trace:
         # the copy of a model does that follows it, as long as they are equal.
         self._natural = Held(state.parameters, state.parameters if draws.probing else moving)
         self._initial = self._initial.only(moving)
-        before, after = self._entry.structure, state.structure
-        if len(before) == len(after) and all(map(is_, before, after)):
+        before, after = self._entry.parameters, state.parameters
+        self._replaces = len(before) != len(after) or not all(map(is_, before, after))
+        if not self._replaces or len(self._entry.structure) == len(state.structure):
             self._attributes.settle()
         else:
             self._attributes = Attributes(state.modules)
@@ -162,20 +165,21 @@ class Trace:
         """
         self._traced.displaced = displaced
         skipped = set(map(id, displaced))
-        natural = self._natural
-        others = [parameter for parameter in natural.parameters if id(parameter) not in skipped]
-        self._natural = natural.only([*others, *self._traced.moving])
+        if self._draws is not None and self._draws.probing:
+            held = [p for p in self._natural.parameters if id(p) not in skipped]
+            self._natural = self._natural.only([*held, *self._traced.moving])
         return self._journal.during(partial(self._leave, skipped), partial(self._return, skipped))
 
     def _leave(self, displaced: Set[int]) -> None:
         self._initial.install(displaced)
-        register_frozen(self._entry)
+        if self._replaces:
+            register_frozen(self._entry)
 
     def _return(self, displaced: Set[int]) -> None:
         if self._draws is not None and self._draws.probing:
             self._note([p for p in self._natural.moved() if id(p) not in displaced])
         self._natural.put_back()
-        if self._end is not None:
+        if self._replaces and self._end is not None:
             register(self._end[0])
 
     def left(self) -> Held:
@@ -226,13 +230,21 @@ class Trace:
         self._start()
         with self._own_cache():
             losses = self._draws.repeated(evaluate, tasks)
-        if self._end is not None and (names := replaced(self._end[0])):
+        if self._end is not None and (names := self._replaced(self._end[0])):
             raise ClosureError(
                 f"Each evaluation registers a new parameter in place of {names[0]!r}, to which no "
                 f"perturbation and no gradient belongs: write to the parameter instead, under "
                 f"torch.no_grad()."
             )
         return losses
+
+    def _replaced(self, state: ModelState) -> list[str]:
+        """Returns the names of trainable parameters in whose place others are registered now."""
+        now = parameters_of(state.modules)
+        if len(now) == len(state.parameters) and all(map(is_, now, state.parameters)):
+            return []
+        self._replaces = True
+        return replaced(state)
 
     def _start(self) -> None:
         """Installs the state before the natural pass, but for parameters."""

@@ -124,8 +124,9 @@ def register_frozen(state: ModelState) -> None:
             continue
         for name, before in registered.items():
             after = now.get(name)
-            if None not in (before, after) and not (before.requires_grad or after.requires_grad):
-                now[name] = before
+            if before is None or after is None or before.requires_grad or after.requires_grad:
+                continue
+            now[name] = before
 
 
 @dataclass
@@ -179,7 +180,7 @@ def together(tensors: Sequence[Tensor]) -> list[Tensor]:
         if place not in storages:
             storages[place] = tensor.untyped_storage().clone()
         like = tensor.new_empty(0)
-        like.set_(storages[place], tensor.storage_offset(), tensor.shape, tensor.stride())  # type: ignore[call-overload]
+        like.set_(storages[place], tensor.storage_offset(), tensor.shape, tensor.stride())
         found.append(like)
     return found
 
@@ -206,6 +207,6 @@ def _alike(copy: Tensor, value: Tensor) -> bool:
 
 def _register(owner: dict[str, V], entry: dict[str, V]) -> None:
     for name, tensor in entry.items():
-        owner[name] = tensor
+        owner[name] = tensor  # noqa: PERF403 - scripted modules have no ``update``
     for name in owner.keys() - entry.keys():
         del owner[name]
