@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -48,8 +47,16 @@ class Placement(ABC):
         """Ensures that the parameters registered in the model are those that the engine knows."""
 
     @abstractmethod
-    def evaluating(self) -> AbstractContextManager[None]:
-        """Returns the context for each call of the user's closure."""
+    def evaluated(self) -> None:
+        """Is called after each call of the user's closure."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Prepares this process for evaluations."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Restores what `begin`, evaluations and backward passes change, at any moment of them."""
 
     @abstractmethod
     def taking_part(self, losses: Mapping[str, Tensor], agreed: Agreement) -> dict[str, Tensor]:

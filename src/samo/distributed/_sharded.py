@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
+from torch.utils.hooks import RemovableHandle
 
+from samo._errors import explained
 from samo.model import Streams
 from samo.tensors import Vector, assembled, local, part_of
 
@@ -45,6 +46,8 @@ class Sharded(Placement):
         self._reshard()
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._size = ranks.size
+        self._silent: list[RemovableHandle] = []
+        self._outside: list[tuple[Parameter, Tensor | None]] = []
         self._behind: dict[int, int] = {}
         self._gathered: dict[int, Tensor] = {}
         self.global_sum = ranks.total
@@ -64,13 +67,17 @@ class Sharded(Placement):
         """Registers the shards in place of gathered parameters."""
         self._recover()
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Frees the gathered parameters after each evaluation, since the shards will change."""
-        try:
-            yield
-        finally:
-            self._reshard()
+    def evaluated(self) -> None:
+        """Frees the gathered parameters, since the shards will change."""
+        self._reshard()
+
+    def begin(self) -> None:
+        """Does nothing."""
+
+    def end(self) -> None:
+        """Frees the gathered parameters; restores ``.grad`` after an interrupted backward pass."""
+        self._recover()
+        self._restore()
 
     def taking_part(self, losses: Mapping[str, Tensor], agreed: Agreement) -> dict[str, Tensor]:
         """Returns all losses: every rank takes part in the collective operations of each task."""
@@ -138,15 +145,12 @@ class Sharded(Placement):
             The shards of the gradients.
         """
         starts = list(map(get_gradient_edge, losses))
-        silent = [start.node.register_prehook(lambda g: (None,) * len(g)) for start in starts]
         zeros = [torch.zeros_like(loss) for loss in losses]
-        try:
-            found = self._backward([*starts, *edges], [*zeros, *cotangents], parameters)
-            self._reshard()
-            return found
-        finally:
-            for handle in silent:
-                handle.remove()
+        for start in starts:
+            self._silent.append(start.node.register_prehook(lambda g: (None,) * len(g)))
+        found = self._backward([*starts, *edges], [*zeros, *cotangents], parameters)
+        self._reshard()
+        return found
 
     def as_gradient(self, part: Tensor, parameter: Tensor) -> Tensor:
         """Returns the ``DTensor`` of which this rank holds the shard."""
@@ -198,6 +202,14 @@ class Sharded(Placement):
         for gathered in self._gathered.values():
             gathered.grad = None
 
+    def _restore(self) -> None:
+        """Removes the hooks of a backward pass, and restores ``.grad``."""
+        for handle in self._silent:
+            handle.remove()
+        for parameter, gradient in self._outside:
+            parameter.grad = gradient
+        self._silent, self._outside = [], []
+
     def _backward(
         self,
         starts: Sequence[GradientEdge],
@@ -207,16 +219,20 @@ class Sharded(Placement):
         *,
         retain: bool = False,
     ) -> list[Tensor | None]:
-        before = [parameter.grad for parameter in self._parameters]
+        self._outside = [(parameter, parameter.grad) for parameter in self._parameters]
         for parameter in self._parameters:
             parameter.grad = None
         try:
-            torch.autograd.backward(starts, seeds, retain_graph=retain, inputs=ends or None)  # type: ignore[arg-type]
+            try:
+                torch.autograd.backward(starts, seeds, retain_graph=retain, inputs=ends or None)  # type: ignore[arg-type]
+            except RuntimeError as error:
+                if (explanation := explained(error)) is error:
+                    raise
+                raise explanation from error
             found = [None if p.grad is None else local(p.grad) for p in parameters]
             return [None if gradient is None else gradient.mul_(self._size) for gradient in found]
         finally:
-            for parameter, gradient in zip(self._parameters, before, strict=True):
-                parameter.grad = gradient
+            self._restore()
 
     def _leaves(self, parameters: Sequence[Parameter]) -> list[Tensor]:
         if any(id(parameter) not in self._gathered for parameter in parameters):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
 from itertools import chain
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -71,19 +72,30 @@ class Together(Ranks):
         self._met = False
         self._settled = False
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self) -> AbstractContextManager[None]:
         """Announces an exception in its body to the other ranks, and raises theirs."""
+        return _Meeting(self)
+
+    def meet(self) -> None:
+        """Waits for the other ranks before the first step."""
         if not self._met:
             self._meet()
         self._settled = False
+
+    def part(self, error: BaseException | None) -> None:
+        """Ends a step: announces this rank's error, or raises that of another."""
         try:
-            yield
-            self._announce(_Place.END)
-        except Exception as error:
-            if not self._settled:
-                self._exchange([], _Place.END, error)
+            if error is None:
+                self._announce(_Place.END)
+        except Exception as found:
+            self._report(found)
             raise
+        if isinstance(error, Exception):
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        if not self._settled:
+            self._exchange([], _Place.END, error)
 
     def check(self, facts: Mapping[str, str]) -> None:
         """Compares a digest of the facts; exchanges the facts themselves only if it differs."""
@@ -275,6 +287,24 @@ class Together(Ranks):
                 f"end this process. Under torchrun --max-restarts, all ranks then restart from the "
                 f"last checkpoint."
             ) from error
+
+
+class _Meeting(AbstractContextManager[None]):
+    """The context of a step. It is no generator, in which a StopIteration changes its type."""
+
+    def __init__(self, ranks: Together) -> None:
+        self._ranks = ranks
+
+    def __enter__(self) -> None:
+        self._ranks.meet()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ranks.part(error)
 
 
 def _by_kind(flats: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -50,6 +50,7 @@ class Partition:
         shared: Parameters or modules that are shared.
         own: Parameters or modules that belong to one task, by task. If ``own`` is declared and
             ``shared`` is not, all others are shared.
+        guards: Modules outside of the model whose parameters get no gradient.
 
     Attributes:
         shared: The shared parameters.
@@ -67,6 +68,7 @@ class Partition:
         tasks: Sequence[str],
         shared: Declared | None = None,
         own: Mapping[str, Declared] | None = None,
+        guards: Iterable[nn.Module] = (),
     ) -> None:
         self._model = model
         self._tasks = tuple(tasks)
@@ -74,6 +76,7 @@ class Partition:
         self._reach: dict[str, set[str]] = {}
         self._known: dict[str, Parameter] = {}  # the parameters that `_reach` describes
         self._unreached: set[str] = set()
+        self._guards = tuple(guards)
         self._strangers: list[Tensor] = []  # tensors outside of the model that a warning named
         self.seen: set[str] = set()
         self.shared: list[Parameter] = []
@@ -275,7 +278,9 @@ class Partition:
 
     def _warn(self, leaves: Sequence[Tensor]) -> None:
         """Warns of tensors outside of the model that the losses would train, once for each."""
-        known = {id(tensor) for tensor in [*self._strangers, *self._model.parameters()]}
+        models = [self._model, *self._guards]
+        inside = [parameter for model in models for parameter in model.parameters()]
+        known = {id(tensor) for tensor in [*self._strangers, *inside]}
         if new := list({id(leaf): leaf for leaf in leaves if id(leaf) not in known}.values()):
             self._strangers += new
             shapes = ", ".join(f"{type(t).__name__} {list(t.shape)}" for t in new)
