@@ -13,7 +13,7 @@ from samo import SPSA, Perturbation
 from samo.distributed import Replicated
 
 Kind = Literal["all_reduce", "reduce_scatter", "all_gather", "broadcast"]
-Needs = Literal["nothing", "losses", "gramian", "gradients"]
+Needs = Literal["nothing", "losses", "sharpness", "gramian", "gradients"]
 
 # With ring algorithms, which are optimal, a rank sends this many times (N - 1)/N of the payload.
 _ROUNDS: dict[Kind, int] = {"all_reduce": 2, "reduce_scatter": 1, "all_gather": 1, "broadcast": 1}

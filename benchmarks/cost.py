@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from rich.console import Console
 from rich.progress import track
 
@@ -107,6 +108,7 @@ ROWS = {
     "gsam": "`GSAM`, parameters",
     "samo": "`SAMO`",
 }
+PICTURE = "![Time and memory by the number of tasks, in units of plain](images/growth.png)"
 Costs = Mapping[str, Mapping[str, StepCost]]
 """The costs by part and step."""
 
@@ -187,12 +189,14 @@ def growth_figure(costs: Costs) -> Figure:
                     cost.to_plain.median if what == "time" and cost.to_plain else cost.peak_to_plain
                     for _, cost in found
                 ]
-                style = look(step.partition("-")[0])
+                style, label = look(step.partition("-")[0]), ROWS[step].replace("`", "")
                 line = "-" if step.endswith("representation") else ":"
-                axis.plot(TASKS, y, style.marker, linestyle=line, color=style.colour, label=step)
+                axis.plot(TASKS, y, style.marker, linestyle=line, color=style.colour, label=label)
             axis.axhline(1, color="#bbbbbb", linewidth=1)
             axis.set(xscale="log", yscale="log", xlabel="tasks K", ylabel=f"{what} / plain")
             axis.set_xticks(TASKS, map(str, TASKS), minor=False)
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
             axis.minorticks_off()
         legend(figure, axes[0, 0].get_lines()[: len(GROWING)])
     return figure
@@ -313,7 +317,7 @@ def main() -> None:
     found = {
         "machine": machine_line(results),
         "main": main_table(costs),
-        "growth": growth_table(costs),
+        "growth": f"{PICTURE}\n\n{growth_table(costs)}",
         "small": small_table(costs),
     }
     page.write_text(replaced(page.read_text("utf-8"), found), "utf-8")

@@ -35,7 +35,7 @@ class Net(nn.Module):
         self.trunk = trunk
         self.heads = nn.ModuleDict({task: nn.Linear(width, n) for task, n in CLASSES.items()})
 
-    def forward(self, images, tasks):
+    def forward(self, images, tasks=TASKS):
         features = self.trunk(images)
         return {task: self.heads[task](features) for task in tasks}
 

@@ -46,6 +46,13 @@ def test_mixed_precision(run: Any, precision: str) -> None:
     assert (found["skipped"] > 0) is (precision == "float16")
 
 
+def test_averaged_weights(run: Any) -> None:
+    found = run("averaged_weights", epochs=2)
+    assert list(found) == ["raw", "ema"]
+    for scores in found.values():
+        better(scores, 50, 60)
+
+
 def test_own_aggregator(run: Any) -> None:
     for found in run("own_aggregator", epochs=1).values():
         better(found, 30, 45)

@@ -24,6 +24,10 @@ _NEEDS = {
         "Weights from the losses",
         "Cheap: one backward pass for all tasks with `ERM` and `GSAM`.",
     ),
+    "sharpness": (
+        "Weights from the rise of the losses",
+        "Cheap: one backward pass for all tasks at both points of `GSAM(.., rho_own=0)`.",
+    ),
     "gramian": (
         "Weights from inner products of the task gradients",
         "K backward passes, or one at the representation. The method receives the K × K Gramian, "

@@ -57,18 +57,18 @@ def test_every_method_works(name: str, n_tasks: int) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_levels_are_those_that_the_engine_accepts(name: str) -> None:
     levels, method = aggregation.describe(name).levels, make(name, 3)
-    tasks = ["a", "b", "c"]
+    net, tasks = torch.nn.Linear(1, 1), ["a", "b", "c"]
     if "representation" in levels or not levels:
-        samo.ERM(torch.nn.Linear(1, 1), tasks, aggregator=method, level="representation")
+        samo.GSAM(net, tasks, aggregator=method, rho_own=0.0, level="representation")
         return
     with pytest.raises(ValueError, match="relates them to other batches"):
-        samo.ERM(torch.nn.Linear(1, 1), tasks, aggregator=method, level="representation")
+        samo.GSAM(net, tasks, aggregator=method, rho_own=0.0, level="representation")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_needs(name: str) -> None:
     method, needs = make(name, 3), aggregation.describe(name).needs
-    assert isinstance(method, Scalarizer) == (needs in ("nothing", "losses"))
+    assert isinstance(method, Scalarizer) == (needs in ("nothing", "losses", "sharpness"))
     assert isinstance(method, GramianWeightedAggregator) == (needs == "gramian")
     if isinstance(method, Scalarizer):
         weights: list[Tensor] = []
@@ -77,7 +77,7 @@ def test_needs(name: str) -> None:
             values = torch.tensor(losses, requires_grad=True)
             weights += torch.autograd.grad(method(values), values)
         # uw, imtl-l and dwa weigh by their own parameters or by earlier losses, not by these.
-        same = needs == "nothing" or name in ("uw", "imtl-l", "dwa")
+        same = needs in ("nothing", "sharpness") or name in ("uw", "imtl-l", "dwa")
         assert torch.equal(*weights) == same
 
 

@@ -16,7 +16,7 @@ from torchjd.aggregation import Aggregator
 from torchjd.scalarization import Scalarizer
 
 from samo import aggregation
-from samo.aggregation import capture, restore
+from samo.aggregation import SeesSharpness, capture, restore
 
 K = 3
 Make = Callable[[], Any]
@@ -60,6 +60,8 @@ def run(method: Any, calls: int, seed: int) -> list[Tensor]:
             for parameter, grad in zip(own, grads[1:], strict=True):
                 if grad is not None:
                     parameter.sub_(0.1 * grad)
+        if isinstance(method, SeesSharpness):
+            method.see_sharpness(torch.rand(K, generator=inputs), torch.arange(K))
         if hasattr(method, "update"):
             method.update(losses.detach() * torch.rand(K, generator=inputs))
         if hasattr(method, "step") and index % 2:

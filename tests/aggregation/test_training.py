@@ -49,6 +49,7 @@ EVERYTHING = [
     )
     for name in aggregation.available()
     for preset in PRESETS
+    if preset == "gsam" or aggregation.describe(name).needs != "sharpness"
 ]
 # IMTL-G's weights have the sum 1, but any sign: where the sum is negative before it is made 1, the
 # direction goes uphill for all tasks.
@@ -116,8 +117,10 @@ def train(
 
 def engine_of(name: str, preset: str, model: nn.Module, tasks: Sequence[str]) -> samo.Engine:
     method = aggregation.create(name, len(tasks), **options(name, len(tasks)))
-    rho = {} if preset == "erm" else {"rho": 0.05}
-    return PRESETS[preset](model, tasks, aggregator=method, **rho)
+    radii = {} if preset == "erm" else {"rho": 0.05}
+    if aggregation.describe(name).needs == "sharpness":
+        radii["rho_own"] = 0.0
+    return PRESETS[preset](model, tasks, aggregator=method, **radii)
 
 
 @pytest.mark.parametrize(("name", "preset"), EVERYTHING)

@@ -167,9 +167,13 @@ def test_a_cache_that_cannot_be_written(data: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda content: content[:-5], "is damaged: mmap length is greater than file size"),
-        (lambda content: content[:20], "is damaged: "),
-        (lambda content: b"\x80\x04pickle", "is damaged: "),
+        (lambda content: content[:-5], "is truncated or damaged: mmap length is greater"),
+        (lambda content: content[:20], "is truncated or damaged: "),
+        (lambda content: b"\x80\x04pickle", "is not a .npy file (a pickle, an archive?)"),
+        (
+            lambda content: content[:-999] + bytes([content[-999] ^ 1]) + content[-998:],
+            "is damaged: its pixels do not match their checksum. Delete it to create it again.",
+        ),
         (
             lambda content: content.replace(b"(4, 3, 64, 64)", b"(3, 4, 64, 64)"),
             "is damaged: it contains uint8 of shape (3, 4, 64, 64) instead of uint8 of",

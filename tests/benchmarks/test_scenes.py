@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from samo.benchmarks import Cityscapes, DataError, NYUv2, Scenes, create
-from samo.benchmarks.scenes import SceneSet, _write, write_scenes
+from samo.benchmarks.scenes import SceneSet, write_scenes
 from samo.benchmarks.scenes._layouts import arrays, rendered
 from samo.cli._app import app
 from samo.training import RunError, configured, train, trained
@@ -214,16 +214,17 @@ def test_files_have_the_rendered_images(
 
 def test_interrupted_writing_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_scenes(order(), tmp_path / "whole")
-    original = _write._save
+    original = np.save
 
-    def interrupted(array: np.ndarray, path: Path) -> None:
-        if path.name == "1.npy.new" and path.parent.name == "depth":
-            path.write_bytes(b"half of it")
+    def interrupted(file: Any, arr: np.ndarray, **options: Any) -> None:
+        if arr.ndim == 3 and arr.shape[-1] == 1 and len(list((out / "depth").glob("?.npy"))) == 1:
+            file.write(b"half of it")
             raise KeyboardInterrupt
-        original(array, path)
+        original(file, arr, **options)
 
+    out = tmp_path / "broken" / "train"
     with monkeypatch.context() as patch:
-        patch.setattr(_write, "_save", interrupted)
+        patch.setattr(np, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             write_scenes(order(), tmp_path / "broken")
     kept = tmp_path / "broken" / "train" / "image" / "0.npy"

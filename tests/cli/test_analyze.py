@@ -18,6 +18,7 @@ from samo.analysis import (
     Spectrum,
 )
 from samo.cli._analyses import ESTIMATORS
+from samo.records import read_json
 from samo.training import configured, train
 from tests.cli.test_app import run
 
@@ -66,7 +67,7 @@ def test_keeps_what_is_there_of_the_same_data(a_run: Path) -> None:
     command = ["analyze", str(a_run), "--sharpness", "--batches", "1"]
     assert "done" in run(*command)[1]
     file = a_run / "analysis" / "sharpness.json"
-    kept = json.loads(file.read_text())
+    kept = read_json(file)
     file.write_text(json.dumps({**kept, "rho": 77.0}))
     _, out, _ = run(*command)
     assert "exists already" in out

@@ -17,6 +17,7 @@ import samo.cli
 from samo import aggregation, benchmarks
 from samo.cli._app import app
 from samo.cli._run_options import RunOptions
+from samo.records import read_json
 from samo.training import PRESETS, SCHEDULES, plan, train
 
 TOY = "tests.toy:Toy"
@@ -65,7 +66,7 @@ def test_train_writes_what_was_asked_for(tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     assert "epoch 1/2" in out
     assert "the best on validation data" in out
-    config = json.loads((tmp_path / "x" / "config.json").read_text())
+    config = read_json(tmp_path / "x" / "config.json")
     expected: dict[str, Any] = {
         "benchmark": TOY,
         "benchmark_options": {"n": 24},
@@ -93,11 +94,15 @@ def test_train_writes_what_was_asked_for(tmp_path: Path) -> None:
 
 
 def test_compare_prints_the_table_and_writes_everything(tmp_path: Path) -> None:
-    for cell in plan(TOY, ["ls"], ["erm", "gsam"], [0.02, 0.05], seeds=2, epochs=2, lr=0.03):
+    for cell in plan(TOY, ["ls"], ["erm", "gsam"], [0.02, 0.05], 2, epochs=2, lr=0.03, ema=0.98):
         train(cell.config, tmp_path / cell.path)  # so that no process need be started
     command = ["compare", TOY, "--sharpness", "erm,gsam", "--rho", "0.02,0.05", "--seeds", "2"]
-    code, out, err = run(*command, "--epochs", "2", "--lr", "0.03", "--out", str(tmp_path))
+    command += ["--contrast", "erm+ema:gsam", "--out", str(tmp_path)]
+    code, out, err = run(*command, "--epochs", "2", "--lr", "0.03")
     assert (code, err) == (0, "")
+    assert "gsam+ema" in out
+    assert "erm+ema − gsam" in out
+    assert "1 contrast was looked at" in out
     assert "[10/10] ls/gsam/rho-0.05/seed-1: done" in out
     assert "sign accuracy (%) ↑" in out
     assert "size error ↓" in out
@@ -113,7 +118,7 @@ def test_compare_at_both_levels(tmp_path: Path) -> None:
         train(cell.config, tmp_path / cell.path)  # so that no process need be started
     command = ["compare", TOY, "--methods", "ls,mgda", "--sharpness", "erm", "--seeds", "1"]
     command += ["--level", ",".join(both), "--no-stl", "--epochs", "1", "--out", str(tmp_path)]
-    code, out, err = run(*command)
+    code, out, err = run(*command, "--ema", "0")
     assert (code, err) == (0, "")
     assert "At the parameters only (see `samo list methods`): ls/erm." in out
     assert "mgda/erm@representation/seed-0: done" in out

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
+from samo.records import read_json
 from samo.training import plan, train
 from tests.cli.test_app import TOY, run
 
@@ -23,7 +23,7 @@ def test_train_takes_the_protocol_and_the_data_as_typed(
     code, out, err = run(*command)
     assert (code, err) == (0, "")
     assert "mean of epochs 2 to 3" in out
-    config = json.loads(Path("x/config.json").read_text())
+    config = read_json(Path("x/config.json"))
     assert config["benchmark_options"] == {"data": "n.txt"}
     assert (config["schedule"], config["average_last"]) == ("step", 2)
     assert config["schedule_options"] == {"every": 1, "factor": 0.5}
@@ -35,7 +35,7 @@ def test_compare_reports_the_mean_over_the_last_epochs(tmp_path: Path) -> None:
     )
     (results,) = [train(cell.config, tmp_path / cell.path) for cell in cells]
     command = ["compare", TOY, "--sharpness", "erm", "--seeds", "1", "--no-stl", "--epochs", "3"]
-    command += ["--schedule", "cosine", "--average-last", "2", "--out", str(tmp_path)]
+    command += ["--schedule", "cosine", "--average-last", "2", "--ema", "0", "--out", str(tmp_path)]
     code, _, err = run(*command)
     assert (code, err) == (0, "")
     table = (tmp_path / "table.md").read_text()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from filelock import FileLock
 
 import samo.training._compare
 import samo.training._sweep
+from samo.records import read_json
 from tests.cli.test_app import TOY, run
 from tests.training.inline import TRAINED, InlineWorkers
 
@@ -34,7 +34,7 @@ def test_from_ranges_to_the_table(tmp_path: Path) -> None:
     assert "sharpness_options.alpha: 0.1..0.9:linear" in printed
     assert "[4/4] ls/samo/trial-001/seed-0: done" in printed
     assert "best trials" in printed
-    best = json.loads((out / "best.json").read_text())
+    best = read_json(out / "best.json")
     assert {name: chosen["trials"] for name, chosen in best.items()} == {"ls/erm": 2, "ls/samo": 2}
     assert set(best["ls/samo"]["params"]) == {
         "lr",
@@ -67,7 +67,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert code == 130
     assert "Run the same command again to resume" in err
     assert run(*COMMAND, "--no-stl", "--out", str(tmp_path))[0] == 0
-    assert len(json.loads((tmp_path / "best.json").read_text())) == 2
+    assert len(read_json(tmp_path / "best.json")) == 2
 
 
 def test_the_last_process_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -313,3 +313,23 @@ def test_the_bare_loop_frees_graphs_like_the_engine() -> None:
         arithmetic, _ = passes(workload, "samo")
         peaks[tasks] = METER.peak(partial(arithmetic.run, workload.losses(), workload.model))
     assert peaks[8] < 1.3 * peaks[2]
+
+
+@pytest.mark.parametrize("name", ["erm", "msam", "heads", "gsam"])
+def test_the_memory_at_the_representation(name: str) -> None:
+    """At most that of plain backprop, K numbers for each at the cut, and three for each parameter.
+
+    So no step holds two graphs, not even where the first backward pass stops at the heads.
+    """
+    workload = build("celeba", {"tasks": 3, "batch": 32, "width": 4, "side": 32}, CPU)
+    shared = sum(p.numel() for p in workload.shared)
+    at_the_cut = 32 * 32  # examples × features
+
+    def peak(name: str) -> int:
+        step = SUBJECTS[name].create(workload, "fairgrad")
+        step(workload.losses(2))
+        workload.model.zero_grad()
+        return METER.peak(lambda: step(workload.losses()))
+
+    limit = peak("plain") + 4 * (3 * at_the_cut + 3 * shared)
+    assert peak(f"{name}-representation") <= limit

@@ -22,6 +22,7 @@ PRESETS = ["ERM", "GSAM", "LSAM", "FMTL", "SAMO"]
 METHODS = ["ls", "mgda", "fairgrad", "uw", "famo"]
 WRAPPERS = ["plain", "ddp", "fsdp"]
 NOBODY = -1
+SHARED_ONLY = (("rho_own", 0.0),)
 HEADS: dict[str, Any] = {"rho": 0.0, "rho_own": 0.1}
 AT: dict[str, Any] = {"level": "representation"}
 
@@ -66,6 +67,8 @@ VARIANTS = [
     Case("SAMO", "mgda", "fsdp", options=(("decompose", True),)),
     Case("SAMO", "mgda", "ddp", options=(("decompose", True),)),
     Case("GSAM", "pcgrad"),
+    Case("SAMO", "mgda", "inner ddp"),
+    Case("GSAM", "upgrad", "inner ddp", options=tuple(AT.items())),
     Case("LSAM", "gradvac", "ddp"),
     Case("LSAM", "mgda", divided_from=1 << 30),
     Case("LSAM", "uw", micro=2),
@@ -82,6 +85,12 @@ VARIANTS = [
     Case("SAMO", "uw", "fsdp", options=(("local", samo.LastLayers(0.5)),)),
     Case("SAMO", "mgda", "ddp", options=(("local", samo.TaskGroups(2)),)),
     Case("SAMO", "fairgrad", "fsdp", options=(("local", samo.TaskGroups(2)), ("alpha", 0.0))),
+    *(
+        Case("GSAM", "fair-rise", wrapper, options=SHARED_ONLY)
+        for wrapper in ("plain", "ddp", "fsdp")
+    ),
+    Case("GSAM", "fair-rise", micro=2, options=SHARED_ONLY),
+    Case("GSAM", "fair-rise", apart=True, options=SHARED_ONLY),
     *(
         Case("MSAM", method, wrapper, options=options)
         for method, wrapper, options in [
@@ -215,7 +224,8 @@ def _run(case: Case, rank: int, size: int, *, together: bool) -> dict[str, Tenso
         if result.gramian is not None:
             found[f"{step}: gramian"] = result.gramian
     found |= {f"method {i}": parameter.detach().double() for i, parameter in enumerate(method)}
-    return found | {name: _whole(parameter) for name, parameter in net.named_parameters()}
+    named = [(name.replace("module.", ""), p) for name, p in net.named_parameters()]
+    return found | {name: _whole(parameter) for name, parameter in named}
 
 
 def _closure(net: nn.Module, x: Tensor, y: Tensor, owner: Tensor, lacking: int, case: Case) -> Any:
@@ -241,6 +251,8 @@ def _closure(net: nn.Module, x: Tensor, y: Tensor, owner: Tensor, lacking: int, 
 def wrap(net: nn.Module, wrapper: str) -> nn.Module:
     if wrapper == "ddp":
         return DistributedDataParallel(net)
+    if wrapper == "inner ddp":
+        net.trunk = DistributedDataParallel(net.get_submodule("trunk"))
     if wrapper == "fsdp":
         fully_shard(net.get_submodule("trunk.0"))
         for head in net.get_submodule("heads").children():

@@ -406,3 +406,31 @@ def test_a_directory_without_runs_is_said_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(RunError, match=message):
             html_page(directory)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_that_are_too_long(tmp_path: Path) -> None:
+    for path in ("x" * 5000, "/".join(["x" * 99] * 50)):
+        result = CliRunner().invoke(app, ["report", path])
+        assert result.exit_code == 2
+        assert "cannot be read: File name too long." in result.output
+        assert len(result.output) < 400
+        pages.finished(tmp_path / "good", config())
+        plan = [{"path": p, "baseline": False, "config": config()} for p in (path, "good")]
+        pages.write(tmp_path / "compare.json", {"runs": plan})
+        found = scan(tmp_path)
+        assert [run.path for run in found.runs if run.state != "missing"] == ["good"]
+
+
+@pytest.mark.parametrize("in_a_plan", [False, True])
+def test_many_runs_of_one_configuration(in_a_plan: bool, tmp_path: Path) -> None:
+    """Each is a group of its own; no more are drawn than anyone reads."""
+    for i in range(30):
+        pages.finished(tmp_path / f"run-{i:02}", config())
+    if in_a_plan:
+        plan = [{"path": f"run-{i:02}", "baseline": False, "config": config()} for i in range(30)]
+        pages.write(tmp_path / "compare.json", {"runs": plan})
+    found = scan(tmp_path)
+    assert len(found.runs) == 30
+    assert len(groups(found)) == 20
+    (problem,) = found.problems
+    assert "10 runs would need 10 more tables" in problem.reason

@@ -16,6 +16,7 @@ from samo.analysis import (
     Sharpness,
     Spectrum,
 )
+from samo.records import read_json
 from samo.report.page import html_page
 from tests.report import pages
 from tests.report.test_page import EVIL, reader
@@ -88,7 +89,7 @@ def test_what_is_no_analysis_is_named_and_left_out(tmp_path: Path) -> None:
     pages.finished(tmp_path / "run", pages.config())
     analysed(tmp_path / "run")
     directory = tmp_path / "run" / "analysis"
-    good = json.loads((directory / "spectrum.json").read_text())
+    good = read_json(directory / "spectrum.json")
     for i, wrong in enumerate(
         (
             [],
@@ -102,7 +103,7 @@ def test_what_is_no_analysis_is_named_and_left_out(tmp_path: Path) -> None:
     ):
         pages.write(directory / f"wrong-{i}.json", wrong)
     # Of the right types, and yet no matrix.
-    cosines = json.loads((directory / "cosines.json").read_text())
+    cosines = read_json(directory / "cosines.json")
     pages.write(directory / "cosines.json", {**cosines, "matrix": [[1.0], [0.5, 0.5]]})
     page = html_page(tmp_path)
     assert page.faults == ()

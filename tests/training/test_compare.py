@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from samo.records import read_json
 from samo.training import Cell, Event, RunError, compare, configured, plan, train
 from samo.training._plan import baselines
 
@@ -165,7 +166,7 @@ def test_the_numbers_are_those_of_a_run_by_itself(finished, tmp_path: Path) -> N
     out, *_ = finished
     for cell in (cells()[0], cells()[-1]):
         alone = train(cell.config, tmp_path / cell.path)
-        together = json.loads((out / cell.path / "results.json").read_text())
+        together = read_json(out / cell.path / "results.json")
         for part in ("selected", "last", "history", "config"):
             assert together[part] == json.loads(json.dumps(alone[part]))
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from samo.records import read_json
 from samo.records.directory import RunDirectory
 from samo.training import Progress, RunConfig, RunError, configured, train
 
@@ -34,11 +35,11 @@ def config(**changes: Any) -> RunConfig:
 
 def outcome(directory: Path) -> tuple[Any, Any, dict[str, torch.Tensor]]:
     """The results and the log without times, and every tensor of the last state."""
-    results = json.loads((directory / "results.json").read_text())
+    results = read_json(directory / "results.json")
     del results["timing"]
     log = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
     for line in log:
-        del line["time"], line["timing"]
+        del line["time"], line["timing"], line["checksum"]
     state = torch.load(directory / "checkpoint.pt", weights_only=True)
     return results, log, dict(tensors(state))
 
@@ -106,18 +107,20 @@ def test_killed_between_the_log_and_the_checkpoint(
 def test_killed_while_the_checkpoint_is_written(
     tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = torch.save
+    synced = []
 
-    def half(state: dict[str, Any], path: Path) -> None:
-        save(state, path)
-        if len(state["history"]) == 3:
-            path.write_bytes(path.read_bytes()[:1000])
+    def half(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) == 4:  # after the configuration and two checkpoints
+            os.ftruncate(descriptor, 1000)
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", half)
+        patch.setattr(os, "fsync", half)
         with pytest.raises(Killed):
             train(config(), tmp_path)
+    state: Any = RunDirectory(tmp_path).load_checkpoint(config().plain())
+    assert state["history"][-1]["epoch"] == 2
     train(config(), tmp_path)
     assert_same(tmp_path, unbroken)
 
@@ -236,7 +239,7 @@ def test_a_checkpoint_of_another_model(tmp_path: Path) -> None:
     interrupted(tmp_path)
     path = tmp_path / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
-    state["model"]["trunk.0.weight"] = torch.zeros(3, 3)
+    state["models"]["raw"]["trunk.0.weight"] = torch.zeros(3, 3)
     torch.save(state, path)
     assert "does not fit this version of the benchmark" in refusal(tmp_path)
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import samo.training._studies as studies_module
 import samo.training._sweep as sweep_module
+from samo.records import read_json
 from samo.training import Cell, RunError, SweepPlan, compare, configured, finals, plan_sweep, sweep
 from samo.training._space import Choices, Range, full_name, parse
 from samo.training._studies import Claim, Studies
@@ -50,7 +51,7 @@ def trials(out: Path) -> dict[str, dict[str, str]]:
 
 
 def score(out: Path, run: str) -> float:
-    found: float = json.loads((out / run / "results.json").read_text())["selected"]["score"]
+    found: float = read_json(out / run / "results.json")["selected"]["score"]
     return found
 
 
@@ -204,7 +205,7 @@ def test_budgets_are_equal_and_the_best_is_by_validation_data(tmp_path: Path) ->
         assert f"{arm.name}/trial-{best.slot:03d}" == top
         assert best.score == pytest.approx(scores[top])
         assert (best.trials, best.failed) == (4, 0)
-        config = json.loads((tmp_path / top / "seed-0" / "config.json").read_text())
+        config = read_json(tmp_path / top / "seed-0" / "config.json")
         assert config == json.loads(arm.config(best.params, 0).model_dump_json())
     for row in rows.values():
         assert 1e-3 <= float(row["lr"]) <= 1e-1

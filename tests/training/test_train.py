@@ -13,6 +13,7 @@ import torch
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 
 import samo
+from samo.records import read_json
 from samo.training import PRESETS, RunError, configured, train
 from samo.training._run import Run
 from tests import toy
@@ -75,8 +76,8 @@ def test_a_preset_with_points_of_its_own_has_one_level(tmp_path: Path) -> None:
 def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
     config = configured(benchmark=TOY, sharpness="gsam", method="mgda")
     results = train(config, tmp_path)
-    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
-    assert json.loads((tmp_path / "config.json").read_text()) == results["config"]
+    assert read_json(tmp_path / "results.json") == json.loads(json.dumps(results))
+    assert read_json(tmp_path / "config.json") == results["config"]
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     for line, record in zip(lines, results["history"], strict=True):
         assert {key: line[key] for key in record} == record
@@ -95,7 +96,10 @@ def test_the_scores_are_those_of_the_weights_of_the_chosen_epoch(tmp_path: Path)
     scores = [record["score"] for record in results["history"]]
     assert results["selected"]["epoch"] == 1 + int(np.argmax(scores))
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    for name, weights in (("selected", state["best"]["model"]), ("last", state["model"])):
+    for name, weights in (
+        ("selected", state["best"]["raw"]["model"]),
+        ("last", state["models"]["raw"]),
+    ):
         model = toy.Net().eval()
         model.load_state_dict(weights)
         for split in ("validation", "test"):
@@ -123,7 +127,7 @@ def test_test_data_is_not_looked_at_before_training_is_over(tmp_path: Path) -> N
 def test_one_task_alone_is_a_single_task_baseline(tmp_path: Path) -> None:
     results = train(configured(benchmark=TOY, tasks=("size",)), tmp_path)
     assert list(results["selected"]["test"]) == ["size"]
-    weights = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"]
+    weights = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["models"]["raw"]
     torch.manual_seed(0)
     untouched = toy.Net().state_dict()
     moved = [name for name in weights if not torch.equal(weights[name], untouched[name])]
@@ -134,7 +138,7 @@ def test_the_seed_decides_all(tmp_path: Path) -> None:
     def weights(name: str, seed: int) -> dict[str, torch.Tensor]:
         config = configured(benchmark=TOY, sharpness="samo", method="rlw", seed=seed)
         train(config, tmp_path / name)
-        return torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"]
+        return torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["models"]["raw"]
 
     first = weights("a", 0)
     torch.rand(7)

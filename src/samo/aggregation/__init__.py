@@ -23,6 +23,7 @@ from ._conic_grad import ConicGrad, ConicGradWeighting
 from ._db_mtl import DBMTL
 from ._dwa import DWA
 from ._fair_grad import FairGrad, FairGradWeighting
+from ._fair_rise import FairRise
 from ._go4align import GO4Align
 from ._grad_norm import GradNorm, GradNormWeighting
 from ._gradvac import GradVac, GradVacWeighting
@@ -39,6 +40,7 @@ from ._projector import ExactProjector
 from ._scale_free import ScaleFree
 from ._sdmgrad import SDMGradWeighting
 from ._sees_losses import SeesLosses
+from ._sees_sharpness import SeesSharpness
 from ._si import SI
 from ._slaw import SLAW
 from ._state import capture, restore
@@ -58,6 +60,7 @@ __all__ = [
     "Method",
     "ScaleFree",
     "SeesLosses",
+    "SeesSharpness",
     "ConvergenceError",
     "ExactProjector",
     "CAGrad",
@@ -68,6 +71,7 @@ __all__ = [
     "DWA",
     "FairGrad",
     "FairGradWeighting",
+    "FairRise",
     "GO4Align",
     "GradNorm",
     "GradNormWeighting",

@@ -3,7 +3,8 @@
 TorchJD has aggregators, weightings and scalarizers. For a step they differ in what they need: the
 losses alone (`WeightsOfLosses`), nothing (`WeightsOfCount`), the Gramian of the task gradients
 (`WeightsOfGramian`), or the whole matrix (`WholeMatrix`). `combiner` determines which, by type, and
-checks that the method fits. Methods declare more by inheriting from `SeesLosses` and `ScaleFree`.
+checks that the method fits. Methods declare more by inheriting from `SeesLosses`, `SeesSharpness`
+and `ScaleFree`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -37,6 +38,7 @@ from samo.tensors import Matrix, Vector
 
 from ._scale_free import ScaleFree
 from ._sees_losses import SeesLosses
+from ._sees_sharpness import SeesSharpness
 from ._state import capture, restore
 
 TorchJDObject = Aggregator | Weighting[Any] | Scalarizer
@@ -68,6 +70,7 @@ class Combiner(ABC):
         gramian_only: Whether only inner products and weighted sums of rows are computed.
         whole_rows: Whether `combine` needs whole task gradients, not shards of them.
         sees_losses: Whether the method receives the losses in addition to gradients (`tell`).
+        sees_sharpness: Whether the method learns from the rise of the losses (`learn`).
         last: The last losses of all K tasks that the method received.
 
     Raises:
@@ -90,9 +93,12 @@ class Combiner(ABC):
         self.device = tensors[0].device if tensors else None
         self.dtype = torch.float64
         self.last: Tensor | None = None
-        parts = (method if whole is None else whole).modules()
+        self._whole = method if whole is None else whole
+        parts = list(self._whole.modules())
         self._seeing = next((part for part in parts if isinstance(part, SeesLosses)), None)
         self.sees_losses = self._seeing is not None
+        self._learning = next((part for part in parts if isinstance(part, SeesSharpness)), None)
+        self.sees_sharpness = self._learning is not None
         self._check()
 
     @property
@@ -102,10 +108,10 @@ class Combiner(ABC):
 
     def bookmark(self) -> Callable[[], None]:
         """Returns a function that restores the current state of the method."""
-        state, last = capture(self.method), self.last
+        state, last = capture(self._whole), self.last
 
         def undo() -> None:
-            restore(self.method, state)
+            restore(self._whole, state)
             self.last = last
 
         return undo
@@ -126,6 +132,33 @@ class Combiner(ABC):
         if self._seeing is None:
             return None, []
         return self._differentiated(self._seeing.see_losses, losses, present)
+
+    @property
+    def ascent_weights(self) -> Tensor | None:
+        """The weights of all K tasks in the ascent direction g_0; None for equal ones."""
+        return None if self._learning is None else self._learning.weights
+
+    def learn(
+        self,
+        losses: Mapping[str, Tensor],
+        perturbed: Mapping[str, Tensor],
+        present: Sequence[int],
+    ) -> None:
+        """Passes the rises of the losses to a method that learns from them (`SeesSharpness`).
+
+        Args:
+            losses: The natural losses of the present tasks.
+            perturbed: Their perturbed losses; empty if there was no perturbation.
+            present: The indices of the present tasks.
+        """
+        if self._learning is None or not perturbed:
+            return
+        device = self._learning.weights.device
+        before, after = (
+            torch.stack([loss.detach().to(device, torch.float64) for loss in its.values()])
+            for its in (losses, perturbed)
+        )
+        self._learning.see_sharpness(after - before, _index(present, device))
 
     def filled(self, losses: Tensor, present: Sequence[int]) -> Tensor:
         """Returns the losses; for a sized method, absent tasks have their last losses."""

@@ -24,13 +24,18 @@ class GramianAggregator(GramianWeightedAggregator):
         super().__init__(gramian_weighting)
         self.weighting = _OfMatrix(gramian_weighting)
 
+    def __repr__(self) -> str:
+        if type(self).__init__ is not GramianAggregator.__init__:
+            return super().__repr__()  # of a method with arguments of its own
+        return f"{type(self).__name__}({self.gramian_weighting!r})"
+
 
 class _OfMatrix(Weighting[Matrix]):
     """Weighs the rows of a matrix, in its dtype, by a weighting of their Gramian."""
 
     def __init__(self, gramian_weighting: Weighting[PSDMatrix]) -> None:
         super().__init__()
-        self.gramian_weighting = gramian_weighting
+        self.weighting = gramian_weighting
 
     def forward(self, matrix: Matrix, /) -> Tensor:
         """Returns the weights, ``[K]``, for the matrix, ``[K, m]``."""
@@ -39,4 +44,4 @@ class _OfMatrix(Weighting[Matrix]):
         for columns in matrix.detach().split(max(1, _BLOCK // max(1, n)), dim=1):
             wide = columns.to(torch.float64)
             gramian.addmm_(wide, wide.T)
-        return self.gramian_weighting(gramian).to(matrix.dtype)
+        return self.weighting(gramian).to(matrix.dtype)

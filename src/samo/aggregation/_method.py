@@ -28,7 +28,8 @@ class Method:
         name: The name.
         title: The full name.
         needs: The input that the task weights depend on: ``"nothing"``, the ``"losses"``, the
-            ``"gramian"`` of the task gradients, or the ``"gradients"`` themselves.
+            ``"sharpness"``, the ``"gramian"`` of the task gradients, or the ``"gradients"``
+            themselves.
         kind: The class: an aggregator, a weighting or a scalarizer of TorchJD or of this package.
         references: Keys of its papers in ``references.bib``.
         published: Defaults from the papers, for options without a default in ``kind``.
@@ -40,7 +41,7 @@ class Method:
 
     name: str
     title: str
-    needs: Literal["nothing", "losses", "gramian", "gradients"]
+    needs: Literal["nothing", "losses", "sharpness", "gramian", "gradients"]
     kind: type[Any]
     references: tuple[str, ...] = ()
     published: Mapping[str, Any] = field(default_factory=dict)
@@ -80,7 +81,7 @@ class Method:
         None if it does not compare them. Gradients at the representation have the coordinates of
         their batch, so a method that keeps gradients from step to step compares the parameters'.
         """
-        if self.needs in ("nothing", "losses"):
+        if self.needs in ("nothing", "losses", "sharpness"):
             return ()
         kept = self.needs == "gradients" and self.stateful
         return ("parameter",) if kept else ("parameter", "representation")

@@ -14,6 +14,7 @@ from ._conic_grad import ConicGrad
 from ._db_mtl import DBMTL
 from ._dwa import DWA
 from ._fair_grad import FairGrad
+from ._fair_rise import FairRise
 from ._go4align import GO4Align
 from ._grad_norm import GradNorm
 from ._gradvac import GradVac
@@ -144,6 +145,17 @@ METHODS = (
         GO4Align,
         ("shen2024go4align",),
         note="Losses must be positive. The K-means clusters are exact, without random numbers.",
+    ),
+    Method(
+        "fair-rise",
+        "α-fair weights that follow the rise of the losses",
+        "sharpness",
+        FairRise,
+        ("ban2024fairgrad",),
+        note=(
+            "The direction of fairgrad, without gradients of single tasks; this package's own "
+            "method. Needs `GSAM(.., rho_own=0)`, with a small radius."
+        ),
     ),
     Method(
         "mgda",

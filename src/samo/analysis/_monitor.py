@@ -59,8 +59,8 @@ class Monitor:
         >>> with open(f"{directory}/steps.jsonl") as lines:
         ...     first, *rest = map(json.loads, lines)
         >>> len(rest), sorted(first)
-        (2, ['checksum', 'conflicts', 'gradient_norm/a', 'gradient_norm/b', 'loss/a', 'loss/b', 'sharpness/a',
-        'sharpness/b', 'step', 'time', 'weight/a', 'weight/b'])
+        (2, ['checksum', 'conflicts', 'gradient_norm/a', 'gradient_norm/b', 'loss/a', 'loss/b',
+        'sharpness/a', 'sharpness/b', 'step', 'time', 'weight/a', 'weight/b'])
     """
 
     def __init__(self, directory: Path | str, *, every: int = 1, step: int | None = None) -> None:

@@ -111,7 +111,7 @@ def _intact(path: Path, pixels: NDArray[np.uint8]) -> bool:
         expected = int.from_bytes(file.read())
     checksum = 0
     for start in range(0, len(pixels), _CHUNK):
-        checksum = zlib.crc32(pixels[start : start + _CHUNK], checksum)
+        checksum = zlib.crc32(pixels[start : start + _CHUNK].data, checksum)
     return checksum == expected
 
 
@@ -139,7 +139,7 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
         elif not _intact(path, pixels):
             fault = "its pixels do not match their checksum"
     except DataError as error:
-        fault = str(error)
+        raise DataError(f"{error} Delete it to create it again.") from error
     if fault:
         raise DataError(f"{path} is damaged: {fault}. Delete it to create it again.")
     return torch.from_numpy(pixels)

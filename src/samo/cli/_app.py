@@ -18,10 +18,13 @@ from ._data import data
 from ._list import tables
 from ._parse import assignments, names, numbers
 from ._report import report_
-from ._results import published_delta_m, scores_table, show_results
+from ._results import published_delta_m, scores_tables, show_results
 from ._run_options import (
+    EMA,
     Baselines,
     BenchmarkName,
+    Contrasts,
+    Ema,
     Jobs,
     Levels,
     Lr,
@@ -98,6 +101,7 @@ def train_(
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     lr: Lr = None,
+    ema: Ema = 0.0,
     method_option: OptionPairs = [],  # noqa: B006 - typer copies it
     sharpness_option: OptionPairs = [],  # noqa: B006
     *,
@@ -120,11 +124,12 @@ def train_(
             level=level,
             seed=seed,
             lr=lr,
+            ema=ema,
             **options.settings(benchmark),
         )
         with TrainView(console, config.epochs) as view:
             results = train(config, out, watch=view.watch)
-        console.print(scores_table(results))
+        console.print(*scores_tables(results), sep="\n")
         if line := published_delta_m(results):
             say(console, line)
         say(console, f"written to {out}")
@@ -147,6 +152,8 @@ def compare_(
     stl: Baselines = True,
     published: Published = False,
     lr: Lr = None,
+    ema: Ema = EMA,
+    contrast: Contrasts = [],  # noqa: B006
     *,
     options: RunOptions,
 ) -> None:
@@ -167,11 +174,12 @@ def compare_(
             levels=names(level),
             stl=stl,
             lr=lr,
+            ema=ema,
             **options.settings(benchmark),
         )
         say_levels(console, names(level), [cell.config for cell in cells if not cell.baseline])
         with CompareView(console, len(cells)) as view:
-            failures = compare(cells, out, jobs=jobs, watch=view.watch)
+            failures = compare(cells, out, contrasts=contrast, jobs=jobs, watch=view.watch)
         show_results(console, out, published=published)
         fail(failures)
 

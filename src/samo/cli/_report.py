@@ -9,7 +9,7 @@ import typer
 
 from ..records import write_text, writing
 from ._console import complain, reporting_errors, say
-from ._run_options import Published
+from ._run_options import Contrasts, Published
 
 
 def report_(
@@ -21,6 +21,7 @@ def report_(
         Path | None, typer.Option(help="The page. Default: report.html in the directory.")
     ] = None,
     published: Published = False,
+    contrast: Contrasts = [],  # noqa: B006 - typer copies it
 ) -> None:
     """Write one self-contained HTML page: tables, plots, and the configuration of every run.
 
@@ -31,7 +32,7 @@ def report_(
     from ..report.page import html_page
 
     with reporting_errors() as console:
-        page = html_page(directory, published=published)
+        page = html_page(directory, published=published, contrasts=contrast)
         file = directory / "report.html" if out is None else out
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)

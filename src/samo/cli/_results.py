@@ -11,14 +11,20 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from .. import benchmarks
-from ..records.schema import reported
+from ..records.directory import read_contrasts
+from ..records.schema import of_weights, reported, weights_of
 from ._console import say
 
 # Matplotlib is loaded at the end of a command only: all imports of `report` are in functions.
 
 
-def scores_table(results: Mapping[str, Any]) -> RichTable:
-    """Creates the table of a finished run, with a row per metric, from ``results.json``."""
+def scores_tables(results: Mapping[str, Any]) -> list[RichTable]:
+    """Creates the tables of a finished run, one for each kind of weights."""
+    return [_scores(of_weights(results, name), name) for name in weights_of(results["config"])]
+
+
+def _scores(results: Mapping[str, Any], weights: str) -> RichTable:
+    """Creates a table with a row per metric from ``results.json``."""
     from ..report.tables import Cell, Table, cell, rich
 
     scores = reported(results)
@@ -26,6 +32,8 @@ def scores_table(results: Mapping[str, Any]) -> RichTable:
         title = f"mean of epochs {scores['epochs'][0]} to {scores['epochs'][-1]}"
     else:
         title = f"epoch {scores['epoch']}, the best on validation data"
+    if weights == "ema":
+        title = f"averaged weights (decay {results['config']['ema']:g}), {title}"
     rows = []
     for task, metrics in results["metrics"].items():
         units = {name: about["unit"] for name, about in metrics.items()} | {"loss": ""}
@@ -43,21 +51,25 @@ def published_delta_m(results: Mapping[str, Any]) -> str | None:
     from ..report import Entry, summarize
 
     summary = summarize([Entry(results["config"], False, results)])
-    spread = summary.rows[0].delta_m
-    if spread is None:
+    if (spread := summary.rows[0].delta_m) is None:
         return None
-    return f"Δm against published single-task numbers ({summary.baseline}): {spread} %"
+    averaged = "".join(f"; with averaged weights: {row.delta_m} %" for row in summary.rows[1:])
+    return f"Δm against published single-task numbers ({summary.baseline}): {spread} %{averaged}"
 
 
 def show_results(console: Console, out: Path, *, published: bool) -> None:
     """Prints the tables of a comparison, and writes its tables and figures."""
     from ..report import chosen_by_sweep, difference_table, read, rich_table, summarize, write
+    from ..report.tables import contrasts_table, rich
 
-    summary = summarize(read(out), published=published, remarks=chosen_by_sweep(out))
+    remarks, named = chosen_by_sweep(out), read_contrasts(out)
+    summary = summarize(read(out), published=published, remarks=remarks, named=named)
     figures = write(summary, out)
     console.print(rich_table(summary, width=console.width))
     if differences := difference_table(summary):
         console.print("", differences)
+    if summary.contrasts:
+        console.print("", rich(contrasts_table(summary), close=True))
     if published and not summary.quoted:
         say(console, f"No published results of {summary.benchmark!r} are available.")
     elif not published and benchmarks.published(summary.benchmark):

@@ -30,6 +30,21 @@ Jobs = Annotated[int, typer.Option(min=1, help="Number of processes, one core ea
 Baselines = Annotated[bool, typer.Option(help="Train single-task baselines, the reference of Δm.")]
 OptionPairs = Annotated[list[str], typer.Option(metavar="NAME=VALUE", help="May be repeated.")]
 Lr = Annotated[float | None, typer.Option(help="Learning rate.")]
+Ema = Annotated[
+    float,
+    typer.Option(
+        help="Decay of the moving average of the weights, which is scored beside them; 0 for none."
+    ),
+]
+Contrasts = Annotated[
+    list[str],
+    typer.Option(
+        metavar="ARM:ARM",
+        help="Difference to report with its interval, such as erm+ema:gsam. May be repeated.",
+    ),
+]
+EMA = 0.98
+"""The default decay in comparisons."""
 Published = Annotated[
     bool, typer.Option("--published", help="Show published results of the benchmark as well.")
 ]

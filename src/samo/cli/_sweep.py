@@ -16,8 +16,10 @@ from ._console import fail, reporting_errors, say, say_levels
 from ._parse import names, ranges
 from ._results import show_results
 from ._run_options import (
+    EMA,
     Baselines,
     BenchmarkName,
+    Ema,
     Jobs,
     Levels,
     Methods,
@@ -41,6 +43,7 @@ def sweep_(
     alpha: Values = None,
     lr: Values = None,
     level: Levels = LEVELS[0],
+    ema: Ema = EMA,
     set_: Annotated[
         list[str],
         typer.Option(
@@ -78,6 +81,7 @@ def sweep_(
             trials=trials,
             trial_seeds=trial_seeds,
             levels=names(level),
+            ema=ema,
             **options.settings(benchmark),
         )
         finals(plan, (), seeds, stl=stl)  # reports invalid arguments before the search

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import traceback
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -155,21 +155,37 @@ def _verified(content: bytes) -> dict[str, Any]:
     return state
 
 
-def write_plan(out: Path, runs: Sequence[Planned]) -> None:
-    """Writes the runs of a comparison to its ``compare.json``."""
-    write_json(out / "compare.json", {"runs": [run.plain() for run in runs]})
+def write_plan(out: Path, runs: Sequence[Planned], contrasts: Iterable[str] = ()) -> None:
+    """Writes the runs and the named contrasts of a comparison to its ``compare.json``.
+
+    Contrasts that were named in an earlier call are kept, so that their number is known.
+    """
+    named = read_contrasts(out) if (out / "compare.json").exists() else []
+    content = {
+        "runs": [run.plain() for run in runs],
+        "contrasts": list(dict.fromkeys([*named, *contrasts])),
+    }
+    write_json(out / "compare.json", content)
 
 
 def read_plan(out: Path) -> list[Planned]:
     """Reads the runs of a comparison; raises RunError if there is none."""
     file = out / "compare.json"
-    plan = _of_type(dict, read_json(file), file)
-    return [_valid(Planned, item, file) for item in _of_type(list, plan.get("runs"), file)]
+    return [_valid(Planned, item, file) for item in _listed(file, "runs")]
+
+
+def read_contrasts(out: Path) -> list[str]:
+    """Reads the contrasts that a comparison names; raises RunError if there is none."""
+    return [str(text) for text in _listed(out / "compare.json", "contrasts")]
+
+
+def _listed(file: Path, key: str) -> list[Any]:
+    return _of_type(list, _of_type(dict, read_json(file), file).get(key), file)
 
 
 def _of_type(kind: type[T], value: Any, file: Path) -> T:
     if not isinstance(value, kind):
-        wanted = "object" if kind is dict else "object with an array of runs"
+        wanted = "object" if kind is dict else "object with arrays of runs and contrasts"
         raise RunError(f"{file} cannot be read: it is not a JSON {wanted}.")
     return value
 

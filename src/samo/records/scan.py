@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from ._errors import RunError
 from .directory import RunDirectory
 from .foreign import UnusableError, parse, plain, read_text
-from .schema import Config, Epoch, M, Planned, Results, validated
+from .schema import Config, Epoch, M, Planned, Results, sides, validated
 
 State = Literal["finished", "failed", "unfinished", "missing", "unreadable"]
 
 _MOST_DIRECTORIES = 20_000
 _DEEPEST = 10
-_IDENTITY = ("benchmark", "method", "sharpness", "rho", "level", "seed", "tasks")
+_IDENTITY = ("benchmark", "method", "sharpness", "rho", "level", "ema", "seed", "tasks")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Findings:
 
     Attributes:
         root: The directory, resolved.
+        contrasts: The contrasts that each ``compare.json`` names, by its directory.
         comparisons: The runs that each ``compare.json`` lists, by its directory.
         trials: The runs of each sweep that are in no comparison, by the sweep's directory.
         others: All other runs.
@@ -70,6 +72,7 @@ class Findings:
     """
 
     root: Path
+    contrasts: dict[str, list[str]] = field(default_factory=dict)
     comparisons: dict[str, list[FoundRun]] = field(default_factory=dict)
     trials: dict[str, list[FoundRun]] = field(default_factory=dict)
     others: list[FoundRun] = field(default_factory=list)
@@ -155,6 +158,9 @@ def _planned(directory: Path, found: Findings) -> Iterator[FoundRun]:
     except UnusableError as error:
         found.left_out(file, error)
         return
+    named = content.get("contrasts")
+    if isinstance(named, list):
+        found.contrasts[found.shown(directory)] = list(_contrasts(named, file, found))
     seen: set[Path] = set()
     for i, item in enumerate(plan):
         try:
@@ -166,6 +172,16 @@ def _planned(directory: Path, found: Findings) -> Iterator[FoundRun]:
         if there not in seen:
             seen.add(there)
             yield _run(there, planned.config.model_dump(), planned.baseline, found)
+
+
+def _contrasts(named: list[Any], file: Path, found: Findings) -> Iterator[str]:
+    """Yields the well-formed contrasts of a plan."""
+    for text in named:
+        try:
+            sides(shown := plain(str(text), 200))
+            yield shown
+        except RunError as error:
+            found.left_out(file, error)
 
 
 def _checked(kind: type[M], value: Any) -> M:

@@ -4,7 +4,7 @@
 ``config.json``    `Config`; all fields are those of `samo.training.RunConfig`
 ``log.jsonl``      an `Epoch` per line, with its timing and the time of writing
 ``results.json``   `Results`
-``compare.json``   ``runs``, a list of `Planned`
+``compare.json``   ``runs``, a list of `Planned`, and ``contrasts``, a list of texts
 =================  =============================================================================
 
 Each object, and each line of the log, also has a ``checksum``.
@@ -27,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from ._errors import RunError
 from .foreign import UnusableError, name, plain
 
 M = TypeVar("M", bound="Model")
@@ -67,6 +68,7 @@ class Config(Model):
     level: Name = "parameter"
     epochs: Count | None = None
     average_last: Count = 0
+    ema: Number = 0.0
     seed: Count = 0
 
 
@@ -78,19 +80,25 @@ class Planned(Model):
     config: Config
 
 
-class Epoch(Model):
+class Evaluated(Model):
+    """Scores after an epoch; on test data in the last epochs of a run that reports their mean."""
+
+    score: Number
+    train: Scores
+    validation: Scores
+    test: Scores | None = None
+
+
+class Epoch(Evaluated):
     """Measurements of an epoch; `timing` and `time` are in the log only.
 
-    `test` is present in the last epochs of a run that reports their mean.
+    The scores are those of the raw weights; `ema` has those of the averaged weights.
     """
 
     epoch: Count
     lr: Number | None = None
-    score: Number
-    train: Scores
-    validation: Scores
     steps: dict[str, Number] = {}
-    test: Scores | None = None
+    ema: Evaluated | None = None
     timing: dict[str, Number | None] = {}
     time: StrictStr = ""
 
@@ -113,34 +121,50 @@ class Reported(Model):
 
 
 class Timing(Model):
-    """Time and peak memory of a run; the memory is None if the system does not report it."""
+    """Time and peak memory of a run; the memory is None if the system does not report it.
+
+    `ema_ms` is the time to update the averaged weights after a step.
+    """
 
     step_ms: Number
+    ema_ms: Number | None = None
     epoch_s: Number | None = None
     total_s: Number | None = None
     peak_memory_mb: Number | None = None
 
 
-class Results(Model):
-    """Results of a finished run.
+class Scored(Model):
+    """Scores of weights.
 
     `last` is after the last epoch, `selected` after the epoch that is best on validation data,
     `averaged` the mean over the last epochs of a run that reports it.
     """
 
-    config: Config
-    tasks: list[Name] = Field(min_length=1)
-    metrics: dict[str, dict[str, About]]
     last: Reported | None = None
     selected: Reported
     averaged: Reported | None = None
+
+
+class Results(Scored):
+    """Results of a finished run: scores of the raw weights, and in `ema` of the averaged ones."""
+
+    config: Config
+    tasks: list[Name] = Field(min_length=1)
+    metrics: dict[str, dict[str, About]]
+    ema: Scored | None = None
     history: list[Epoch] = Field(min_length=1)
     timing: Timing
     environment: dict[str, StrictStr | int | float | None] = {}
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        """Checks that every task has metrics, and that all scores include them."""
+        """Checks that all scores are there, and that they include every task and metric."""
+        averaged = [self.ema, *(record.ema for record in self.history)]
+        if any((scores is not None) != (self.config.ema > 0) for scores in averaged):
+            raise ValueError(
+                f"with ema = {self.config.ema:g}, the results and all epochs must have scores of "
+                f"averaged weights (ema) if that is above 0, and none otherwise"
+            )
         for task in self.tasks:
             if not self.metrics.get(task):
                 raise ValueError(f"task {task!r} has no metrics")
@@ -153,13 +177,16 @@ class Results(Model):
         return self
 
     def _scores(self) -> Iterator[tuple[str, Scores]]:
-        for where, scores in (("selected", self.selected), ("averaged", self.averaged)):
-            if scores is not None:
-                yield where, scores.validation
-                yield where, scores.test
+        for start, scored in (("", self), ("ema.", self.ema)):
+            for where in ("selected", "averaged"):
+                if (scores := getattr(scored, where, None)) is not None:
+                    yield start + where, scores.validation
+                    yield start + where, scores.test
         for record in self.history:
-            yield f"epoch {record.epoch}", record.train
-            yield f"epoch {record.epoch}", record.validation
+            for scores in (record, record.ema):
+                if scores is not None:
+                    yield f"epoch {record.epoch}", scores.train
+                    yield f"epoch {record.epoch}", scores.validation
 
 
 def validated(kind: type[M], value: Any, *, foreign: bool = False) -> M:
@@ -194,14 +221,68 @@ def reported(results: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def preset_at(sharpness: str, level: str) -> str:
-    """Names a preset at a level, as in labels and paths; the default level adds nothing.
+def weights_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names the weights that a run scores: ``"raw"``, and ``"ema"`` for those averaged."""
+    return ("raw", "ema") if config["ema"] else ("raw",)
+
+
+def of_weights(results: Mapping[str, Any], weights: str) -> dict[str, Any]:
+    """Returns the results of a run with the scores of one kind of weights in all places.
+
+    Args:
+        results: Content of ``results.json``.
+        weights: One of `weights_of`.
 
     Returns:
-        The preset, with the level behind ``@`` unless it is ``"parameter"``.
+        The results as those of a run that scores only these weights. The time of a step includes
+        the update of averaged weights.
+    """
+    if weights == "raw":
+        return {**results}
+    timing = results["timing"]
+    return {
+        **results,
+        **results[weights],
+        "history": [{**record, **record[weights]} for record in results["history"]],
+        "timing": {**timing, "step_ms": timing["step_ms"] + (timing.get("ema_ms") or 0.0)},
+    }
+
+
+def preset_at(sharpness: str, level: str, weights: str = "raw") -> str:
+    """Names a preset at a level, as in labels and paths; the defaults add nothing.
+
+    Returns:
+        The preset, with the level behind ``@`` unless it is ``"parameter"``, and the weights behind
+        ``+`` unless they are the raw ones.
 
     Example:
-        >>> preset_at("gsam", "parameter"), preset_at("gsam", "representation")
-        ('gsam', 'gsam@representation')
+        >>> preset_at("gsam", "parameter"), preset_at("gsam", "representation", "ema")
+        ('gsam', 'gsam@representation+ema')
     """
-    return sharpness if level == "parameter" else f"{sharpness}@{level}"
+    name = sharpness if level == "parameter" else f"{sharpness}@{level}"
+    return name if weights == "raw" else f"{name}+{weights}"
+
+
+def sides(contrast: str) -> tuple[str, str]:
+    """Splits a contrast into the names of its two arms.
+
+    Args:
+        contrast: ``ARM:ARM``. An arm is a preset as `preset_at` names it, or one with its method.
+
+    Returns:
+        The names.
+
+    Raises:
+        RunError: If there are not two arms, or only one has a method.
+
+    Example:
+        >>> sides("erm+ema:gsam"), sides("fairgrad/erm:ls/erm")
+        (('erm+ema', 'gsam'), ('fairgrad/erm', 'ls/erm'))
+    """
+    one, _, other = contrast.partition(":")
+    if not one or not other or ":" in other or ("/" in one) != ("/" in other):
+        raise RunError(
+            f"a contrast must be ARM:ARM, such as erm+ema:gsam for each method or "
+            f"fairgrad/erm:ls/erm; found {contrast!r}."
+        )
+    return one, other

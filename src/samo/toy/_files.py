@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ def save(trajectory: Trajectory, path: Path | str) -> None:
         trajectory: The trajectory.
         path: The file.
     """
-    content = {
+    content: dict[str, Any] = {
         "points": trajectory.points,
         "losses": trajectory.losses,
         "setting": np.array(json.dumps(trajectory.setting.plain())),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..records.directory import RunDirectory, write_plan
 from ..records.schema import Planned, validated
-from ._plan import Cell
+from ._plan import Cell, check_contrasts
 from ._workers import Event, Workers, in_order
 
 
@@ -16,6 +16,7 @@ def compare(
     cells: Sequence[Cell],
     out: Path | str,
     *,
+    contrasts: Sequence[str] = (),
     jobs: int = 1,
     watch: Callable[[Event], None] | None = None,
 ) -> dict[str, str]:
@@ -26,6 +27,7 @@ def compare(
     Args:
         cells: The runs, from `plan`.
         out: The comparison's directory; each run has its own subdirectory.
+        contrasts: The differences of interest, named beforehand, such as ``"erm+ema:gsam"``.
         jobs: The number of processes. The results do not depend on it.
         watch: Called when a run progresses or ends; first for runs that have already finished.
 
@@ -33,14 +35,16 @@ def compare(
         The reason for each failed run, by its path.
 
     Raises:
-        RunError: If a run's directory holds another configuration (raised before any training).
+        RunError: If a run's directory holds another configuration, or a contrast names an arm that
+            there is not (raised before any training).
     """
+    check_contrasts(contrasts, cells)
     out = Path(out)
     directories = {cell.path: RunDirectory(out / cell.path) for cell in cells}
     for cell in cells:
         directories[cell.path].check(cell.config.plain())
     out.mkdir(parents=True, exist_ok=True)
-    write_plan(out, [_planned(cell) for cell in cells])
+    write_plan(out, [_planned(cell) for cell in cells], contrasts)
     failures: dict[str, str] = {}
     todo = []
     for cell in cells:

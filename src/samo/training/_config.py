@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -54,6 +54,8 @@ class RunConfig(BaseModel):
         schedule_options: Its options, such as every and factor.
         average_last: The number of last epochs whose mean scores are reported, on test data too; 0
             to report the epoch with the best validation score.
+        ema: The decay of the exponential moving average of the weights, in [0, 1); 0 for none. With
+            it, raw and averaged weights are both scored.
         clip: The maximum norm of the gradient of all parameters; None for no clipping.
         seed: The seed of all random numbers except the data's.
         threads: The number of threads; fixed, because it changes the rounding of sums.
@@ -84,6 +86,7 @@ class RunConfig(BaseModel):
     schedule: str
     schedule_options: dict[str, JsonValue] = Field(default_factory=dict)
     average_last: NonNegativeInt = 0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip: PositiveFloat | None = None
     seed: NonNegativeInt = 0
     threads: PositiveInt = 1

@@ -14,7 +14,7 @@ from torch import nn
 from .. import aggregation, benchmarks
 from .._names import unknown
 from ..records import RunError
-from ..records.schema import preset_at
+from ..records.schema import preset_at, sides, weights_of
 from ._config import LEVELS, RunConfig, configured
 from ._errors import as_run_error
 from ._presets import PRESETS, complete_preset
@@ -146,6 +146,19 @@ def choose_arms(
     if refusals and {level for _, _, level in arms} == {"parameter"}:
         raise refusals[0]
     return list(arms)
+
+
+def check_contrasts(contrasts: Sequence[str], cells: Sequence[Cell]) -> None:
+    """Raises RunError if a contrast is malformed, or names an arm that no run has."""
+    arms: dict[str, None] = {}
+    for config in (cell.config for cell in cells if not cell.baseline):
+        for weights in weights_of(config.plain()):
+            preset = preset_at(config.sharpness, config.level, weights)
+            arms |= dict.fromkeys((preset, f"{config.method}/{preset}"))
+    for contrast in contrasts:
+        for name in sides(contrast):
+            if name not in arms:
+                raise RunError(f"contrast {contrast!r}: {unknown('arm', name, arms)}")
 
 
 def check_engine(config: RunConfig, tasks: Sequence[str]) -> None:

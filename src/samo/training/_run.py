@@ -18,13 +18,14 @@ from ..analysis import StepMeans
 from ..benchmarks import DataError
 from ..records import RunError
 from ..records.schema import Epoch, validated
+from ._averaging import averaged_model, recompute_statistics
 from ._config import RunConfig
 from ._errors import as_run_error
 from ._evaluate import Scores, average, evaluate, to_device
 from ._memory import PeakMemory
 from ._presets import perturbation
 from ._schedule import SCHEDULES, advance
-from ._seeding import random_state, set_random_state
+from ._seeding import random_state, set_random_state, undisturbed
 
 # Evaluation builds no graph, so larger batches fit.
 _EVALUATION_BATCH = 4
@@ -53,6 +54,9 @@ Watch = Callable[[Progress], None]
 class Run:
     """A run, new or restored from a checkpoint.
 
+    `models` has the models that are scored, by the names of their weights: ``"raw"`` for the one
+    that is trained, ``"ema"`` for the average of its weights.
+
     Seed the global generators before you construct it.
 
     Args:
@@ -69,6 +73,10 @@ class Run:
         self.benchmark = made_benchmark(config)
         self.tasks = chosen_tasks(self.benchmark, config.tasks)
         self.model = _model(self.benchmark).to(self.device)
+        self.models = {"raw": self.model}
+        self.averaged = averaged_model(self.model, config.ema) if config.ema else None
+        if self.averaged is not None:
+            self.models["ema"] = self.averaged.module
         self.engine = make_engine(config, self.model, self.tasks, self.benchmark.own)
         self.optimizer = _optimizer(config, self.model, self.engine.aggregator)
         schedule: Any = config.schedule_options
@@ -79,7 +87,7 @@ class Run:
         )
         self.history: list[Record] = []
         self.timing: list[dict[str, float]] = []
-        self.best: dict[str, Any] = {}
+        self.best: dict[str, dict[str, Any]] = {}
 
     @property
     def epoch(self) -> int:
@@ -91,33 +99,44 @@ class Run:
         begin = time.perf_counter()
         steps = len(self.training_data) if isinstance(self.training_data, Sized) else None
         durations: list[float] = []
+        updates: list[float] = []
         means = StepMeans()
         self.model.train()
         for batch in self.training_data:
             start = self._now()
             result = self._step(to_device(batch, self.device))
             durations.append(1e3 * (self._now() - start))
+            if self.averaged is not None:
+                start = self._now()
+                self.averaged.update_parameters(self.model)
+                updates.append(1e3 * (self._now() - start))
             means.add(result)
             if watch:
                 watch(Progress(self.epoch + 1, self.config.epochs, len(durations), steps))
         self.engine.epoch_ended()
         self._complete(means.take())
         timing = {"epoch_s": time.perf_counter() - begin, "step_ms": statistics.median(durations)}
+        if updates:
+            timing["ema_ms"] = statistics.median(updates)
         if (peak := self._memory.megabytes()) is not None:
             timing["peak_memory_mb"] = peak
         self.timing.append(timing)
 
-    def evaluate(self, split: benchmarks.Split, limit: int | None = None) -> tuple[Scores, int]:
-        """Evaluates the model on a split, or on its first `limit` batches."""
+    def evaluate(
+        self, split: benchmarks.Split, weights: str = "raw", limit: int | None = None
+    ) -> tuple[Scores, int]:
+        """Evaluates one of `models` on a split, or on its first `limit` batches."""
         size = _EVALUATION_BATCH * self.config.batch_size
         batches = self.benchmark.batches(split, self.tasks, size)
-        return evaluate(self.benchmark, self.model, self.tasks, batches, self.device, limit)
+        model = self.models[weights]
+        return evaluate(self.benchmark, model, self.tasks, batches, self.device, limit)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns everything needed to continue bit for bit, as tensors and plain values."""
         return {
             "config": self.config.plain(),
-            "model": self.model.state_dict(),
+            "models": {name: model.state_dict() for name, model in self.models.items()},
+            "updates": None if self.averaged is None else self.averaged.n_averaged,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "engine": self.engine.state_dict(),
@@ -130,7 +149,11 @@ class Run:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores a state that `state_dict` returned."""
-        for name in ("model", "optimizer", "scheduler", "engine"):
+        for name, model in self.models.items():
+            model.load_state_dict(state["models"][name])
+        if self.averaged is not None:
+            self.averaged.n_averaged.copy_(state["updates"])
+        for name in ("optimizer", "scheduler", "engine"):
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
         self.history = state["history"]
@@ -153,30 +176,35 @@ class Run:
         return result
 
     def _complete(self, steps: Mapping[str, float]) -> None:
-        """Evaluates at the end of an epoch, and keeps the weights if they are the best so far.
-
-        The training score uses as many batches as validation: enough to show the gap, at the same
-        cost. Test data is evaluated only in the last epochs of a run that reports their mean, and
-        never used for selection.
-        """
-        validation, n_batches = self.evaluate("validation")
-        fitted, _ = self.evaluate("train", limit=n_batches)
-        score = average(self.benchmark, validation)
-        record = {
-            "epoch": self.epoch + 1,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "score": score,
-            "train": fitted,
-            "validation": validation,
-            "steps": steps,
-        }
-        if self.epoch >= self.config.epochs - self.config.average_last:
-            record["test"], _ = self.evaluate("test")
+        """Evaluates all models at the end of an epoch, and advances the schedule."""
+        epoch = self.epoch + 1
+        record: Record = {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}
+        record |= {**self._scores(epoch, "raw"), "steps": steps}
+        if self.averaged is not None:
+            # The raw weights are those of a run without averaging.
+            with undisturbed():
+                batches = self.benchmark.batches("train", self.tasks, self.config.batch_size)
+                model = self.averaged.module
+                recompute_statistics(self.benchmark, model, self.tasks, batches, self.device)
+                record["ema"] = self._scores(epoch, "ema")
         self.history.append(validated(Epoch, record).plain())
-        advance(self.scheduler, score)
-        if self.epoch == 1 or score > self.best["score"]:
-            weights = {name: value.clone() for name, value in self.model.state_dict().items()}
-            self.best = {"epoch": self.epoch, "score": score, "model": weights}
+        advance(self.scheduler, record["score"])
+
+    def _scores(self, epoch: int, weights: str) -> Record:
+        """Evaluates a model, and keeps a copy of its weights if they are the best so far."""
+        # The training score uses as many batches as validation: enough to show the gap, at the same
+        # cost. Test data is never used for selection.
+        validation, n_batches = self.evaluate("validation", weights)
+        fitted, _ = self.evaluate("train", weights, limit=n_batches)
+        score = average(self.benchmark, validation)
+        found = {"score": score, "train": fitted, "validation": validation}
+        if epoch > self.config.epochs - self.config.average_last:
+            found["test"], _ = self.evaluate("test", weights)
+        if weights not in self.best or score > self.best[weights]["score"]:
+            state = self.models[weights].state_dict()
+            copy = {name: value.clone() for name, value in state.items()}
+            self.best[weights] = {"epoch": epoch, "score": score, "model": copy}
+        return found
 
     def _now(self) -> float:
         if self.device.type == "cuda":

@@ -33,15 +33,25 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def seeded(seed: int, threads: int) -> Iterator[None]:
-    """Seeds every generator and sets the number of threads; restores both afterwards."""
-    before, state = torch.get_num_threads(), random_state()
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - for methods that use the legacy generator
-    random.seed(seed)
+def undisturbed() -> Iterator[None]:
+    """Restores the state of every generator afterwards."""
+    state = random_state()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
         set_random_state(state)
+
+
+@contextmanager
+def seeded(seed: int, threads: int) -> Iterator[None]:
+    """Seeds every generator and sets the number of threads; restores both afterwards."""
+    before = torch.get_num_threads()
+    with undisturbed():
+        torch.set_num_threads(threads)
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - for methods that use the legacy generator
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

@@ -29,6 +29,9 @@ def train(config: RunConfig, out: Path | str, *, watch: Watch | None = None) -> 
     that was killed resumes after the last complete epoch and ends with the same numbers, bit for
     bit, as an uninterrupted one. For a finished run, the saved results are returned.
 
+    With `ema`, the weights averaged over the steps are scored beside the raw ones, each at its own
+    best epoch. The raw scores are the same as without it.
+
     The epoch to report is the one with the best score on validation data (see
     `samo.benchmarks.Benchmark`). Test data is evaluated after training, with the weights of that
     epoch and of the last one. With `average_last` = n, the mean of the scores after each of the
@@ -42,8 +45,8 @@ def train(config: RunConfig, out: Path | str, *, watch: Watch | None = None) -> 
     Returns:
         The content of ``results.json``: configuration, metrics, history by epoch, ``selected``
         (epoch, score, validation and test scores of the best epoch), ``last`` (those of the last
-        one), ``averaged`` (the means over the last epochs, for a run that reports them), timing,
-        environment.
+        one), ``averaged`` (the means over the last epochs, for a run that reports them), ``ema``
+        (these three of the averaged weights, for a run that averages), timing, environment.
 
     Raises:
         RunError: If the settings do not fit together, the directory holds another run, or a
@@ -94,14 +97,9 @@ def _log(directory: RunDirectory, epoch: int) -> Log:
 
 def _results(run: Run) -> Results:
     """Evaluates the last and the best epoch, on test data too, and collects the results."""
-    last = {name: value.clone() for name, value in run.model.state_dict().items()}
-    scores = {
-        "last": _evaluated(run, run.epoch, last),
-        "selected": _evaluated(run, run.best["epoch"], run.best["model"]),
-    }
-    run.model.load_state_dict(last)
-    if n := run.config.average_last:
-        scores["averaged"] = _averaged(run.history[-n:])
+    scores = _scored(run, "raw", run.history)
+    if run.averaged is not None:
+        scores["ema"] = _scored(run, "ema", [{**record, **record["ema"]} for record in run.history])
     return validated(
         Results,
         {
@@ -117,7 +115,11 @@ def _results(run: Run) -> Results:
             **scores,
             "history": run.history,
             "timing": {
-                "step_ms": statistics.median(t["step_ms"] for t in run.timing),
+                **{
+                    name: statistics.median(t[name] for t in run.timing)
+                    for name in ("step_ms", "ema_ms")
+                    if name in run.timing[0]
+                },
                 "epoch_s": statistics.median(t["epoch_s"] for t in run.timing),
                 "total_s": sum(t["epoch_s"] for t in run.timing),
                 "peak_memory_mb": max(t.get("peak_memory_mb", 0.0) for t in run.timing) or None,
@@ -127,11 +129,23 @@ def _results(run: Run) -> Results:
     )
 
 
-def _evaluated(run: Run, epoch: int, weights: dict[str, torch.Tensor]) -> Record:
-    """Evaluates the weights of an epoch."""
-    run.model.load_state_dict(weights)
-    validation, _ = run.evaluate("validation")
-    test, _ = run.evaluate("test")
+def _scored(run: Run, weights: str, history: Sequence[Record]) -> Record:
+    """Evaluates a model after the last and the best epoch."""
+    model, best = run.models[weights], run.best[weights]
+    last = {name: value.clone() for name, value in model.state_dict().items()}
+    scores = {"last": _evaluated(run, weights, run.epoch)}
+    model.load_state_dict(best["model"])
+    scores["selected"] = _evaluated(run, weights, best["epoch"])
+    model.load_state_dict(last)
+    if n := run.config.average_last:
+        scores["averaged"] = _averaged(history[-n:])
+    return scores
+
+
+def _evaluated(run: Run, weights: str, epoch: int) -> Record:
+    """Evaluates a model as it is."""
+    validation, _ = run.evaluate("validation", weights)
+    test, _ = run.evaluate("test", weights)
     score = average(run.benchmark, validation)
     return {"epoch": epoch, "score": score, "validation": validation, "test": test}
 

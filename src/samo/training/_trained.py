@@ -11,6 +11,7 @@ from torch import nn
 from ..benchmarks import Benchmark
 from ..records import RunError
 from ..records.directory import RunDirectory
+from ..records.schema import weights_of
 from ._config import RunConfig, configured
 from ._run import chosen_tasks, made_benchmark
 
@@ -33,27 +34,30 @@ class Trained(NamedTuple):
     epoch: int
 
 
-def trained(out: Path | str) -> Trained:
+def trained(out: Path | str, weights: str = "raw") -> Trained:
     """Reads the model of a run, finished or not, with the weights of its best epoch.
 
     Args:
         out: The run's directory.
+        weights: ``"raw"``, or ``"ema"`` for the averaged weights of a run that has them.
 
     Returns:
         The model, with its configuration and benchmark.
 
     Raises:
-        RunError: If there is no checkpoint, or it cannot be read.
+        RunError: If there is no checkpoint, it cannot be read, or the run has no such weights.
     """
     directory = RunDirectory(Path(out))
     if not directory.checkpoint_file.exists():
         raise RunError(f"{out} holds no run with a checkpoint (`samo train .. --out {out}`).")
     config = configured(**directory.config())
+    if weights not in (known := weights_of(config.plain())):
+        raise RunError(f"weights of {out} must be one of {', '.join(known)}; found {weights!r}.")
     state = directory.load_checkpoint(config.plain())
     benchmark = made_benchmark(config)
     with torch.random.fork_rng(devices=[]):  # the initial weights are replaced
         model = benchmark.model()
-    best = None if state is None else state.get("best")
+    best = None if state is None else state.get("best", {}).get(weights)
     if not best:
         raise RunError(f"{directory.checkpoint_file} holds no complete epoch.")
     try:

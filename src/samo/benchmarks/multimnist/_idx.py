@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +115,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         with path.open("rb") as raw:
             gzipped = raw.peek(2).startswith(_GZIP)
-            yield gzip.GzipFile(fileobj=raw) if gzipped else raw
+            yield cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if gzipped else raw
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: the gzip file is truncated or damaged ({error}).") from error
     except OSError as error:

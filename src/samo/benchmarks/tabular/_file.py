@@ -131,8 +131,11 @@ def _header(path: Path, raw: Any) -> tuple[list[str], str]:
         raise DataError(f"{path}{_reason('invalid UTF8')}") from error
     unquoted = re.sub(r'"[^"]*"', "", first)
     separator = max(_SEPARATORS, key=unquoted.count)
-    _check_lengths(path, re.split(rf'[{separator}"]', first))  # csv has a limit of its own
-    names = next(csv.reader([first], delimiter=separator), [])
+    _check_lengths(path, re.split(rf'[{separator}"]', first.strip()))  # csv has a limit of its own
+    try:
+        names = next(csv.reader([first], delimiter=separator), [])
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read as CSV: {error}. {_EXPECTED}") from error
     if not names:
         raise DataError(f"{path} is empty. {_EXPECTED}")
     if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", name.strip()) for name in names):

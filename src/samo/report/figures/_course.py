@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -22,8 +23,9 @@ _MOST_WEIGHTS = 4  # tasks whose weights have a panel each
 def course(summary: Summary) -> Figure | None:
     """Draws conflicts, sharpness and weights during training, by epoch.
 
-    There is a row per method and a line per preset; lines are means over the seeds. *Conflicts*:
-    the share of the task pairs whose gradients have a negative inner product, mean over the steps.
+    There is a row per method and a line per preset; lines are means over the seeds. Averaged
+    weights have no course of their own. *Conflicts*: the share of the task pairs whose gradients
+    have a negative inner product, mean over the steps.
     *Sharpness*: the perturbed minus the natural loss, mean over steps and tasks. *Balance*: the
     smallest norm of a task's gradient over the largest. *Weight*: the share of a task in the sum of
     the absolute weights, for methods that weight tasks.
@@ -34,6 +36,7 @@ def course(summary: Summary) -> Figure | None:
     Returns:
         The figure; None if none of these was logged.
     """
+    summary = _trained(summary)
     methods = summary.methods
     runs = [run for m in methods for row in summary.arms(m) for run in row.runs]
     logged = {name for run in runs for record in run["history"] for name in record.get("steps", ())}
@@ -62,7 +65,7 @@ def conflict_map(summary: Summary) -> Figure | None:
     found = {
         f"{row.method} {row.preset}": values.mean(0)
         for method in summary.methods
-        for row in summary.arms(method)
+        for row in _trained(summary).arms(method)
         if (values := _by_epoch(row, lambda steps: steps.get("conflicts"))) is not None
     }
     if not found:
@@ -82,6 +85,11 @@ def conflict_map(summary: Summary) -> Figure | None:
     count_epochs(axis)
     figure.colorbar(mesh, ax=axis, label="share of conflicting pairs")
     return figure
+
+
+def _trained(summary: Summary) -> Summary:
+    """The arms of the weights that were trained, without averaged ones."""
+    return replace(summary, rows=tuple(row for row in summary.rows if row.weights == "raw"))
 
 
 def _by_epoch(row: Row, value: Value) -> NDArray[np.float64] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -21,21 +21,28 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+Fill = Literal["full", "none", "left", "top"]
+# At the default level, and at another one.
+_FILLS: tuple[Fill, Fill] = ("full", "none")
+_FILLS_OF_AVERAGES: tuple[Fill, Fill] = ("left", "top")
+
 
 @dataclass(frozen=True)
 class Look:
-    """Style of a curve or a mark: colour, marker and line; hollow markers if it is open."""
+    """Style of a curve or a mark: colour, marker and line; hollow or half-filled markers."""
 
     colour: str
     marker: str
     line: Any
-    open: bool = False
+    fill: Fill = "full"
 
     @property
     def pen(self) -> dict[str, Any]:
         """The arguments of ``Axes.plot`` and ``Line2D``."""
-        hollow = {"markerfacecolor": "white"} if self.open else {}
-        return {"color": self.colour, "marker": self.marker, "linestyle": self.line, **hollow}
+        pen = {"color": self.colour, "marker": self.marker, "linestyle": self.line}
+        if self.fill == "none":
+            return {**pen, "markerfacecolor": "white"}
+        return {**pen, "fillstyle": self.fill, "markerfacecoloralt": "white"}
 
 
 LOOKS = {
@@ -80,9 +87,11 @@ _STYLE: Any = {
 
 
 def look(name: str) -> Look:
-    """The look of a sharpness preset, the same in every figure; open at another level."""
-    preset, _, level = name.partition("@")
-    return replace(LOOKS.get(preset, _OTHER), open=bool(level))
+    """The look of an arm: that of its preset, hollow at another level, half-filled if averaged."""
+    arm, _, averaged = name.partition("+")
+    preset, _, level = arm.partition("@")
+    fills = _FILLS_OF_AVERAGES if averaged else _FILLS
+    return replace(LOOKS.get(preset, _OTHER), fill=fills[bool(level)])
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:

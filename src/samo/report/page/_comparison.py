@@ -9,10 +9,18 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from ...records.scan import Findings, FoundRun
-from ...records.schema import preset_at
+from ...records.schema import preset_at, weights_of
 from ..figures import conflict_map, course, delta_m, intervals, learning_curves, rho_grid, run_costs
 from ..summary import Column, Row, Summary
-from ..tables import Cell, Table, count_states, differences_table, results_table, timings_table
+from ..tables import (
+    Cell,
+    Table,
+    contrasts_table,
+    count_states,
+    differences_table,
+    results_table,
+    timings_table,
+)
 from ._analyses import analyses
 from ._blocks import Block, Section, Words, picture
 from ._groups import Group
@@ -63,6 +71,9 @@ def comparison(group: Group, found: Findings, prefix: str, *, published: bool) -
     if summary.scores(summary.differences):
         changes.append(replace(_differences(summary), id=f"{prefix}-changes"))
         changes += drawn("intervals", intervals, _INTERVALS)
+    if summary.contrasts:
+        named = contrasts_table(summary)
+        changes.append(replace(named, title="Contrasts", id=f"{prefix}-contrasts"))
     if any(row.runs and not row.baseline for row in summary.rows):
         if summary.scores(summary.rows):
             changes += drawn("delta-m", delta_m, _MARKS)
@@ -131,14 +142,17 @@ def _count(group: Group, row: Row) -> Cell:
     arm = [
         run
         for run in group.runs
-        if run.baseline == row.baseline and (run.baseline or _names(run) == row.names)
+        if row.weights in weights_of(run.config)
+        and run.baseline == row.baseline
+        and (run.baseline or _names(run, row.weights) == row.names)
     ]
     done = sum(run.state == "finished" for run in arm)
     return Cell(f"{done}/{len(arm)}", done, "" if done == len(arm) else "missing")
 
 
-def _names(run: FoundRun) -> tuple[str, str]:
-    return run.config["method"], preset_at(run.config["sharpness"], run.config["level"])
+def _names(run: FoundRun, weights: str) -> tuple[str, str]:
+    config = run.config
+    return config["method"], preset_at(config["sharpness"], config["level"], weights)
 
 
 def _differences(summary: Summary) -> Table:
@@ -167,8 +181,8 @@ def _progress(group: Group, prefix: str) -> list[Block]:
     for run in shown:
         method, logged = "STL" if run.baseline else run.config["method"], {"history": run.log}
         preset, level = run.config["sharpness"], run.config["level"]
-        rows.append(Row(method, preset, level, None, (logged,), 1, {}))
-    summary = Summary(group.benchmark, 1, columns, tuple(rows), 0, {})
+        rows.append(Row(method, preset, level, "raw", None, (logged,), 1, {}))
+    summary = Summary(group.benchmark, 1, columns, tuple(rows), 0, 0.0, {})
     caption = f"The curves of {len(shown)} of {len(going)} unfinished runs so far, a line per run."
     draw = partial(learning_curves, summary)
     return picture(draw, f"{prefix}-progress", caption, "The figure 'progress'")

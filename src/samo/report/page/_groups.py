@@ -39,6 +39,7 @@ class Group:
         title: The title in the report.
         runs: The runs.
         remarks: Remarks on them.
+        contrasts: The contrasts that they were made for.
         sources: The sources of the published results in its summary.
         left_out: Finished runs that do not fit the others, with the reason.
     """
@@ -46,6 +47,7 @@ class Group:
     title: str
     runs: list[FoundRun]
     remarks: list[str] = field(default_factory=list)
+    contrasts: Sequence[str] = ()
     sources: tuple[str, ...] = ()
     left_out: list[tuple[FoundRun, str]] = field(default_factory=list)
 
@@ -64,22 +66,31 @@ class Group:
                 self.left_out.append((run, reason))
             results = None if reason else run.results
             fitting.append(Entry(run.config, run.baseline, results))
-        summary = summarize(fitting, published=published, remarks=self.remarks)
+        summary = summarize(
+            fitting, published=published, remarks=self.remarks, named=self.contrasts
+        )
         self.sources = summary.sources
         return summary
 
 
-def groups(found: Findings) -> list[Group]:
+def groups(found: Findings, contrasts: Sequence[str] = ()) -> list[Group]:
     """Groups all runs: in a comparison by benchmark, others by shared settings.
 
-    At most `_MOST` groups are returned, since each takes about a second to draw; the rest is noted.
+    Args:
+        found: The runs.
+        contrasts: Contrasts of all comparisons, besides those that each names itself.
+
+    Returns:
+        The first groups, at most `_MOST`, since each takes about a second to draw. If there are
+        more, this is added to the problems found.
     """
     made = []
     for directory, runs in found.comparisons.items():
         parts = _divided(runs, lambda run: run.config["benchmark"])
         for part in parts:
             remarks = _by_sweep(found, directory)
-            made.append(Group(_title(part, directory, len(parts)), part, remarks))
+            named = list(dict.fromkeys([*found.contrasts.get(directory, ()), *contrasts]))
+            made.append(Group(_title(part, directory, len(parts)), part, remarks, named))
     parts = _divided(found.others, _setting)
     for i, part in enumerate(parts):
         where = part[0].path if len(part) == 1 else "runs of no comparison"
@@ -92,12 +103,12 @@ def groups(found: Findings) -> list[Group]:
             )
         made.append(group)
     if rest := made[_MOST:]:
-        runs = sum(len(group.runs) for group in rest)
+        n_runs = sum(len(group.runs) for group in rest)
         found.left_out(
             found.root,
-            f"{runs} runs would need {len(rest)} more tables, because they repeat the configuration "
-            f"of other runs or have other settings: they are in the table of all runs only. Report "
-            f"a subdirectory to compare them.",
+            f"{n_runs} runs would need {len(rest)} more tables, because they repeat or do not "
+            f"share the configuration of the others. They are in the table of all runs only; "
+            f"report a subdirectory to compare them.",
         )
     return made[:_MOST]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -18,6 +18,7 @@ from ..._version import __version__
 from ...records import RunError
 from ...records.foreign import plain
 from ...records.scan import Findings, scan
+from ...records.schema import sides
 from ..tables import count_states, problems_table, run_tables
 from ._blocks import Section, Words
 from ._citations import citations
@@ -41,7 +42,9 @@ class Page:
     faults: tuple[str, ...]
 
 
-def html_page(directory: Path | str, *, published: bool = False) -> Page:
+def html_page(
+    directory: Path | str, *, published: bool = False, contrasts: Sequence[str] = ()
+) -> Page:
     """Creates a page of a comparison, a sweep, a run, or a directory with several of these.
 
     Unfinished, failed and missing runs are shown as such; invalid files are left out and listed.
@@ -51,15 +54,23 @@ def html_page(directory: Path | str, *, published: bool = False) -> Page:
     Args:
         directory: The directory.
         published: Whether to show published results.
+        contrasts: Contrasts to show, besides those that the comparisons name.
 
     Returns:
         The page.
 
     Raises:
-        RunError: If there is no such directory, or it holds no run.
+        RunError: If there is no such directory, it holds no run, or a contrast is malformed.
     """
+    for contrast in contrasts:
+        sides(contrast)
     root = Path(directory)
-    if not root.is_dir():
+    try:
+        there = root.is_dir()
+    except OSError as error:  # for instance, the name is too long
+        shown = plain(str(directory), 80)
+        raise RunError(f"{shown} cannot be read: {error.strerror}.") from error
+    if not there:
         raise RunError(f"{directory} is not a directory: give one that holds runs.")
     found = scan(root)
     if not found.runs and not found.problems:
@@ -67,12 +78,14 @@ def html_page(directory: Path | str, *, published: bool = False) -> Page:
             f"{directory} holds no run: give the --out of `samo train`, `compare` or `sweep`."
         )
     faults: list[str] = []
-    sections = list(_sections(found, faults, published=published))
+    sections = list(_sections(found, faults, contrasts, published=published))
     title = plain(root.resolve().name, 80) or "runs"
     return Page(_render(title, found, sections), count_states(found.runs), tuple(faults))
 
 
-def _sections(found: Findings, faults: list[str], *, published: bool) -> Iterator[Section]:
+def _sections(
+    found: Findings, faults: list[str], contrasts: Sequence[str], *, published: bool
+) -> Iterator[Section]:
     """Creates all sections. One that cannot be made is replaced by a warning."""
 
     def guarded(title: str, build: Callable[[], Iterator[Section]]) -> Iterator[Section]:
@@ -83,7 +96,7 @@ def _sections(found: Findings, faults: list[str], *, published: bool) -> Iterato
             faults.append(reason)
             yield Section(f"fault-{len(faults)}", title, [Words([reason], "warning")])
 
-    parts = groups(found)
+    parts = groups(found, contrasts)
     for i, group in enumerate(parts):
         prefix = f"c{i + 1}"
         build = partial(comparison, group, found, prefix, published=published)

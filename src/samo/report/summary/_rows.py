@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from ...records.schema import preset_at
+from ...records.schema import of_weights, preset_at, weights_of
 
 Key = tuple[str, str]
 """A task and one of its metrics."""
@@ -62,11 +62,20 @@ class Entry:
         config: Its configuration.
         baseline: Whether it is a single-task baseline.
         results: The content of its ``results.json``; None if it is not finished.
+        weights: The weights that the results are of.
     """
 
     config: Mapping[str, Any]
     baseline: bool
     results: Mapping[str, Any] | None
+    weights: str = "raw"
+
+    def scored(self) -> list[Self]:
+        """Divides the run into one for each kind of weights that it scores."""
+        return [
+            replace(self, results=self.results and of_weights(self.results, name), weights=name)
+            for name in weights_of(self.config)
+        ]
 
 
 @dataclass(frozen=True)
@@ -106,12 +115,15 @@ def first_metrics(columns: Iterable[Column]) -> list[Column]:
 
 @dataclass(frozen=True)
 class Row:
-    """One arm: a method with a preset at a level and the chosen ρ. All scores are on test data.
+    """One arm: a method with a preset at a level, the weights that are scored and the chosen ρ.
+
+    All scores are on test data.
 
     Attributes:
         method: The aggregation method, or ``"stl"``.
         sharpness: The preset.
         level: Where task gradients are compared.
+        weights: ``"raw"``, or ``"ema"`` for averaged weights.
         rho: The chosen ρ; None if the preset has none.
         runs: The results of its finished runs, one per seed.
         unfinished: The number of runs of this arm that failed or are not finished, at any ρ.
@@ -128,6 +140,7 @@ class Row:
     method: str
     sharpness: str
     level: str
+    weights: str
     rho: float | None
     runs: tuple[Mapping[str, Any], ...]
     unfinished: int
@@ -144,13 +157,15 @@ class Row:
 
     @property
     def preset(self) -> str:
-        """The preset with the level, if it is not the default."""
-        return preset_at(self.sharpness, self.level)
+        """The preset with the level and the weights, if they are not the default."""
+        return preset_at(self.sharpness, self.level, self.weights)
 
     @property
     def names(self) -> tuple[str, str | None]:
         """The method and preset as tables show them."""
-        return ("STL", None) if self.baseline else (self.method, self.preset)
+        if self.baseline:
+            return "STL", preset_at("", self.level, self.weights) or None
+        return self.method, self.preset
 
     @cached_property
     def step_ms(self) -> float | None:
@@ -165,19 +180,20 @@ class Row:
 
 
 def presets_of(rows: Iterable[Row]) -> list[str]:
-    """Returns the presets, each followed by itself at the other level."""
+    """Returns the presets, each followed by itself with averaged weights and at the other level."""
     arms = [row for row in rows if not row.baseline]
     names = [row.sharpness for row in arms]
-    ordered = sorted(arms, key=lambda row: (names.index(row.sharpness), row.level))
+    ordered = sorted(arms, key=lambda r: (names.index(r.sharpness), r.preset))
     return list(dict.fromkeys(row.preset for row in ordered))
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of a preset to plain training (erm) with the same methods and seeds.
+    """The difference between two arms with the same seeds.
 
     Attributes:
-        preset: The preset with the level, if it is not the default.
+        preset: The preset with the level and the weights, if they are not the default.
+        reference: The arm that it is compared with, named in the same way.
         methods: The methods. The differences of a seed are averaged over them, because they share
             the initial weights and the batches.
         average: The difference of the average, by seed.
@@ -185,6 +201,7 @@ class Difference:
     """
 
     preset: str
+    reference: str
     methods: tuple[str, ...]
     average: Spread | None
     delta_m: Spread | None
@@ -231,10 +248,12 @@ class Summary:
         seeds: The number of seeds.
         columns: The metrics.
         rows: The arms, single-task baselines first.
+        ema: The decay of the averaged weights; 0 if none are scored.
         average_last: The number of last epochs that the scores of a run are averaged over; 0 for
             the scores of the epoch that is best on validation data.
         grid: The validation scores by ρ of each method and preset (with its level) that has a ρ,
             over the seeds that all ρ share.
+        contrasts: The differences that were asked for by name.
         differences: The differences of each preset to plain training, for each method and over all.
         baseline: The source of the published single-task numbers that Δm refers to; ``""`` if
             the comparison has its own.
@@ -248,8 +267,10 @@ class Summary:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     average_last: int
+    ema: float
     grid: Mapping[tuple[str, str], Mapping[float, Spread]]
     differences: tuple[Difference, ...] = ()
+    contrasts: tuple[Difference, ...] = ()
     baseline: str = ""
     quoted: tuple[Quoted, ...] = ()
     sources: tuple[str, ...] = ()

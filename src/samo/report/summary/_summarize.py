@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from ...metrics import delta_m
 from ...records import read_json
 from ...records.directory import RunDirectory, read_plan
 from ...records.schema import preset_at, reported
-from ._differences import differences, plain_rows
+from ._differences import contrasts, differences, plain_rows
 from ._published import with_published
 from ._rows import Column, Entry, Key, Row, Spread, Summary, first_metrics
 
-Arm = tuple[str, str, str]
-"""A method, a preset and a level."""
+Arm = tuple[str, str, str, str]
+"""A method, a preset, a level and the weights."""
 
 
 def read(out: Path | str) -> list[Entry]:
@@ -64,13 +64,18 @@ def _short(value: object) -> str:
 
 
 def summarize(
-    entries: Sequence[Entry], *, published: bool = False, remarks: Sequence[str] = ()
+    entries: Sequence[Entry],
+    *,
+    published: bool = False,
+    remarks: Sequence[str] = (),
+    named: Iterable[str] = (),
 ) -> Summary:
     """Summarises a comparison.
 
-    For each method and preset (at its level), ρ is chosen by the score on *validation* data, mean
-    over the seeds that were planned at every ρ: further seeds at one ρ do not change the choice. A
-    ρ with a missing run is chosen only if no ρ is complete. Test scores at other ρ are ignored.
+    Raw and averaged weights of the same runs are arms of their own. For each arm (a method and a
+    preset at a level, with its weights), ρ is chosen by the score on *validation* data, mean over
+    the seeds that were planned at every ρ: further seeds at one ρ do not change the choice. A ρ
+    with a missing run is chosen only if no ρ is complete. Test scores at other ρ are ignored.
     Without single-task baselines, Δm is against published ones if there are any, over the published
     metrics.
 
@@ -78,20 +83,27 @@ def summarize(
         entries: The runs.
         published: Whether to quote published results of the benchmark.
         remarks: Further remarks on the numbers.
+        named: The contrasts, such as ``"erm+ema:gsam"``.
 
     Returns:
         The summary.
+
+    Raises:
+        RunError: If a contrast is malformed.
     """
-    baselines = [entry for entry in entries if entry.baseline]
+    entries = [scored for entry in entries for scored in entry.scored()]
+    baselines: defaultdict[str, list[Entry]] = defaultdict(list)
     arms: defaultdict[Arm, dict[float | None, list[Entry]]] = defaultdict(dict)
     for entry in entries:
-        if not entry.baseline:
+        if entry.baseline:
+            baselines[entry.weights].append(entry)
+        else:
             method, preset, level = map(entry.config.__getitem__, ("method", "sharpness", "level"))
-            by_rho = arms[method, preset, level]
+            by_rho = arms[method, preset, level, entry.weights]
             by_rho.setdefault(entry.config["rho"], []).append(entry)
     columns = _columns(entries)
-    rows = [_baseline_row(baselines, columns)] if baselines else []
-    reference = {key: spread.mean for row in rows for key, spread in row.metrics.items()}
+    rows = [_baseline_row(weights, runs, columns) for weights, runs in baselines.items()]
+    reference = {key: spread.mean for row in rows[:1] for key, spread in row.metrics.items()}
     source = ""
     if not baselines:
         source, reference = _published(entries[0].config["benchmark"], columns)
@@ -103,12 +115,14 @@ def summarize(
         columns=columns,
         rows=tuple(rows),
         average_last=entries[0].config.get("average_last", 0),
+        ema=max(entry.config["ema"] for entry in entries),
         grid={
-            (method, preset_at(preset, level)): _scores(_compared(by_rho))
-            for (method, preset, level), by_rho in arms.items()
+            (method, preset_at(*arm)): _scores(_compared(by_rho))
+            for (method, *arm), by_rho in arms.items()
             if None not in by_rho
         },
         differences=differences(rows),
+        contrasts=contrasts(rows, named),
         baseline=source,
         remarks=tuple(remarks),
     )
@@ -182,7 +196,7 @@ def _row(
     return Row(*arm, rho, runs, unfinished, scores, _average(values, columns), delta_m=change)
 
 
-def _baseline_row(baselines: Sequence[Entry], columns: Sequence[Column]) -> Row:
+def _baseline_row(weights: str, baselines: Sequence[Entry], columns: Sequence[Column]) -> Row:
     """The row of single-task training, with the scores of each task from its own runs."""
     runs = tuple(entry.results for entry in baselines if entry.results)
     by_seed: defaultdict[int, dict[Key, float]] = defaultdict(dict)
@@ -192,7 +206,8 @@ def _baseline_row(baselines: Sequence[Entry], columns: Sequence[Column]) -> Row:
                 by_seed[run["config"]["seed"]][task, name] = scores[name]
     whole = [values for values in by_seed.values() if len(values) == len(columns)]
     unfinished, metrics = len(baselines) - len(runs), _metrics(whole, columns)
-    return Row("stl", "erm", "parameter", None, runs, unfinished, metrics, _average(whole, columns))
+    average = _average(whole, columns)
+    return Row("stl", "erm", "parameter", weights, None, runs, unfinished, metrics, average)
 
 
 def _metrics(values: Sequence[Mapping[Key, float]], columns: Sequence[Column]) -> dict[Key, Spread]:

@@ -3,6 +3,7 @@
 from ._analyses import analyses_tables, spectra_table
 from ._costs import cost_table, costs_markdown, write_costs_csv
 from ._differences import (
+    contrasts_table,
     difference_table,
     differences_table,
     format_difference,
@@ -20,6 +21,7 @@ __all__ = [
     "Table",
     "analyses_tables",
     "cell",
+    "contrasts_table",
     "cost_table",
     "costs_markdown",
     "count_states",

@@ -1,7 +1,8 @@
-"""The differences of the presets to plain training."""
+"""The differences of the presets to plain training, and the contrasts that were named."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,16 +20,44 @@ DIFFERENCES = (
 
 def differences_table(summary: Summary) -> Table:
     """Creates the table of all differences; those whose interval excludes zero are marked."""
-    found = summary.differences
-    scores = summary.scores(found)
-    heads = [f"{score.label} {'↑' if score.higher_is_better else '↓'}" for score in scores]
-    rows = [
-        [Cell(d.preset), Cell(", ".join(d.methods)), cell(_seeds(d))]
-        + [_cell(score.of(d)) for score in scores]
-        for d in found
+    columns = _columns(summary.differences, summary)
+    return Table.of_columns(
+        [("sharpness", [Cell(d.preset) for d in summary.differences]), *columns],
+        title="differences to erm",
+        notes=[DIFFERENCES],
+    )
+
+
+def contrasts_table(summary: Summary) -> Table:
+    """Creates the table of the contrasts that were asked for by name."""
+    found = summary.contrasts
+    names = [Cell(f"{d.preset} − {d.reference}") for d in found]
+    number = len({(d.preset, d.reference) for d in found})
+    return Table.of_columns(
+        [("contrast", names), *_columns(found, summary)],
+        title="contrasts",
+        notes=[
+            f"Paired by seed: mean and 95 % confidence interval. {number} "
+            f"{'contrast was' if number == 1 else 'contrasts were'} looked at, besides the "
+            f"{len(summary.differences)} differences to erm: of many intervals, one in twenty "
+            f"excludes zero by chance."
+        ],
+    )
+
+
+def _columns(found: Sequence[Difference], summary: Summary) -> list[tuple[str, list[Cell]]]:
+    """The methods, seeds and scores of differences."""
+    return [
+        ("methods", [cell(", ".join(d.methods)) for d in found]),
+        ("seeds", [cell(_seeds(d)) for d in found]),
+        *(
+            (
+                f"{score.label} {'↑' if score.higher_is_better else '↓'}",
+                [_cell(score.of(d)) for d in found],
+            )
+            for score in summary.scores(found)
+        ),
     ]
-    heads = ["sharpness", "methods", "seeds", *heads]
-    return Table("differences to erm", heads, rows, notes=[DIFFERENCES])
 
 
 def _cell(spread: Spread | None) -> Cell:
@@ -48,17 +77,17 @@ def difference_table(summary: Summary) -> RichTable | None:
 
 
 def write_differences(path: Path, summary: Summary) -> None:
-    """Writes the differences as CSV, not rounded."""
-    heads = ["sharpness", "methods", "seeds"]
+    """Writes the differences and contrasts as CSV, not rounded."""
+    heads = ["sharpness", "reference", "methods", "seeds"]
     heads += [f"{name}_{part}" for name in ("average", "delta_m") for part in ("mean", "interval")]
     rows = [
-        [d.preset, " ".join(d.methods), _seeds(d)]
+        [d.preset, d.reference, " ".join(d.methods), _seeds(d)]
         + [
             part
             for spread in (d.average, d.delta_m)
             for part in ((spread.mean, spread.interval) if spread else (None, None))
         ]
-        for d in summary.differences
+        for d in (*summary.differences, *summary.contrasts)
     ]
     to_csv(path, Table.of_values(heads, rows))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.table import Table as RichTable
 
 from ..summary import Column, Row, Spread, Summary, first_metrics
-from ._differences import DIFFERENCES, differences_table
+from ._differences import DIFFERENCES, contrasts_table, differences_table
 from ._render import fitting, to_csv, to_markdown
 from ._table import Cell, Table, cell
 
@@ -93,6 +93,11 @@ def _notes(summary: Summary) -> Iterator[str]:
         if source := summary.baseline:
             against = f"published single-task numbers ({source}), because none were trained"
         yield f"Δm: mean relative drop against {against}; lower is better."
+    if summary.ema:
+        yield (
+            f"+ema: the exponential moving average of the weights of the same runs (decay "
+            f"{summary.ema:g}); step times include its update."
+        )
     yield "Step time: relative to plain training (erm) with the same method."
     if summary.at_representation:
         yield (
@@ -101,7 +106,7 @@ def _notes(summary: Summary) -> Iterator[str]:
         )
     for row in summary.rows:
         if row.unfinished:
-            arm = "STL" if row.baseline else f"{row.method} with {row.preset}"
+            arm = " with ".join(filter(None, row.names))
             runs = "1 run is" if row.unfinished == 1 else f"{row.unfinished} runs are"
             yield f"Incomplete: {arm}, {runs} missing or failed."
     yield from summary.remarks
@@ -135,13 +140,16 @@ def markdown(summary: Summary) -> str:
     text = f"{to_markdown(table)}\n\n{' '.join(table.notes)}\n"
     if summary.differences:
         text += f"\n{DIFFERENCES}\n\n{to_markdown(differences_table(summary))}\n"
+    if summary.contrasts:
+        named = contrasts_table(summary)
+        text += f"\n{' '.join(named.notes)}\n\n{to_markdown(named)}\n"
     return text
 
 
 def write_csv(path: Path, summary: Summary) -> None:
     """Writes the results as CSV, not rounded, with mean and standard deviation of each score."""
     names = [f"{c.task}_{c.metric}" for c in summary.columns] + ["average", "delta_m"]
-    heads = ["method", "sharpness", "level", "rho", "seeds"]
+    heads = ["method", "sharpness", "level", "weights", "rho", "seeds"]
     heads += [f"{name}_{part}" for name in names for part in ("mean", "std")]
     heads += ["mean_rank", "step_ms", "step_ratio"]
     rows = []
@@ -149,7 +157,7 @@ def write_csv(path: Path, summary: Summary) -> None:
         spreads = [row.metrics.get(c.key) for c in summary.columns] + [row.average, row.delta_m]
         parts = [part for s in spreads for part in ((s.mean, s.std) if s else (None, None))]
         seeds = len({run["config"]["seed"] for run in row.runs})
-        head = [row.method, row.sharpness, row.level, row.rho, seeds]
+        head = [row.method, row.sharpness, row.level, row.weights, row.rho, seeds]
         rows.append([*head, *parts, row.mean_rank, row.step_ms, row.step_ratio])
     to_csv(path, Table.of_values(heads, rows))
 
