@@ -112,9 +112,15 @@ class Replicated(Placement):
                 "backward pass: use static_graph=False. The engine reduces the gradients."
             )
 
+    def facts(self) -> dict[str, str]:
+        """Describes the buffers that are broadcast."""
+        buffers = dict(self._model.named_buffers()) if self._broadcasts else {}
+        found = {f"buffer {n!r}": f"{list(b.shape)}, {b.dtype}" for n, b in buffers.items()}
+        return {"placement": "replicated", "broadcast_buffers": repr(self._broadcasts), **found}
+
     def start(self) -> None:
         """Broadcasts the buffers of rank 0, unless a wrapper has ``broadcast_buffers=False``."""
-        if self._ranks.size > 1 and all(wrapper.broadcast_buffers for wrapper in self._wrappers):
+        if self._ranks.size > 1 and self._broadcasts:
             self._ranks.broadcast_(list(self._model.buffers()))
 
     def begin(self) -> None:
@@ -203,6 +209,10 @@ class Replicated(Placement):
         for flat in vector.flats:
             how(flat, streams.on(flat.device))
         return vector
+
+    @property
+    def _broadcasts(self) -> bool:
+        return all(wrapper.broadcast_buffers for wrapper in self._wrappers)
 
 
 def _gradients(

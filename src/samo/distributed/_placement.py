@@ -35,6 +35,10 @@ class Placement(ABC):
     global_sum: GlobalSum | None
 
     @abstractmethod
+    def facts(self) -> dict[str, str]:
+        """Returns descriptions of the placement, which must be equal on all ranks."""
+
+    @abstractmethod
     def start(self) -> None:
         """Prepares the model for a step."""
 

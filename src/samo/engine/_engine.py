@@ -150,7 +150,7 @@ class Engine:
         self.level = level
         self.sync_perturbation = sync_perturbation
         self._process_group = process_group
-        self._checked = False
+        self._checked, self._checked_rho = False, 0.0
         self._sizes: dict[str, float] = {}
         modules = checked_guards(guards)
         self._setting = make_setting(  # last: no attribute can be set from now on
@@ -442,12 +442,19 @@ class Engine:
         self._checked = False
 
     def _check_ranks(self) -> None:
-        """Checks before the first step that all ranks start from the same state."""
-        if self._checked:
-            return
-        facts = {**self._configuration(), "sync_perturbation": repr(self.sync_perturbation)}
-        check_ranks(self._setting.world, self._setting.traced.model, facts)
-        self._checked = True
+        """Checks before the first step that all ranks start from the same state, and later ρ."""
+        setting = self._setting
+        if not self._checked:
+            facts = {
+                **self._configuration(),
+                "sync_perturbation": repr(self.sync_perturbation),
+                "gradient_dtype": repr(setting.workspace.gradient_dtype),
+                **setting.partition.facts(),
+            }
+            check_ranks(setting.world, setting.traced.model, facts)
+        elif self._checked_rho != self.rho:
+            setting.world.ranks.check({"rho": repr(self.rho)})
+        self._checked, self._checked_rho = True, self.rho
 
     def _factor(self, grad_scaler: GradScaler | None) -> Tensor | None:
         """Returns the scale of a grad scaler; None if it is disabled."""

@@ -104,6 +104,14 @@ class Partition:
 
         return Assignment(of(None), {task: of(task) for task in self._tasks})
 
+    def facts(self) -> dict[str, str]:
+        """Returns descriptions of the declarations, which must be equal on all ranks."""
+        claims = self._claims.owners(self._model)
+        return {
+            f"the declaration of {name!r}": "shared=" if owner is None else f"own[{owner!r}]"
+            for name, owner in claims.items()
+        }
+
     def knows(self, tasks: Iterable[str]) -> bool:
         """Whether the parameters of these tasks are known."""
         return self.seen.issuperset(tasks) and self._knows(self._trainable())
@@ -155,6 +163,12 @@ class Partition:
         }
         declared = self._claims.rest_is_shared or named.keys() <= claims.keys()
         found = {task: Reached([loss]) for task, loss in losses.items()}
+        if hidden := [task for task, reached in found.items() if reached.reentrant]:
+            raise PartitionError(
+                f"The loss of {hidden[0]!r} depends on a reentrant activation checkpoint, which "
+                f"hides its parameters from the autograd graph: use "
+                f"torch.utils.checkpoint.checkpoint(.., use_reentrant=False)."
+            )
         unambiguous = self._is_visible(found, declared=declared)
         strangers = self._learn(found, named, reach, placement) if unambiguous else []
         if ranks is not None:
@@ -316,6 +330,8 @@ class Partition:
         unambiguous: bool,
     ) -> bool:
         """Adds the records of other ranks; False if a compiled graph hides them on any rank."""
+        named = list(named)
+        ranks.check({"trainable parameters": ", ".join(named)})
         rows = [*(reach[name] for name in named), seen]
         flags = torch.tensor([[task in row for task in self._tasks] for row in rows])
         ambiguous = torch.tensor([not unambiguous])

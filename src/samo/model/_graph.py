@@ -19,12 +19,14 @@ class Reached:
         leaves: The leaves that require gradients, by id.
         nodes: The nodes of the graph.
         compiled: The nodes that are compiled graphs, with the outputs that lead to them.
+        reentrant: Whether a reentrant activation checkpoint hides a part of the graph.
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self.leaves: dict[int, Tensor] = {}
         self.nodes: set[Node] = set()
         self.compiled: dict[Node, set[int]] = {}
+        self.reentrant = False
         edges: list[tuple[Node | None, int]] = []
         for tensor in tensors:
             if tensor.grad_fn is None:
@@ -39,6 +41,7 @@ class Reached:
             if node in self.nodes:
                 continue
             self.nodes.add(node)
+            self.reentrant |= node.name() == "CheckpointFunctionBackward"
             if node.name() == "torch::autograd::AccumulateGrad":
                 leaf: Tensor = node.variable  # type: ignore[attr-defined]
                 self.leaves[id(leaf)] = leaf
