@@ -205,7 +205,7 @@ def test_budgets_are_equal_and_the_best_is_by_validation_data(tmp_path: Path) ->
         assert best.trial == top
         assert best.score == pytest.approx(scores[top])
         assert (best.trials, best.failed) == (4, 0)
-        config = read_json(tmp_path / top / "seed-0" / "config.json")
+        config = read_json(tmp_path / top / "seed-1000" / "config.json")
         assert config == json.loads(arm.config(best.params, 1000).model_dump_json())
     for row in rows.values():
         assert 1e-3 <= float(row["lr"]) <= 1e-1

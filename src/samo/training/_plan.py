@@ -96,8 +96,10 @@ def plan(
 
 def check_seeds(seeds: int) -> None:
     """Raises a RunError if there are no seeds, or more than precede those of tuning."""
-    if not 1 <= seeds <= FIRST_TUNING_SEED:
-        raise RunError(f"seeds must be at least 1 and at most {FIRST_TUNING_SEED}; found {seeds}.")
+    if seeds < 1:
+        raise RunError(f"seeds must be at least 1; found {seeds}.")
+    if seeds > FIRST_TUNING_SEED:
+        raise RunError(f"seeds must be at most {FIRST_TUNING_SEED}; found {seeds}.")
 
 
 def benchmark_of(common: Mapping[str, Any]) -> benchmarks.Benchmark:
