@@ -21,6 +21,7 @@ from samo.cost import (
     read_results,
     step_costs,
 )
+from samo.records import read_json
 from samo.training import RunError
 from tests.cli.test_app import run
 
@@ -50,7 +51,7 @@ def measured(file: Path, names: str = "plain,erm", **options: Any) -> dict[str, 
 def test_the_schema_of_the_results(tmp_path: Path) -> None:
     names = "plain,torchjd-autogram,erm-representation,samo"
     results = measured(tmp_path / "a.json", names, bare=True)
-    content = json.loads((tmp_path / "a.json").read_text())
+    content = read_json(tmp_path / "a.json")
     assert results == read_results(tmp_path / "a.json") == content
     assert set(results) == {
         "format",
@@ -235,10 +236,9 @@ def test_random_state_and_threads_are_restored(tmp_path: Path) -> None:
 def test_results_under_other_conditions_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     measured(file, "erm", steps=0)
-    before = file.read_text()
     with pytest.raises(RunError, match=r"another setting: .*batch"):
         measured(file, "erm", batch=4)
-    results = json.loads(before)
+    results = read_json(file)
     results["machine"]["commit"] = "another"
     file.write_text(json.dumps(results))
     with pytest.raises(RunError, match=r"another machine: .*commit"):

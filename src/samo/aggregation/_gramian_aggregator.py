@@ -24,6 +24,11 @@ class GramianAggregator(GramianWeightedAggregator):
         super().__init__(gramian_weighting)
         self.weighting = _OfMatrix(gramian_weighting)
 
+    def __repr__(self) -> str:
+        if type(self).__init__ is not GramianAggregator.__init__:
+            return super().__repr__()  # of a method with arguments of its own
+        return f"{type(self).__name__}({self.gramian_weighting!r})"
+
 
 class _OfMatrix(Weighting[Matrix]):
     """Weighs the rows of a matrix, in its dtype, by a weighting of their Gramian."""

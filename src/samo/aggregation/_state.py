@@ -50,7 +50,7 @@ def capture(module: nn.Module) -> State:
         >>> dwa, fresh = aggregation.create("dwa", 2), aggregation.create("dwa", 2)
         >>> _ = dwa(torch.tensor([1.0, 2.0]))
         >>> restore(fresh, capture(dwa))
-        >>> fresh._loss_sum
+        >>> fresh._sum
         tensor([1., 2.])
     """
     names = {id(tensor): name for name, tensor in _trainable(module)}

@@ -11,6 +11,7 @@ from torch import nn
 from samo.model import (
     Trace,
     Traced,
+    devices_of,
     global_generators,
     put_back,
     set_states,
@@ -41,7 +42,7 @@ def undisturbed(model: nn.Module) -> Iterator[Isolated]:
         and random numbers.
     """
     kept = state_of(model)
-    generators = global_generators(kept.devices)
+    generators = global_generators(devices_of(kept))
     states = states_of(generators)
     model.eval()
     try:

@@ -57,11 +57,6 @@ class Setting:
     workspace: Workspace
     level: Level
 
-    @property
-    def replays(self) -> bool:
-        """Whether the losses are evaluated at other points than the natural one."""
-        return self.ascending is not None and self.ascending.moves
-
     def check(self) -> None:
         """Raises ValueError if the options conflict with each other or with the processes."""
         check_world(self.world, self.combiner, self.ascending)

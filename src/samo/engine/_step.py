@@ -91,6 +91,7 @@ class Step:
     def gather(self, traces: ExitStack) -> None:
         """Computes and averages the task gradients; the last graph lives as long as ``traces``."""
         setting, closures = self._setting, self._closures
+        replays = setting.ascending is not None and setting.ascending.moves
         if len(closures) > 1 and not setting.partition.knows(setting.tasks):
             for closure, sizes in zip(closures, self._batch_sizes, strict=True):
                 # The partition must stay the same from one micro-batch to the next.
@@ -98,7 +99,7 @@ class Step:
                     Batch(closure, sizes, setting, trace).rehearse()
         for number, (closure, sizes) in enumerate(zip(closures, self._batch_sizes, strict=True)):
             traces.close()
-            trace = traces.enter_context(Trace(setting.traced, replays=setting.replays))
+            trace = traces.enter_context(Trace(setting.traced, replays=replays))
             batch = Batch(closure, sizes, setting, trace)
             # Two matrices alternate, since the sum of the micro-batches before is in the other.
             use = str(number % 2)
@@ -130,7 +131,7 @@ class Step:
         """
         setting, guard = self._setting, self._guard
         perturbation = setting.ascending
-        if perturbation is None or not setting.replays:
+        if perturbation is None or not perturbation.moves:
             return None, None
         point = NaturalPoint(setting, perturbation, batch, guard)
         kept = setting.flat_combiner is not None

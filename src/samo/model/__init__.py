@@ -5,7 +5,7 @@ from ._draws import Traced
 from ._graph import Reached, distances
 from ._random import Streams, global_generators, rademacher_, set_states, states_of
 from ._replay import Trace
-from ._state import modules_of, parameters_of, put_back, state_of
+from ._state import devices_of, modules_of, parameters_of, put_back, state_of
 
 __all__ = [
     "Cut",
@@ -14,6 +14,7 @@ __all__ = [
     "Trace",
     "Traced",
     "cut_of",
+    "devices_of",
     "distances",
     "global_generators",
     "modules_of",

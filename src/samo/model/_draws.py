@@ -29,14 +29,6 @@ class Conditions:
     modes: list[bool]
     devices: list[torch.device]
 
-    def same(self, other: Conditions) -> bool:
-        """Whether the others are the same."""
-        return (
-            self.modes == other.modes
-            and self.devices == other.devices
-            and all(map(is_, self.modules, other.modules))
-        )
-
 
 @dataclass
 class Traced:
@@ -90,7 +82,7 @@ class Draws:
         self._generators = generators
         self._before = before
         self._now = Conditions(modules, [module.training for module in modules], devices)
-        self._probing = traced.known is None or not self._now.same(traced.known)
+        self._probing = traced.known is None or not _same(self._now, traced.known)
         # The observed modules and generators: all, until it is known which draw.
         self._watched = modules if self._probing else traced.drawing
         self._sources = set(before) if self._probing else traced.drawn
@@ -199,6 +191,11 @@ class Draws:
         """Checks that the random state here equals that of the natural pass."""
         if drawn_between(self._generators, then, states_of(self._generators, self._drawn)):
             self.separable = False
+
+
+def _same(one: Conditions, other: Conditions) -> bool:
+    flags = one.modes == other.modes and one.devices == other.devices
+    return flags and all(map(is_, one.modules, other.modules))
 
 
 def _eager_modules(model: nn.Module) -> Iterator[nn.Module]:

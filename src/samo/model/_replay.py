@@ -19,7 +19,7 @@ from torch.nn import Parameter
 
 from ._draws import Draws, Traced
 from ._random import States, global_generators, set_states, states_of, torch_generators
-from ._state import install, put_back, stand_ins_of, state_of
+from ._state import devices_of, install, put_back, stand_ins_of, state_of
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class Trace:
     def __init__(self, traced: Traced, *, replays: bool = True) -> None:
         state = state_of(traced.model)
         self._traced = traced
-        self._devices = state.devices
+        self._devices = devices_of(state)
         self._generators = (global_generators if replays else torch_generators)(self._devices)
         self._stand_ins = stand_ins_of(state)
         self._before = states_of(self._generators)

@@ -54,14 +54,6 @@ class ModelState:
         flags = zip(self.parameters, self.trainable, strict=True)
         return [*self.modules, *(parameter for parameter, trainable in flags if trainable)]
 
-    @property
-    def devices(self) -> list[torch.device]:
-        """The devices of the parameters and buffers."""
-        found = {parameter.device for parameter in self.parameters}
-        for buffers in self.buffers:
-            found.update(buffer.device for buffer in buffers.values() if buffer is not None)
-        return sorted(found, key=str)
-
 
 def state_of(model: nn.Module) -> ModelState:
     """Returns the current state of a model."""
@@ -74,6 +66,14 @@ def state_of(model: nn.Module) -> ModelState:
         [module.training for module in modules],
         [parameter.requires_grad for parameter in parameters],
     )
+
+
+def devices_of(state: ModelState) -> list[torch.device]:
+    """Returns the devices of the parameters and buffers."""
+    found = {parameter.device for parameter in state.parameters}
+    for buffers in state.buffers:
+        found.update(buffer.device for buffer in buffers.values() if buffer is not None)
+    return sorted(found, key=str)
 
 
 def put_back(state: ModelState) -> None:

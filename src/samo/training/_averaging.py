@@ -54,8 +54,8 @@ def recompute_statistics(
 ) -> None:
     """Recomputes the statistics of BatchNorm layers with ``torch.optim.swa_utils.update_bn``.
 
-    Those of the raw weights do not fit averaged ones (Izmailov et al., arXiv 1803.05407, Alg. 1).
-    Costs a forward pass of the batches; nothing if the model has no BatchNorm layers.
+    Those of the raw weights do not fit averaged weights (Izmailov et al., arXiv 1803.05407,
+    Algorithm 1). Costs a forward pass of the batches; nothing if the model has no BatchNorm layers.
     """
     # update_bn takes the first element of a tuple for the model's input.
     inputs = ((to_device(batch, device),) for batch in batches)
