@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from . import metrics
-from ._errors import NonFiniteError, PartitionError, RankError
+from ._errors import ClosureError, NonFiniteError, PartitionError, RankError
 from ._version import __version__
 from .perturbations import (
     SPSA,
@@ -37,6 +37,7 @@ _LAZY |= {
 }
 
 __all__ = [
+    "ClosureError",
     "ERM",
     "FMTL",
     "GSAM",

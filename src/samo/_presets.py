@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TypedDict, Unpack
 
@@ -30,6 +30,7 @@ class EngineOptions(TypedDict, total=False):
     sync_perturbation: bool
     gradient_dtype: torch.dtype | None
     level: Level
+    guards: Iterable[nn.Module]
 
 
 class Options(EngineOptions, total=False):

@@ -67,6 +67,8 @@ VARIANTS = [
     Case("SAMO", "mgda", "fsdp", options=(("decompose", True),)),
     Case("SAMO", "mgda", "ddp", options=(("decompose", True),)),
     Case("GSAM", "pcgrad"),
+    Case("SAMO", "mgda", "inner ddp"),
+    Case("GSAM", "upgrad", "inner ddp", options=tuple(AT.items())),
     Case("LSAM", "gradvac", "ddp"),
     Case("LSAM", "mgda", divided_from=1 << 30),
     Case("LSAM", "uw", micro=2),
@@ -222,7 +224,8 @@ def _run(case: Case, rank: int, size: int, *, together: bool) -> dict[str, Tenso
         if result.gramian is not None:
             found[f"{step}: gramian"] = result.gramian
     found |= {f"method {i}": parameter.detach().double() for i, parameter in enumerate(method)}
-    return found | {name: _whole(parameter) for name, parameter in net.named_parameters()}
+    named = [(name.replace("module.", ""), p) for name, p in net.named_parameters()]
+    return found | {name: _whole(parameter) for name, parameter in named}
 
 
 def _closure(net: nn.Module, x: Tensor, y: Tensor, owner: Tensor, lacking: int, case: Case) -> Any:
@@ -248,6 +251,8 @@ def _closure(net: nn.Module, x: Tensor, y: Tensor, owner: Tensor, lacking: int, 
 def wrap(net: nn.Module, wrapper: str) -> nn.Module:
     if wrapper == "ddp":
         return DistributedDataParallel(net)
+    if wrapper == "inner ddp":
+        net.trunk = DistributedDataParallel(net.get_submodule("trunk"))
     if wrapper == "fsdp":
         fully_shard(net.get_submodule("trunk.0"))
         for head in net.get_submodule("heads").children():

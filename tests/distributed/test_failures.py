@@ -6,15 +6,20 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.nn.parallel import DistributedDataParallel
 
 import samo
 from tests.distributed import cases
 from tests.distributed.processes import RankFailure, all_well, on_ranks
 from tests.tools import same
+
+CPU = torch.device("cpu")
 
 
 def _step(engine: samo.Engine, net: torch.nn.Module, rank: int, at: int, fault: str) -> str:
@@ -117,41 +122,126 @@ def test_a_rank_that_does_not_answer():
         assert f"RankError: Rank {rank} cannot reach another rank" in str(said)
 
 
-def disagreements(rank: int, size: int) -> list[str]:
+def _net(rank: int, change: str) -> Any:
+    """The model, which differs on rank 1."""
+    net: Any = cases.model()
+    first = net.get_parameter("trunk.0.weight")
+    if rank == 1:
+        if change == "values":
+            with torch.no_grad():
+                first.add_(0.5)
+        elif change == "dtype":
+            net.float()
+        elif change == "frozen":
+            first.requires_grad_(False)
+        elif change == "order":
+            net.heads = torch.nn.ModuleDict(dict(reversed(net.heads.items())))
+        elif change == "shape":
+            net.trunk[2] = torch.nn.Linear(7, 5, bias=False).double()
+        elif change == "buffer":
+            net.register_buffer("count", torch.zeros(2))
+        elif change == "lazy":
+            net.lazy = torch.nn.LazyLinear(3)
+    return net
+
+
+DIFFERENT: dict[str, tuple[dict[str, list[object]], str]] = {
+    "seed": ({"seed": [0, 1]}, "seed (rank 0: 0, rank 1: 1)"),
+    "method": ({"aggregator": ["ls", "mgda"]}, "aggregator (rank 0: "),
+    "rho": ({"rho": [0.05, 1.05]}, "perturbation (rank 0: "),
+    "matrix": (
+        {"gradient_dtype": [None, torch.float32]},
+        "gradient_dtype (rank 0: None, rank 1: torch.float32)",
+    ),
+    "more tasks": (
+        {"tasks": [["a", "b"], cases.TASKS]},
+        "tasks (rank 0: ['a', 'b'], rank 1: ['a', 'b', 'c'])",
+    ),
+    "other tasks": ({"tasks": [cases.TASKS, [*"abd"]]}, "tasks (rank 0: ['a', 'b', 'c'], rank 1"),
+    "level": (
+        {"level": ["parameter", "representation"], "alpha": [1.0, 1.0]},
+        "level (rank 0: 'parameter', rank 1: 'representation')",
+    ),
+    "declared": ({"own": [None, "heads.a"]}, "declaration of 'heads.a.weight' (rank 0: none, rank"),
+    "shared": ({"own": ["heads.a", "heads.b"]}, "declaration of 'heads.a.weight' (rank 0: own['a"),
+    "values": ({}, "the values of parameter 'trunk.0.weight' (rank 0: checksum"),
+    "dtype": ({}, "parameter 'trunk.0.weight' (rank 0: number 0, [7, 4], torch.float64"),
+    "frozen": (
+        {},
+        "parameter 'trunk.0.weight' (rank 0: number 0, [7, 4], torch.float64, requires_",
+    ),
+    "order": ({}, "parameter 'heads.a.weight' (rank 0: number 4, [1, 5], torch.float64"),
+    "shape": ({}, "parameter 'trunk.2.bias' (rank 0: number 3, [5], torch.float64"),
+    "buffer": ({}, "buffer 'count' (rank 0: none, rank 1: [2], torch.float32)"),
+    "wrapper": ({}, "broadcast_buffers (rank 0: True, rank 1: False)"),
+}
+
+
+def _attempt(engine: samo.Engine, net: torch.nn.Module, count: int = 1) -> str:
+    x, y = cases.batch(0, 2)
+    closure = lambda tasks: cases.losses_of(net, x, y, tasks)  # noqa: E731
+    try:
+        engine.backward([closure] * count)
+    except (ValueError, samo.RankError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "well"
+
+
+def disagreements(rank: int, size: int) -> dict[str, str]:
     """Engines that are not the same on both ranks."""
     without_numpy()
-    said = []
-
-    def attempt(**options: object) -> None:
+    said = {}
+    for kind, (options, _) in DIFFERENT.items():
+        net = _net(rank, kind)
+        mine = {name: values[rank] for name, values in options.items()}
+        if isinstance(head := mine.get("own"), str):
+            mine["own"] = {head[-1]: net.get_submodule(head)}
+        wrapped = net
+        if kind == "wrapper":
+            wrapped = DistributedDataParallel(net, broadcast_buffers=rank == 0)
+        chosen: dict[str, Any] = {"tasks": cases.TASKS, "aggregator": "ls", **mine}
+        said[kind] = _attempt(samo.SAMO(wrapped, **chosen), net)
+    for name in ("", "trunk"):
         net = cases.model()
-        with torch.no_grad():
-            net.get_parameter("trunk.0.weight").add_(options.pop("shift", 0.0))  # type: ignore[arg-type]
-        count = options.pop("count", 1)
-        x, y = cases.batch(0, 2)
-        engine = samo.SAMO(net, cases.TASKS, **{"aggregator": "ls", **options})  # type: ignore[arg-type]
-        closure = lambda tasks: cases.losses_of(net, x, y, tasks)  # noqa: E731
-        try:
-            engine.backward([closure] * count)  # type: ignore[operator]
-        except (ValueError, samo.RankError) as error:
-            said.append(f"{type(error).__name__}: {error}")
+        if name:
+            net.trunk = FullyShardedDataParallel(net.trunk, device_id=CPU)  # type: ignore[arg-type]
         else:
-            said.append("well")
-
-    attempt(seed=rank)
-    attempt(aggregator=["ls", "mgda"][rank])
-    attempt(rho=0.05 + rank)
-    attempt(shift=0.5 * rank)
-    attempt()
-    attempt(count=1 + rank)
+            net = FullyShardedDataParallel(net, device_id=CPU)
+        with pytest.raises(ValueError, match="FSDP1") as caught:
+            samo.SAMO(net, cases.TASKS, aggregator="ls")
+        said[f"FSDP1 {name}"] = str(caught.value)
+    net = _net(rank, "lazy")
+    said["lazy"] = _attempt(samo.SAMO(net, cases.TASKS, aggregator="ls"), net)
+    net = cases.model()
+    engine = samo.GSAM(net, cases.TASKS, aggregator="ls", rho=0.1)
+    said["same"] = _attempt(engine, net)
+    engine.rho = 0.2
+    said["same radius"] = _attempt(engine, net)
+    engine.rho = 0.3 + rank
+    said["another radius"] = _attempt(engine, net)
+    engine.rho = 0.3
+    said["same radius again"] = _attempt(engine, net)
+    net.get_parameter("trunk.0.bias").requires_grad_(rank == 0)
+    said["frozen later"] = _attempt(engine, net)
+    net.get_parameter("trunk.0.bias").requires_grad_()
+    said["closures"] = _attempt(engine, net, 1 + rank)
     return said
 
 
 def test_disagreements():
     """Ranks that do not have the same engine, or the same model, are told so."""
-    for said in all_well(on_ranks(2, disagreements)):
-        assert "seed (rank 0: 0, rank 1: 1)" in said[0]
-        assert "aggregator (rank 0: " in said[1]
-        assert "perturbation (rank 0: " in said[2]
-        assert "the values of parameter 'trunk.0.weight' (rank 0: checksum" in said[3]
-        assert said[4] == "well"
-        assert said[5].startswith("RankError: The ranks are not in step")
+    for rank, said in enumerate(all_well(on_ranks(2, disagreements))):
+        for kind, (_, message) in DIFFERENT.items():
+            assert said[kind].startswith("ValueError: The ranks must have the same engine."), kind
+            assert message in said[kind], (kind, said[kind])
+        for name, where in [("", "The model"), ("trunk", "'trunk' in the model")]:
+            assert said[f"FSDP1 {name}"].startswith(
+                f"{where} is a FullyShardedDataParallel (FSDP1)"
+            )
+            assert "use torch.distributed.fsdp.fully_shard" in said[f"FSDP1 {name}"]
+        lazy = ["RankError: Another rank has failed", "ValueError: 'lazy.weight' is uninitialised"]
+        assert said["lazy"].startswith(lazy[rank])
+        assert said["same"] == said["same radius"] == said["same radius again"] == "well"
+        assert "rho (rank 0: 0.3, rank 1: 1.3)" in said["another radius"]
+        assert "trainable parameters (rank 0: trunk.0.weight, trunk.0" in said["frozen later"]
+        assert said["closures"].startswith("RankError: The ranks are not in step")

@@ -176,10 +176,11 @@ def test_each_rank_perturbs_along_its_own_gradient(ranks: list[dict[str, Any]]) 
 def test_bytes(ranks: list[dict[str, Any]]) -> None:
     """Those of a weighted sum, whose weights are known, and K² numbers."""
     message = 8 * (2 * len(TASKS) + 5)
-    gathered = 8 * 2 * sum(parameter.numel() for parameter in model().parameters())
     for found in (rank["bytes"] for rank in ranks):
         # The ranks agree on what z is (four integers), and exchange the Gramian.
         more = 8 * (len(TASKS) ** 2 + 4) + 3 * message
         assert found["plain representation"] - found["plain"] <= more
-        # The second pass gathers the units around the cut once more.
-        assert found["fsdp representation"] - found["fsdp"] <= more + gathered
+        # The units around the cut stay gathered from the first pass to the second. FSDP prefetches
+        # the one before in the first pass, in vain: its shards have 4 of 7 rows, with padding.
+        prefetched = 2 * 8 * 4 * (4 + 1)
+        assert found["fsdp representation"] - found["fsdp"] <= more + prefetched

@@ -27,8 +27,11 @@ PRESETS = {
     "SAMO, previous": lambda model, **o: samo.SAMO(
         model, TASKS, rho=0.1, local=samo.PreviousGradient(), **o
     ),
+    "ERM, z": lambda model, **o: samo.ERM(model, TASKS, level="representation", **o),
+    "GSAM, z": lambda model, **o: samo.GSAM(model, TASKS, rho=0.1, level="representation", **o),
 }
 CALLS = {"ERM": 1, "GSAM": 2, "heads": 2, "LSAM": 4, "FMTL": 4, "SAMO": 10, "SAMO, previous": 4}
+CALLS |= {"ERM, z": 1, "GSAM, z": 2}
 ERRORS = [RuntimeError, KeyboardInterrupt, torch.OutOfMemoryError]
 
 

@@ -90,19 +90,73 @@ def test_compiled_trunk(backend: str) -> None:
     close(found[0], found[1])
 
 
-@pytest.mark.parametrize("level", ["parameter", "representation"])
-def test_reentrant_checkpoints(level: Any) -> None:
-    """They hide the parameters from the graph."""
+AT: dict[str, Any] = {"level": "representation"}
+ENGINES: list[tuple[str, dict[str, Any]]] = [
+    *((preset, {}) for preset in ("ERM", "GSAM", "LSAM", "FMTL", "SAMO", "MSAM")),
+    *((preset, AT) for preset in ("ERM", "GSAM", "MSAM")),
+    ("SAMO", {**AT, "rho": 0.0, "rho_own": 0.1}),
+]
+
+
+@pytest.mark.parametrize("where", ["trunk", "block", "head"])
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(("preset", "options"), ENGINES)
+def test_reentrant_checkpoints(
+    preset: str, options: dict[str, Any], known: bool, where: str
+) -> None:
+    """They hide the parameters from the graph: these would get no gradient, without a word."""
     net: Any = model("plain")
 
+    def hidden(module: nn.Module, x: Tensor) -> Tensor:
+        inputs = x if x.requires_grad else x.clone().requires_grad_()
+        found: Tensor = checkpoint(module, inputs, use_reentrant=True)
+        return found
+
     def losses(tasks: Sequence[str]) -> dict[str, Tensor]:
-        h = checkpoint(net.trunk, X.clone().requires_grad_(), use_reentrant=True)
+        if where == "trunk":
+            h = hidden(net.trunk, X)
+        elif where == "block":
+            h = hidden(nn.Sequential(*net.trunk[2:]), net.trunk[:2](X))
+        else:
+            h = net.trunk(X)
+            return {t: net.loss(t, hidden(nn.Tanh(), h) if t == "a" else h) for t in tasks}
         return {task: net.loss(task, h) for task in tasks}
 
-    engine = samo.ERM(net, TASKS, aggregator="upgrad", level=level)
-    with pytest.raises(samo.PartitionError, match="share no trainable parameter"):
+    parts = declared(net) if known else {}
+    engine = getattr(samo, preset)(net, TASKS, aggregator="upgrad", **options, **parts)
+    with pytest.raises(samo.PartitionError, match="use_reentrant=False"):
         engine.backward(losses)
     assert all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize("method", ["ls", "mgda", "upgrad"])
+@pytest.mark.parametrize(("preset", "options"), ENGINES[-4:])
+def test_a_frozen_trunk(preset: str, options: dict[str, Any], method: str) -> None:
+    """The heads are trained as at the parameters; once thawed, the trunk is, as ever."""
+    found = []
+    for level, thaw in [("parameter", False), ("representation", False), ("representation", True)]:
+        net: Any = model("plain")
+        net.trunk.requires_grad_(False)
+        engine = getattr(samo, preset)(
+            net, TASKS, aggregator=method, **{**options, "level": level}, **declared(net)
+        )
+        if preset != "MSAM" or not thaw:
+            assert engine.backward(net.losses).level is None
+        found.append(gradients(net))
+        if thaw:
+            net.zero_grad()
+            net.trunk.requires_grad_()
+            result = engine.backward(net.losses)
+            fresh: Any = model("plain")
+            again = getattr(samo, preset)(
+                fresh, TASKS, aggregator=method, **options, **declared(fresh)
+            ).backward(fresh.losses)
+            assert result.level == again.level == (None if method == "ls" else "representation")
+            close(gradients(net), gradients(fresh))
+    close(found[0], found[1])
+    assert {name for name, g in found[1].items() if g is not None} == {
+        f"heads.{task}.{part}" for task in TASKS for part in ("weight", "bias")
+    }
 
 
 class Table(Heads):

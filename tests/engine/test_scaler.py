@@ -24,6 +24,9 @@ PRESETS: dict[str, tuple[Any, dict[str, Any]]] = {
     "fmtl": (samo.FMTL, {}),
     "samo": (samo.SAMO, {}),
     "previous": (samo.SAMO, {"local": samo.PreviousGradient()}),
+    "erm, z": (samo.ERM, {"level": "representation"}),
+    "gsam, z": (samo.GSAM, {"level": "representation"}),
+    "heads, z": (samo.GSAM, {"rho": 0.0, "rho_own": 0.05, "level": "representation"}),
 }
 X = torch.linspace(-2, 2, 28).view(7, 4).cos()
 
@@ -159,9 +162,11 @@ def test_a_disabled_scaler_is_none(scaler):
 FAULTS = ["natural", "natural gradient", "perturbed", "perturbed gradient", "probe"]
 POSSIBLE = {"erm": FAULTS[:2], "msam": FAULTS[:2], "samo": FAULTS}
 POSSIBLE["heads"] = [FAULTS[0], *FAULTS[2:4]]  # the fault is in a shared parameter
+POSSIBLE |= {f"{preset}, z": POSSIBLE[preset] for preset in ("erm", "heads")}
 OVERFLOWS = [(p, f, "dwa") for p in PRESETS for f in POSSIBLE.get(p, FAULTS[:4])]
 METHODS = ("uw", "famo", "gradvac", "excess-mtl")
 OVERFLOWS += [("previous", f, a) for f in FAULTS[1:4] for a in METHODS]
+OVERFLOWS += [("gsam, z", f, "cr-mogm") for f in FAULTS[:4]]  # compares gradients, and learns
 
 
 @pytest.mark.parametrize(("preset", "fault", "aggregator"), OVERFLOWS)

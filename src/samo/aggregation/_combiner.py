@@ -93,7 +93,8 @@ class Combiner(ABC):
         self.device = tensors[0].device if tensors else None
         self.dtype = torch.float64
         self.last: Tensor | None = None
-        parts = list((method if whole is None else whole).modules())
+        self._whole = method if whole is None else whole
+        parts = list(self._whole.modules())
         self._seeing = next((part for part in parts if isinstance(part, SeesLosses)), None)
         self.sees_losses = self._seeing is not None
         self._learning = next((part for part in parts if isinstance(part, SeesSharpness)), None)
@@ -107,10 +108,10 @@ class Combiner(ABC):
 
     def bookmark(self) -> Callable[[], None]:
         """Returns a function that restores the current state of the method."""
-        state, last = capture(self.method), self.last
+        state, last = capture(self._whole), self.last
 
         def undo() -> None:
-            restore(self.method, state)
+            restore(self._whole, state)
             self.last = last
 
         return undo

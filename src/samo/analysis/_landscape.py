@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samo.engine import displaced, point_of
+from samo.model import Journal
 from samo.tensors import Layout
 
 from ._data import Data, Losses, Sizes
@@ -132,7 +133,7 @@ def landscape(
     sums = {task: torch.zeros(points, points, dtype=torch.float64) for task in data.tasks}
     n_all, n_done = points * points * data.n_batches, 0
     layout = Layout(live)
-    kept = displaced([(point_of(live, layout.empty()), layout.zeros())])
+    kept = displaced(Journal(), ([(point_of(live, layout.empty()), layout.zeros())], 1.0))
     with undisturbed(model), torch.no_grad(), kept:
         for part in data:
             seen: list[dict[str, Tensor]] = []

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Literal
 
 from torch import nn
 
 from samo import aggregation
-from samo.engine import Declared, Guard, Partition, Step, confine_autocast, make_setting
+from samo.engine import Declared, Guard, Partition, Setting, Step, confined, make_setting
 from samo.perturbations import Displacement
 
 from ._data import Data
@@ -64,12 +64,16 @@ def steps(
             f"task-specific: declare them shared (shared=model)."
         )
     for part in data:
-        with confine_autocast([part.closure]) as closures:
-            step = Step(setting, closures, Guard())
-            isolated(partial(_gather, step))
+        closures, without_autocast = confined([part.closure], setting.journal)
+        step = Step(setting, closures, Guard())
+        gather = partial(_gather, setting, step, without_autocast)
+        setting.journal.run(partial(isolated, gather))
         yield step, part.shares
 
 
-def _gather(step: Step) -> None:
-    with ExitStack() as traces:
+def _gather(setting: Setting, step: Step, without_autocast: AbstractContextManager[None]) -> None:
+    step.begin()
+    placement = setting.world.placement
+    silent = setting.journal.during(placement.begin, placement.end)
+    with without_autocast, silent, ExitStack() as traces:
         step.gather(traces)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from torch.autograd.graph import GradientEdge
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
+from samo._errors import explained
 from samo.model import Streams
 from samo.tensors import Vector
 
@@ -103,6 +104,7 @@ class Replicated(Placement):
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
         self._model = model
         self._ranks = ranks
+        self._flags: list[tuple[DistributedDataParallel, bool, bool]] = []
         self._wrappers = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
         if any(wrapper.static_graph for wrapper in self._wrappers):
             raise ValueError(
@@ -110,17 +112,39 @@ class Replicated(Placement):
                 "backward pass: use static_graph=False. The engine reduces the gradients."
             )
 
+    def facts(self) -> dict[str, str]:
+        """Describes the buffers that are broadcast."""
+        buffers = dict(self._model.named_buffers()) if self._broadcasts else {}
+        found = {f"buffer {n!r}": f"{list(b.shape)}, {b.dtype}" for n, b in buffers.items()}
+        return {"placement": "replicated", "broadcast_buffers": repr(self._broadcasts), **found}
+
     def start(self) -> None:
         """Broadcasts the buffers of rank 0, unless a wrapper has ``broadcast_buffers=False``."""
-        if self._ranks.size > 1 and all(wrapper.broadcast_buffers for wrapper in self._wrappers):
+        if self._ranks.size > 1 and self._broadcasts:
             self._ranks.broadcast_(list(self._model.buffers()))
+
+    def begin(self) -> None:
+        """Disables the wrappers' synchronisation."""
+        self._flags = [
+            (wrapper, wrapper.require_backward_grad_sync, wrapper.require_forward_param_sync)
+            for wrapper in self._wrappers
+        ]
+        for wrapper in self._wrappers:
+            wrapper.require_backward_grad_sync = False
+            wrapper.require_forward_param_sync = False
 
     def settle(self) -> None:
         """Does nothing."""
 
-    def evaluating(self) -> AbstractContextManager[None]:
-        """Disables the wrappers' synchronisation."""
-        return self._silent() if self._wrappers else nullcontext()
+    def evaluated(self) -> None:
+        """Does nothing."""
+
+    def end(self) -> None:
+        """Enables the wrappers' synchronisation."""
+        for wrapper, backward, forward in self._flags:
+            wrapper.require_backward_grad_sync = backward
+            wrapper.require_forward_param_sync = forward
+        self._flags = []
 
     def taking_part(self, losses: Mapping[str, Tensor], agreed: Agreement) -> dict[str, Tensor]:
         """Returns the losses with a positive share."""
@@ -186,21 +210,9 @@ class Replicated(Placement):
             how(flat, streams.on(flat.device))
         return vector
 
-    @contextmanager
-    def _silent(self) -> Iterator[None]:
-        flags = [
-            (wrapper, wrapper.require_backward_grad_sync, wrapper.require_forward_param_sync)
-            for wrapper in self._wrappers
-        ]
-        try:
-            for wrapper in self._wrappers:
-                wrapper.require_backward_grad_sync = False
-                wrapper.require_forward_param_sync = False
-            yield
-        finally:
-            for wrapper, backward, forward in flags:
-                wrapper.require_backward_grad_sync = backward
-                wrapper.require_forward_param_sync = forward
+    @property
+    def _broadcasts(self) -> bool:
+        return all(wrapper.broadcast_buffers for wrapper in self._wrappers)
 
 
 def _gradients(
@@ -212,11 +224,16 @@ def _gradients(
 ) -> list[Tensor | None]:
     if not outputs:
         return [None] * len(ends)
-    found: Sequence[Tensor | None] = torch.autograd.grad(
-        outputs,  # type: ignore[arg-type]
-        ends,  # type: ignore[arg-type]
-        seeds,
-        retain_graph=retain,
-        allow_unused=True,
-    )
+    try:
+        found: Sequence[Tensor | None] = torch.autograd.grad(
+            outputs,  # type: ignore[arg-type]
+            ends,  # type: ignore[arg-type]
+            seeds,
+            retain_graph=retain,
+            allow_unused=True,
+        )
+    except RuntimeError as error:
+        if (explanation := explained(error)) is error:
+            raise
+        raise explanation from error
     return list(found)

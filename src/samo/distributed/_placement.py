@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -36,6 +35,10 @@ class Placement(ABC):
     global_sum: GlobalSum | None
 
     @abstractmethod
+    def facts(self) -> dict[str, str]:
+        """Returns descriptions of the placement, which must be equal on all ranks."""
+
+    @abstractmethod
     def start(self) -> None:
         """Prepares the model for a step."""
 
@@ -44,8 +47,16 @@ class Placement(ABC):
         """Ensures that the parameters registered in the model are those that the engine knows."""
 
     @abstractmethod
-    def evaluating(self) -> AbstractContextManager[None]:
-        """Returns the context for each call of the user's closure."""
+    def evaluated(self) -> None:
+        """Is called after each call of the user's closure."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Prepares this process for evaluations."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Restores what `begin`, evaluations and backward passes change, at any moment of them."""
 
     @abstractmethod
     def taking_part(self, losses: Mapping[str, Tensor], agreed: Agreement) -> dict[str, Tensor]:

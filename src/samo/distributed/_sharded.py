@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
+from torch.utils.hooks import RemovableHandle
 
+from samo._errors import explained
 from samo.model import Streams
 from samo.tensors import Vector, assembled, local, part_of
 
@@ -45,6 +46,8 @@ class Sharded(Placement):
         self._reshard()
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._size = ranks.size
+        self._silent: list[RemovableHandle] = []
+        self._outside: list[tuple[Parameter, Tensor | None]] = []
         self._behind: dict[int, int] = {}
         self._gathered: dict[int, Tensor] = {}
         self.global_sum = ranks.total
@@ -52,21 +55,29 @@ class Sharded(Placement):
             if parameter.requires_grad:
                 _check(name, parameter, ranks.size)
 
+    def facts(self) -> dict[str, str]:
+        """Names the placement."""
+        return {"placement": "sharded"}
+
     def start(self) -> None:
         """Frees parameters gathered by an evaluation outside the engine, which may be outdated."""
-        self._reshard()
+        self._recover()
 
     def settle(self) -> None:
         """Registers the shards in place of gathered parameters."""
+        self._recover()
+
+    def evaluated(self) -> None:
+        """Frees the gathered parameters, since the shards will change."""
         self._reshard()
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Frees the gathered parameters after each evaluation, since the shards will change."""
-        try:
-            yield
-        finally:
-            self._reshard()
+    def begin(self) -> None:
+        """Does nothing."""
+
+    def end(self) -> None:
+        """Frees the gathered parameters; restores ``.grad`` after an interrupted backward pass."""
+        self._recover()
+        self._restore()
 
     def taking_part(self, losses: Mapping[str, Tensor], agreed: Agreement) -> dict[str, Tensor]:
         """Returns all losses: every rank takes part in the collective operations of each task."""
@@ -99,9 +110,18 @@ class Sharded(Placement):
     ) -> list[Tensor | None]:
         """Runs a backward pass, in which FSDP averages over the ranks and scatters."""
         starts = list(map(get_gradient_edge, losses))
-        # Autograd executes the nodes of edges, and would free what they need in `pull_back`.
-        ends: list[Tensor | GradientEdge] = [*self._leaves(parameters), *edges] if edges else []
-        return self._backward(starts, seeds, parameters, ends, retain=retain or bool(edges))
+        if not edges:
+            found = self._backward(starts, seeds, parameters, retain=retain)
+            self._reshard()
+            return found
+        # The units that this pass gathers are those that `pull_back` needs first.
+        self._keep(True)
+        try:
+            # Autograd executes the nodes of edges, and would free what `pull_back` needs.
+            ends: list[Tensor | GradientEdge] = [*self._leaves(parameters), *edges]
+            return self._backward(starts, seeds, parameters, ends, retain=True)
+        finally:
+            self._keep(False)
 
     def pull_back(
         self,
@@ -125,13 +145,12 @@ class Sharded(Placement):
             The shards of the gradients.
         """
         starts = list(map(get_gradient_edge, losses))
-        silent = [start.node.register_prehook(lambda g: (None,) * len(g)) for start in starts]
         zeros = [torch.zeros_like(loss) for loss in losses]
-        try:
-            return self._backward([*starts, *edges], [*zeros, *cotangents], parameters)
-        finally:
-            for handle in silent:
-                handle.remove()
+        for start in starts:
+            self._silent.append(start.node.register_prehook(lambda g: (None,) * len(g)))
+        found = self._backward([*starts, *edges], [*zeros, *cotangents], parameters)
+        self._reshard()
+        return found
 
     def as_gradient(self, part: Tensor, parameter: Tensor) -> Tensor:
         """Returns the ``DTensor`` of which this rank holds the shard."""
@@ -169,6 +188,28 @@ class Sharded(Placement):
         for unit in self._units:
             unit.reshard()
 
+    def _keep(self, keep: bool) -> None:
+        for unit in self._units:
+            unit.set_reshard_after_backward(not keep, recurse=False)
+
+    def _recover(self) -> None:
+        """Resets the units, which an exception may have left in the midst of a pass."""
+        for unit in self._units:
+            # Only a unit that has run as the root of others, or alone, can be reset (with them).
+            if unit._get_fsdp_state()._is_root and hasattr(unit, "reset_iter_state"):
+                unit.reset_iter_state()
+        self._reshard()
+        for gathered in self._gathered.values():
+            gathered.grad = None
+
+    def _restore(self) -> None:
+        """Removes the hooks of a backward pass, and restores ``.grad``."""
+        for handle in self._silent:
+            handle.remove()
+        for parameter, gradient in self._outside:
+            parameter.grad = gradient
+        self._silent, self._outside = [], []
+
     def _backward(
         self,
         starts: Sequence[GradientEdge],
@@ -178,17 +219,20 @@ class Sharded(Placement):
         *,
         retain: bool = False,
     ) -> list[Tensor | None]:
-        before = [parameter.grad for parameter in self._parameters]
+        self._outside = [(parameter, parameter.grad) for parameter in self._parameters]
         for parameter in self._parameters:
             parameter.grad = None
         try:
-            torch.autograd.backward(starts, seeds, retain_graph=retain, inputs=ends or None)  # type: ignore[arg-type]
+            try:
+                torch.autograd.backward(starts, seeds, retain_graph=retain, inputs=ends or None)  # type: ignore[arg-type]
+            except RuntimeError as error:
+                if (explanation := explained(error)) is error:
+                    raise
+                raise explanation from error
             found = [None if p.grad is None else local(p.grad) for p in parameters]
             return [None if gradient is None else gradient.mul_(self._size) for gradient in found]
         finally:
-            self._reshard()
-            for parameter, gradient in zip(self._parameters, before, strict=True):
-                parameter.grad = gradient
+            self._restore()
 
     def _leaves(self, parameters: Sequence[Parameter]) -> list[Tensor]:
         if any(id(parameter) not in self._gathered for parameter in parameters):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
+from itertools import chain
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -33,6 +35,8 @@ class _Place(Enum):
 
 _Failure = tuple[str, str, Sequence[str], str]
 """The class and message of an error; the tasks and the stage of a `NonFiniteError`."""
+
+_SHOWN = 8  # differences in a message
 
 # The names of recent versions of torch, and those of the versions before.
 _all_gather: Callable[..., Any] = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
@@ -68,41 +72,38 @@ class Together(Ranks):
         self._met = False
         self._settled = False
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self) -> AbstractContextManager[None]:
         """Announces an exception in its body to the other ranks, and raises theirs."""
-        if not self._met and self._backend == "gloo":
-            with self._reaching():
-                dist.monitored_barrier(self._group)  # names a rank that has not arrived
-        self._met, self._settled = True, False
+        return _Meeting(self)
+
+    def meet(self) -> None:
+        """Waits for the other ranks before the first step."""
+        if not self._met:
+            self._meet()
+        self._settled = False
+
+    def part(self, error: BaseException | None) -> None:
+        """Ends a step: announces this rank's error, or raises that of another."""
         try:
-            yield
-            self._announce(_Place.END)
-        except Exception as error:
-            if not self._settled:
-                self._exchange([], _Place.END, error)
+            if error is None:
+                self._announce(_Place.END)
+        except Exception as found:
+            self._report(found)
             raise
+        if isinstance(error, Exception):
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        if not self._settled:
+            self._exchange([], _Place.END, error)
 
     def check(self, facts: Mapping[str, str]) -> None:
-        """Compares digests of the facts; exchanges the facts themselves only if they differ."""
-        digests = [hashlib.sha256(fact.encode()).digest()[:7] for fact in facts.values()]
-        numbers = torch.tensor([int.from_bytes(digest, "big") for digest in digests])
-        highest, lowest = self.largest(torch.cat([numbers, -numbers])).chunk(2)
-        differing = [
-            name for name, same in zip(facts, (highest == -lowest), strict=True) if not same
-        ]
-        if not differing:
-            return
-        everyone = self._everyone([facts[name] for name in differing])
-        raise ValueError(
-            "The ranks must have the same engine. They differ in: "
-            + "; ".join(
-                f"{name} ("
-                + ", ".join(f"rank {rank}: {its[i]}" for rank, its in enumerate(everyone))
-                + ")"
-                for i, name in enumerate(differing)
-            )
-        )
+        """Compares a digest of the facts; exchanges the facts themselves only if it differs."""
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()[:7]
+        number = int.from_bytes(digest, "big")
+        highest, lowest = self.largest(torch.tensor([number, -number])).tolist()
+        if highest != -lowest:
+            self._compare(facts)
 
     def agree(
         self, losses: Mapping[str, Tensor], sizes: Mapping[str, float], *, news: bool
@@ -202,6 +203,35 @@ class Together(Ranks):
             if self.rank > 0:
                 _split(buffer, group)
 
+    def _meet(self) -> None:
+        """Waits for all ranks, and checks that their messages have the same length."""
+        k = len(self._tasks)
+        counts = torch.tensor([k, -k], device=self._device)
+        with self._reaching():
+            if self._backend == "gloo":
+                dist.monitored_barrier(self._group)  # names a rank that has not arrived
+            dist.all_reduce(counts, dist.ReduceOp.MAX, self._group)
+        if counts.sum() != 0:
+            self._compare({"tasks": repr(list(self._tasks))})
+        self._met = True
+
+    def _compare(self, facts: Mapping[str, str]) -> None:
+        """Raises ValueError with the facts that differ."""
+        everyone = self._everyone(facts)
+        names = dict.fromkeys(chain.from_iterable(everyone))
+        differing = [name for name in names if len({its.get(name) for its in everyone}) > 1]
+        shown = [
+            f"{name} ("
+            + ", ".join(f"rank {r}: {its.get(name, 'none')}" for r, its in enumerate(everyone))
+            + ")"
+            for name in differing[:_SHOWN]
+        ]
+        if more := len(differing) - len(shown):
+            shown.append(f"{more} more")
+        raise ValueError(
+            f"The ranks must have the same engine. They differ in: {'; '.join(shown)}."
+        )
+
     @property
     def _room(self) -> int:
         return 2 * len(self._tasks) + 1
@@ -257,6 +287,24 @@ class Together(Ranks):
                 f"end this process. Under torchrun --max-restarts, all ranks then restart from the "
                 f"last checkpoint."
             ) from error
+
+
+class _Meeting(AbstractContextManager[None]):
+    """The context of a step. It is no generator, in which a StopIteration changes its type."""
+
+    def __init__(self, ranks: Together) -> None:
+        self._ranks = ranks
+
+    def __enter__(self) -> None:
+        self._ranks.meet()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ranks.part(error)
 
 
 def _by_kind(flats: Sequence[Tensor]) -> list[list[Tensor]]:

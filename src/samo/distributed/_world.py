@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed import ProcessGroup
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from samo.model import Streams
 from samo.tensors import in_parts
@@ -70,6 +72,7 @@ def world_of(
         ValueError: If this process is not in it, or the model is sharded or wrapped in a way that
             the engine cannot use.
     """
+    _check_wrappers(model)
     ranks = _ranks_of(model, tasks, group)
     sharded = any(hasattr(module, "reshard") for module in model.modules())
     placement: Placement
@@ -80,6 +83,23 @@ def world_of(
     else:
         placement = Replicated(model, ranks)
     return World(ranks, placement, streams, sync_perturbation)
+
+
+def _check_wrappers(model: nn.Module) -> None:
+    """Raises ValueError for wrappers whose parameters or forward passes the engine cannot use."""
+    for name, module in model.named_modules():
+        where = f"{name!r} in the model" if name else "The model"
+        if hasattr(type(module), "summon_full_params"):
+            raise ValueError(
+                f"{where} is a FullyShardedDataParallel (FSDP1), whose flat parameters cannot be "
+                f"perturbed: use torch.distributed.fsdp.fully_shard (FSDP2) on the module instead."
+            )
+        if isinstance(module, DataParallel) and len(module.device_ids) > 1:
+            raise ValueError(
+                f"{where} is a DataParallel over the devices {module.device_ids}, which evaluates "
+                f"copies of the model in threads: use DistributedDataParallel, with one process "
+                f"for each device."
+            )
 
 
 def _ranks_of(model: nn.Module, tasks: Sequence[str], group: ProcessGroup | None) -> Ranks:
@@ -108,16 +128,34 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def check_ranks(world: World, model: nn.Module, configuration: Mapping[str, str]) -> None:
-    """Raises ValueError if engine or model differ between ranks, with the differences."""
+    """Checks before the first step that all ranks start from the same engine and the same model.
+
+    Args:
+        world: The processes.
+        model: The model.
+        configuration: The options of the engine.
+
+    Raises:
+        ValueError: If they differ, with the differences; or if a parameter or buffer of the model
+            is uninitialised.
+    """
     named = dict(model.named_parameters())
-    shapes = {f"{name}: {list(p.shape)}" for name, p in named.items()}
-    facts = {**configuration, **world.streams.facts(), "parameters": ", ".join(sorted(shapes))}
+    if lazy := [n for n, t in chain(named.items(), model.named_buffers()) if is_lazy(t)]:
+        raise ValueError(
+            f"{lazy[0]!r} is uninitialised, as lazy modules (torch.nn.LazyLinear, ..) leave it: "
+            f"run one forward pass of the model before the first step, on every rank with the same "
+            f"random seed."
+        )
+    if world.ranks.size == 1:
+        return
+    facts = {**configuration, **world.streams.facts(), **world.placement.facts()}
+    for number, (name, parameter) in enumerate(named.items()):
+        facts[f"parameter {name!r}"] = (
+            f"number {number}, {list(parameter.shape)}, {parameter.dtype}, "
+            f"requires_grad={parameter.requires_grad}"
+        )
+        kind = _INTEGERS.get(parameter.element_size())
+        if kind is not None and not in_parts(parameter):
+            total = parameter.detach().view(kind).sum(dtype=torch.int64)
+            facts[f"the values of parameter {name!r}"] = f"checksum {total}"
     world.ranks.check(facts)
-    whole = {name: p.detach() for name, p in named.items() if not in_parts(p)}
-    world.ranks.check(
-        {
-            f"the values of parameter {name!r}": f"checksum {p.view(kind).sum(dtype=torch.int64)}"
-            for name, p in whole.items()
-            if (kind := _INTEGERS.get(p.element_size()))
-        }
-    )

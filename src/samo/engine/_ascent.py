@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from samo.distributed import Fill
-from samo.model import rademacher_
+from samo.model import Held, rademacher_
 from samo.perturbations import Noise
 from samo.tensors import Vector, wide
 
-from ._natural import NaturalPoint, displaced
+from ._natural import NaturalPoint
+from ._point import displaced
+from ._rounding import warn_of_rounding
+
+T = TypeVar("T")
 
 
 class Ascent:
@@ -37,20 +40,48 @@ class Ascent:
         self.tasks = [task for task in group if task in natural.agreed.means]
         self._natural = natural
         self._last = last
+        self._left: Held | None = None
 
-    @contextmanager
-    def displaced(self) -> Iterator[None]:
-        """Holds the parameters at θ + ε and φ_i + η_i."""
+    def displaced(self, compute: Callable[[], T]) -> T:
+        """Calls a function with the parameters at θ + ε and φ_i + η_i.
+
+        The second time, parameters that the model writes itself are as `replay` left them:
+        its graph is differentiated there.
+
+        Args:
+            compute: The function.
+
+        Returns:
+            What it returns.
+        """
         if not self.tasks:
-            yield
-            return
+            return compute()
         natural = self._natural
         direction, factor = self._epsilon
         own = [(natural.own_points[t], natural.etas[t]) for t in self.tasks if t in natural.etas]
-        with displaced([(natural.point, direction)], factor), displaced(own):
-            yield
-        if natural.estimator is not None:
-            natural.workspace.give("direction", direction)
+        away = natural.batch.away(natural.displaced)
+        at = displaced(natural.journal, ([(natural.point, direction)], factor), (own, 1.0))
+        with away, at:
+            if self._left is not None:
+                self._left.put_back()
+            elif (rho := natural.perturbation.rho) not in natural.rounded:
+                natural.rounded.add(rho)
+                warn_of_rounding(natural.point, direction, factor, rho)
+            return compute()
+
+    def replay(self) -> dict[str, Tensor]:
+        """Returns the losses of the group at the displaced point."""
+        batch = self._natural.batch
+        losses = batch.replay(self.group)
+        if self._natural.returns:
+            self._left = batch.left()
+        return losses
+
+    def release(self) -> None:
+        """Frees ε, which belongs to this group alone if there is an estimator."""
+        if self.tasks and self._natural.estimator is not None:
+            direction, _ = self.__dict__.pop("_epsilon")
+            self._natural.workspace.give("direction", direction)
 
     @cached_property
     def _epsilon(self) -> tuple[Vector, float]:
@@ -104,9 +135,10 @@ class Ascent:
     def loss_at(self, direction: Vector, step: float) -> Tensor:
         """Returns the mean of the tasks' losses at θ + step · direction."""
         natural, losses = self._natural, dict[str, Tensor]()
-        with displaced([(natural.point, direction)], step), torch.no_grad():
+        away = natural.batch.away(natural.displaced)
+        with away, displaced(natural.journal, ([(natural.point, direction)], step)):
             # Copies, since a loss may be a parameter.
-            found = natural.batch.replay(self.tasks)
+            found = natural.batch.replay(self.tasks, graphs=False)
             losses = {task: loss.detach().clone() for task, loss in found.items()}
         means = natural.world.ranks.means(self.tasks, losses, natural.agreed.shares)
         loss = self._mean_of(means)
@@ -129,8 +161,8 @@ class Ascent:
         return total / len(self.tasks) if len(self.tasks) > 1 else total
 
 
-def ascents(natural: NaturalPoint, tasks: Sequence[str]) -> Iterator[Ascent]:
-    """Yields the ascents of a batch: one for all tasks if there is one ε, else one per group."""
+def ascents(natural: NaturalPoint, tasks: Sequence[str]) -> list[Ascent]:
+    """Returns the ascents of a batch: one for all tasks if there is one ε, else one per group."""
     estimator = natural.estimator
     if estimator is None:
         groups = [list(tasks)]
@@ -139,8 +171,7 @@ def ascents(natural: NaturalPoint, tasks: Sequence[str]) -> Iterator[Ascent]:
     else:
         groups = [[task] for task in tasks]
     here = [group for group in groups if not natural.agreed.means.keys().isdisjoint(group)]
-    for group in groups:
-        yield Ascent(natural, group, last=group in here[-1:])
+    return [Ascent(natural, group, last=group in here[-1:]) for group in groups]
 
 
 _FILL: dict[Noise, Fill] = {

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
+from samo._errors import ClosureError
 from samo._numbers import number
 from samo.distributed import Agreement
-from samo.model import Trace
+from samo.model import Held, Journal, Reached, Trace, older_than, sequence_number
 
 from ._finite import Guard
 from ._setting import Setting
@@ -62,11 +64,15 @@ class Batch:
         tasks, partition = self._setting.tasks, self._setting.partition
         world = self._setting.world
         keep_saved_tensors()
+        ask = partial(self._ask, tasks, may_leave_out=True)
+        begun = sequence_number()
         with torch.enable_grad():
-            losses = self._trace.natural(partial(self._ask, tasks, may_leave_out=True))
+            losses = self._trace.natural(ask)
         counted = {task: loss for task, loss in losses.items() if self.sizes[task] > 0}
         settled = partition.settles(self._trace.structure, counted)
         news = not settled and partition.is_news(counted, world.placement)
+        if older_than(begun, losses, everywhere=news) and self._is_partial(losses, ask):
+            raise ClosureError("The losses' graph contains operations from before the call.")
         agreed = self.agreed = world.ranks.agree(losses, self.sizes, news=news)
         if not agreed.means:
             raise ValueError(
@@ -81,11 +87,56 @@ class Batch:
         for task, loss in agreed.means.items():
             guard.check([task], "natural loss", loss)
 
-    def replay(self, tasks: Iterable[str]) -> dict[str, Tensor]:
-        """Evaluates losses at the present parameters; tasks absent on this rank are skipped."""
+    def away(self, displaced: Sequence[Parameter]) -> AbstractContextManager[None]:
+        """Returns the context of replays, see `Trace.away`."""
+        return self._trace.away(displaced)
+
+    def left(self) -> Held:
+        """Returns the parameters that the model wrote in the replay, as it left them."""
+        return self._trace.left()
+
+    def replay(self, tasks: Iterable[str], *, graphs: bool = True) -> dict[str, Tensor]:
+        """Evaluates losses at the present parameters; tasks absent on this rank are skipped.
+
+        Args:
+            tasks: The tasks.
+            graphs: Whether the graphs of the losses are needed. Closures that differentiate need
+                them in any case, which is found out when they fail without.
+
+        Returns:
+            The losses by task.
+
+        Raises:
+            RuntimeError: If the closure raises it.
+        """
         here = [task for task in tasks if task in self.losses]
         if not here:
             return {}
+        traced = self._setting.traced
+        if graphs or traced.differentiates:
+            with torch.enable_grad():
+                return self._replay(here)
+        try:
+            with torch.no_grad():
+                return self._replay(here)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+        with torch.enable_grad():
+            found = self._replay(here)
+        traced.differentiates = True
+        return found
+
+    def _is_partial(
+        self, losses: Mapping[str, Tensor], ask: Callable[[], Mapping[str, Tensor]]
+    ) -> bool:
+        """Whether another evaluation has operations in common with the natural pass."""
+        # Operations that other threads recorded may be numbered as if they were older.
+        with torch.enable_grad():
+            again = Reached(self._trace.rehearse(ask).values())
+        return not Reached(losses.values()).operations.isdisjoint(again.operations)
+
+    def _replay(self, here: list[str]) -> dict[str, Tensor]:
         if self._trace.separable:
             losses = self._trace.replay(self._ask, here)
             if self._trace.separable:
@@ -108,10 +159,10 @@ class Batch:
             setting.partition.update(losses, setting.world.ranks, setting.world.placement)
 
     def _ask(self, wanted: Sequence[str], *, may_leave_out: bool = False) -> dict[str, Tensor]:
-        with self._setting.world.placement.evaluating():
-            return evaluated(
-                self._closure, wanted, self._setting.tasks, may_leave_out=may_leave_out
-            )
+        tasks = self._setting.tasks
+        losses = evaluated(self._closure, wanted, tasks, may_leave_out=may_leave_out)
+        self._setting.world.placement.evaluated()
+        return losses
 
 
 # The types of devices for which this build of torch has autocast.
@@ -135,39 +186,39 @@ def keep_saved_tensors() -> None:
         dynamo.reset()  # code that was compiled before may overwrite its inputs
 
 
-@contextmanager
-def confine_autocast(closures: Sequence[Losses]) -> Iterator[list[Losses]]:
-    """Disables autocast except inside the closures, which run with the surrounding autocast.
+def confined(
+    closures: Sequence[Losses], journal: Journal
+) -> tuple[list[Losses], AbstractContextManager[None]]:
+    """Confines autocast to the closures of a step.
 
     Autocast is meant for forward passes. Backward passes use the same precision as these, and the
     arithmetic on gradients would overflow in float16.
 
     Args:
         closures: The closures of a step.
+        journal: The journal of the step.
 
-    Yields:
-        The closures to call instead.
+    Returns:
+        The closures to call instead, and a context without autocast.
     """
-    around = [(d, torch.get_autocast_dtype(d)) for d in _AUTOCAST if torch.is_autocast_enabled(d)]
+    around = [device for device in _AUTOCAST if torch.is_autocast_enabled(device)]
     if not around:
-        yield list(closures)
-        return
-    caching = torch.is_autocast_cache_enabled()
+        return list(closures), nullcontext()
+
+    def enable(enabled: bool) -> None:
+        for device in around:
+            torch.set_autocast_enabled(device, enabled)
+
+    on, off = partial(enable, True), partial(enable, False)
 
     def inside(closure: Losses) -> Losses:
         def evaluate(tasks: Sequence[str]) -> Mapping[str, Tensor]:
-            with ExitStack() as stack:
-                for device_type, dtype in around:
-                    region = torch.autocast(device_type, dtype, cache_enabled=caching)
-                    stack.enter_context(region)
+            with journal.during(on, off):
                 return closure(tasks)
 
         return evaluate
 
-    with ExitStack() as stack:
-        for device_type, _ in around:
-            stack.enter_context(torch.autocast(device_type, enabled=False))
-        yield [inside(closure) for closure in closures]
+    return [inside(closure) for closure in closures], journal.during(off, on)
 
 
 def closures_of(losses: Losses | Sequence[Losses]) -> list[Losses]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import chain
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,15 +20,24 @@ from samo.aggregation import TorchJDObject, create, method_of
 from samo.distributed import check_ranks, unwrapped, world_of
 from samo.perturbations import Displacement
 
-from ._batch import BatchSize, Losses, closures_of, confine_autocast, sizes_of
+from ._batch import BatchSize, Losses, closures_of, confined, sizes_of
+from ._check import ClosureReport, check
 from ._claims import Declared
 from ._finite import Guard
 from ._natural import ahead
 from ._partition import Assignment, Partition
 from ._result import StepResult
-from ._setting import Level, check_model, checked_tasks, configuration, make_setting
+from ._setting import (
+    Level,
+    check_model,
+    checked_guards,
+    checked_tasks,
+    configuration,
+    make_setting,
+)
 from ._state import captured, restored
 from ._step import Step
+from ._write import call_hooks
 
 
 class Engine:
@@ -82,6 +91,9 @@ class Engine:
             the shared parameters (compare MGDA-UB, arXiv 1810.04650, §3.3). For steps that evaluate
             all tasks at one point: `ERM`, `GSAM`, `MSAM`, and heads only (``rho=0`` with
             ``rho_own``).
+        guards: Modules outside of the model that the losses depend on (a discriminator, a teacher).
+            Their buffers, flags, attributes and random numbers are treated as those of the model,
+            and their parameters as frozen ones.
 
     Attributes:
         model: The model.
@@ -127,6 +139,7 @@ class Engine:
         sync_perturbation: bool = True,
         gradient_dtype: torch.dtype | None = None,
         level: Level = "parameter",
+        guards: Iterable[nn.Module] = (),
     ) -> None:
         check_model(model)
         self.model = model
@@ -137,20 +150,22 @@ class Engine:
         self.level = level
         self.sync_perturbation = sync_perturbation
         self._process_group = process_group
-        self._checked = False
+        self._checked, self._checked_rho = False, 0.0
         self._sizes: dict[str, float] = {}
+        modules = checked_guards(guards)
         self._setting = make_setting(  # last: no attribute can be set from now on
             model,
             self.tasks,
             self.aggregator,
             perturbation,
             decompose=decompose,
-            partition=Partition(unwrapped(model), self.tasks, shared, own),
+            partition=Partition(unwrapped(model), self.tasks, shared, own, modules),
             seed=seed,
             process_group=process_group,
             sync_perturbation=sync_perturbation,
             gradient_dtype=gradient_dtype,
             level=level,
+            guards=modules,
         )
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -184,6 +199,15 @@ class Engine:
     @rho.setter
     def rho(self, value: float) -> None:
         self._setting = self._setting.with_rho(value)
+
+    @property
+    def in_natural_pass(self) -> bool:
+        """Whether the losses closure runs in the one pass of a step that counts.
+
+        A closure that writes logs or updates metrics does so once a step if it asks for this. With
+        micro-batches, each has its natural pass.
+        """
+        return self._setting.traced.in_natural_pass
 
     @property
     def partition(self) -> Assignment:
@@ -227,43 +251,83 @@ class Engine:
                 determined (`PartitionError`).
             NonFiniteError: If a loss or gradient is not finite. With a ``grad_scaler`` the result
                 is marked ``overflowed`` instead.
+            RuntimeError: If it is called within a step of the same engine.
 
-        After any exception, parameters, buffers and the global random state are as one natural pass
-        leaves them, ``.grad`` is unchanged, and methods that learn from the losses have not changed
-        their state.
+        After any exception, also an interrupt at any moment, parameters, buffers and the global
+        random state are as one natural pass leaves them, ``.grad`` is unchanged, and the method,
+        the estimator and the engine's random numbers are in the state before the step. Hooks of
+        ``register_post_accumulate_grad_hook`` are called once, when every ``.grad`` is written.
         """
+        journal = self._setting.journal
+        step = journal.run(partial(self._take, losses, batch_size, grad_scaler))
+        journal.run(partial(call_hooks, journal, step.written))
+        return self._result(step)
+
+    def _take(
+        self,
+        losses: Losses | Sequence[Losses],
+        batch_size: BatchSize | Sequence[BatchSize] | None,
+        grad_scaler: GradScaler | None,
+    ) -> Step:
+        """Takes a step, noting in the journal what it changes."""
         guard = Guard(self._factor(grad_scaler))
         self._join()
-        checked = closures_of(losses)
-        compares = self.level == "representation" and not self._setting.combiner.weighs_first
-        if len(checked) > 1 and compares:
-            raise ValueError(
-                f"losses must be one function for level='representation'; found {len(checked)}. "
-                f"The representations of micro-batches cannot be compared without keeping all "
-                f"graphs: use one batch, or level='parameter'."
-            )
+        setting, checked = self._setting, closures_of(losses)
+        if len(checked) > 1 and self.level == "representation":
+            setting.check_microbatches(len(checked))
         sizes = sizes_of(batch_size, len(checked), self.tasks)
-        with confine_autocast(checked) as closures:
-            step = Step(self._setting, closures, guard, sizes)
-            world = self._setting.world
-            try:
-                with world.ranks.together():
-                    self._check_ranks()
+        world, journal = setting.world, setting.journal
+        closures, without_autocast = confined(checked, journal)
+        step = Step(setting, closures, guard, sizes)
+        step.begin()
+        try:
+            with world.ranks.together(), without_autocast:
+                self._check_ranks()
+                with journal.during(world.placement.begin, world.placement.end):
                     world.placement.start()
-                    with ahead(self._setting), ExitStack() as traces:
+                    with ahead(setting), ExitStack() as traces:
                         step.gather(traces)
                         step.aggregate()
                         step.amplify()
-            except BaseException as error:
-                step.undo()
-                scaled = grad_scaler is not None and grad_scaler.is_enabled()
-                if not (scaled and isinstance(error, NonFiniteError)):
-                    raise
-                self._overflow()
-                return self._result(step, overflowed=True)
-            step.write()
-            self._sizes = step.sizes
-            return self._result(step)
+                    step.write()
+        except NonFiniteError:
+            if grad_scaler is None or not grad_scaler.is_enabled():
+                raise
+            journal.undo()
+            step.overflow()
+            return step
+        journal.note(partial(setattr, self, "_sizes", self._sizes))
+        self._sizes = step.sizes
+        return step
+
+    def check(self, losses: Losses) -> ClosureReport:
+        """Evaluates a closure twice at the same point, and reports whether the losses differ.
+
+        A step needs a closure that evaluates the same function at every call. Nothing is changed,
+        except what only the closure can reach (an iterator, a file).
+
+        Args:
+            losses: The closure, as for `backward`.
+
+        Returns:
+            The losses that differ, and what one evaluation moves; print it.
+
+        Raises:
+            TypeError: If ``losses`` is not a function, or returns no mapping.
+            ValueError: If it returns other tasks than requested, or a loss that is not a scalar or
+                has no graph.
+
+        Example:
+            >>> import samo, torch
+            >>> model = torch.nn.Linear(2, 1)
+            >>> batches = iter(torch.eye(2))
+            >>> engine = samo.GSAM(model, tasks=["a"], aggregator="ls")
+            >>> report = engine.check(lambda tasks: {"a": model(next(batches)).sum()})
+            >>> report.pure
+            False
+        """
+        (closure,) = closures_of([losses])
+        return self._setting.journal.run(partial(check, self._setting, closure))
 
     @property
     def needs_losses_after_step(self) -> bool:
@@ -349,16 +413,16 @@ class Engine:
     def _configuration(self) -> Mapping[str, str]:
         return configuration(self._setting, self.aggregator)
 
-    def _result(self, step: Step, *, overflowed: bool = False) -> StepResult:
+    def _result(self, step: Step) -> StepResult:
         """Returns the result of a step; only the losses if it has overflowed."""
-        update = None if overflowed else step.update
+        update = step.update
         return StepResult(
             step.losses,
             None if update is None else step.perturbed or None,
             None if update is None else update.weights,
             None if update is None else update.gramian,
             None if update is None or update.gramian is None else step.gradients.level,
-            overflowed=overflowed,
+            overflowed=step.overflowed,
             ranks=self._setting.world.ranks.size,
             sync_perturbation=self.sync_perturbation,
         )
@@ -378,12 +442,19 @@ class Engine:
         self._checked = False
 
     def _check_ranks(self) -> None:
-        """Checks before the first step that all ranks start from the same state."""
-        if self._checked:
-            return
-        facts = {**self._configuration(), "sync_perturbation": repr(self.sync_perturbation)}
-        check_ranks(self._setting.world, self._setting.traced.model, facts)
-        self._checked = True
+        """Checks before the first step that all ranks start from the same state, and later ρ."""
+        setting = self._setting
+        if not self._checked:
+            facts = {
+                **self._configuration(),
+                "sync_perturbation": repr(self.sync_perturbation),
+                "gradient_dtype": repr(setting.workspace.gradient_dtype),
+                **setting.partition.facts(),
+            }
+            check_ranks(setting.world, setting.traced.model, facts)
+        elif self._checked_rho != self.rho:
+            setting.world.ranks.check({"rho": repr(self.rho)})
+        self._checked, self._checked_rho = True, self.rho
 
     def _factor(self, grad_scaler: GradScaler | None) -> Tensor | None:
         """Returns the scale of a grad scaler; None if it is disabled."""
@@ -392,11 +463,3 @@ class Engine:
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         factor: Tensor = grad_scaler.scale(torch.ones((), device=device))
         return factor
-
-    def _overflow(self) -> None:
-        """Sets infinite gradients, so that the grad scaler detects the overflow."""
-        partition = self._setting.partition
-        parts = [partition.shared, *partition.own.values(), self.aggregator.parameters()]
-        for parameter in chain.from_iterable(parts):
-            if parameter.requires_grad:
-                parameter.grad = torch.full_like(parameter, torch.inf)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 
 import torch
@@ -14,10 +13,11 @@ from torch.nn import Parameter
 from samo.distributed import Agreement, World
 from samo.model import distances
 from samo.perturbations import LocalGradient, Perturbation
-from samo.tensors import Vector, cut, shards
+from samo.tensors import Vector, cut
 
 from ._batch import Batch
 from ._finite import Guard
+from ._point import Point, displaced, point_of, split
 from ._setting import Setting
 from ._task_gradients import AtParameters, differentiate
 
@@ -25,65 +25,15 @@ from ._task_gradients import AtParameters, differentiate
 _FAR = 1 << 40
 
 
-@dataclass(frozen=True)
-class Point:
-    """Parameters, and a copy of their values to restore.
-
-    Values are written through ``.data``, which autograd does not track: a graph recorded at the
-    point stays valid, since its saved parameters are restored bit for bit before backward.
-
-    Attributes:
-        live: The tensors that are written to.
-        values: The copy.
-    """
-
-    live: list[Tensor]
-    values: Vector
-
-
-def point_of(parameters: Sequence[Tensor], values: Vector) -> Point:
-    """Returns the current point of parameters; copies their values to ``values``."""
-    live = [shard.data for shard in shards(parameters)]
-    return Point(live, values.copy_(live))
-
-
-def split(point: Point, counts: Sequence[int]) -> list[Point]:
-    """Splits a point into the points of consecutive parameters, ``counts`` at a time."""
-    values = point.values.layout.sections(point.values, counts)
-    return list(map(Point, cut(point.live, counts), values))
-
-
-@contextmanager
-def displaced(moves: Iterable[tuple[Point, Vector]], step: float = 1.0) -> Iterator[None]:
-    """Moves parameters to ``values + step * direction``, and restores them on exit."""
-    live: list[Tensor] = []
-    values: list[Tensor] = []
-    directions: list[Tensor] = []
-    for point, direction in moves:
-        live += point.live
-        values += point.values.tensors
-        directions += direction.tensors
-    if not live:
-        yield
-        return
-    try:
-        torch._foreach_add_(live, directions, alpha=step)
-        yield
-    finally:
-        torch._foreach_copy_(live, values)
-
-
-@contextmanager
-def ahead(setting: Setting) -> Iterator[None]:
-    """Holds the parameters where a step evaluates the losses, and restores them on exit.
+def ahead(setting: Setting) -> AbstractContextManager[None]:
+    """Returns a context with the parameters where a step evaluates the losses.
 
     With a running mean v of past gradients, this is w - ρ v/‖v‖; else the parameters w themselves.
     All that a step computes until it writes is computed there.
     """
     perturbation, mean, workspace = setting.perturbation, setting.mean, setting.workspace
     if perturbation is None or mean is None or perturbation.rho == 0:
-        yield
-        return
+        return nullcontext()
     known = {
         name: parameter
         for name, parameter in setting.traced.model.named_parameters()
@@ -96,22 +46,8 @@ def ahead(setting: Setting) -> Iterator[None]:
     direction.copy_([value_of[id(parameter)] for parameter in parameters]).hadamard_(masks)
     point = point_of(parameters, workspace.vector("values ahead", layout))
     _, factor = perturbation.to_radius_(direction, point.values, perturbation.rho)
-    with displaced([(point, direction)], -factor):
-        torch.clear_autocast_cache()  # it may have copies of the parameters from before
-        yield
-
-
-def learn(setting: Setting, guard: Guard, found: Sequence[tuple[Parameter, Tensor]]) -> None:
-    """Adds the gradients of a step, which have the scale of the grad scaler, to the mean."""
-    if setting.mean is None:
-        return
-    parameters, gradients = zip(*found, strict=True)
-    if guard.factor is not None:
-        inverse = 1 / guard.factor
-        gradients = tuple(gradient * inverse.to(gradient.device) for gradient in gradients)
-    whole = map(setting.world.placement.as_gradient, gradients, parameters)
-    names = [setting.partition.names[id(parameter)] for parameter in parameters]
-    setting.mean.learn(dict(zip(names, whole, strict=True)))
+    torch.clear_autocast_cache()  # it may have copies of the parameters
+    return displaced(setting.journal, ([(point, direction)], -factor))
 
 
 class NaturalPoint:
@@ -130,10 +66,14 @@ class NaturalPoint:
         world: The processes that perturb along one gradient.
         agreed: The tasks of these processes, with their losses.
         workspace: The storage.
+        journal: The journal of the step.
+        returns: Whether the graph of a replay is differentiated at its point a second time.
+        rounded: The radii for which it is known whether rounding takes a part of ε away.
         shared: The shared parameters that are perturbed.
         names: Their names.
         point: The shared parameters' natural point.
         own_points: The natural points of the tasks' own parameters.
+        displaced: The parameters that are perturbed for any task.
         etas: η_i by task, once computed.
         estimator: The estimator of the local gradients; None if there is one ε for all tasks.
     """
@@ -149,7 +89,9 @@ class NaturalPoint:
         if not self.world.sync_perturbation:
             self.world = self.world.alone(setting.traced.model)
             self.agreed = self.world.ranks.agree(batch.losses, batch.agreed.sizes, news=False)
-        self.workspace = setting.workspace
+        self.workspace, self.journal = setting.workspace, setting.journal
+        self.rounded = setting.rounded
+        self.returns = setting.level == "representation"
         self._partition = partition
         self.shared, self._masks = self._select(partition.shared, perturbation.rho)
         self.names = [partition.names[id(parameter)] for parameter in self.shared]
@@ -161,6 +103,7 @@ class NaturalPoint:
         etas = self.workspace.vector("etas", at.values.layout)
         self.own_points: dict[str, Point] = dict(zip(self._own, split(at, counts), strict=True))
         self._storage = dict(zip(self._own, etas.layout.sections(etas, counts), strict=True))
+        self.displaced = [*self.shared, *(p for own, _ in self._own.values() for p in own)]
         self.etas: dict[str, Vector] = {}
         self._mean: Vector | None = None
         self._rows: dict[str, tuple[list[Tensor], float]] = {}

@@ -50,6 +50,7 @@ class Partition:
         shared: Parameters or modules that are shared.
         own: Parameters or modules that belong to one task, by task. If ``own`` is declared and
             ``shared`` is not, all others are shared.
+        guards: Modules outside of the model whose parameters get no gradient.
 
     Attributes:
         shared: The shared parameters.
@@ -67,6 +68,7 @@ class Partition:
         tasks: Sequence[str],
         shared: Declared | None = None,
         own: Mapping[str, Declared] | None = None,
+        guards: Iterable[nn.Module] = (),
     ) -> None:
         self._model = model
         self._tasks = tuple(tasks)
@@ -74,6 +76,7 @@ class Partition:
         self._reach: dict[str, set[str]] = {}
         self._known: dict[str, Parameter] = {}  # the parameters that `_reach` describes
         self._unreached: set[str] = set()
+        self._guards = tuple(guards)
         self._strangers: list[Tensor] = []  # tensors outside of the model that a warning named
         self.seen: set[str] = set()
         self.shared: list[Parameter] = []
@@ -100,6 +103,14 @@ class Partition:
             return tuple(name for name, owner in owners.items() if owner == part)
 
         return Assignment(of(None), {task: of(task) for task in self._tasks})
+
+    def facts(self) -> dict[str, str]:
+        """Returns descriptions of the declarations, which must be equal on all ranks."""
+        claims = self._claims.owners(self._model)
+        return {
+            f"the declaration of {name!r}": "shared=" if owner is None else f"own[{owner!r}]"
+            for name, owner in claims.items()
+        }
 
     def knows(self, tasks: Iterable[str]) -> bool:
         """Whether the parameters of these tasks are known."""
@@ -152,6 +163,12 @@ class Partition:
         }
         declared = self._claims.rest_is_shared or named.keys() <= claims.keys()
         found = {task: Reached([loss]) for task, loss in losses.items()}
+        if hidden := [task for task, reached in found.items() if reached.reentrant]:
+            raise PartitionError(
+                f"The loss of {hidden[0]!r} depends on a reentrant activation checkpoint, which "
+                f"hides its parameters from the autograd graph: use "
+                f"torch.utils.checkpoint.checkpoint(.., use_reentrant=False)."
+            )
         unambiguous = self._is_visible(found, declared=declared)
         strangers = self._learn(found, named, reach, placement) if unambiguous else []
         if ranks is not None:
@@ -261,7 +278,9 @@ class Partition:
 
     def _warn(self, leaves: Sequence[Tensor]) -> None:
         """Warns of tensors outside of the model that the losses would train, once for each."""
-        known = {id(tensor) for tensor in [*self._strangers, *self._model.parameters()]}
+        models = [self._model, *self._guards]
+        inside = [parameter for model in models for parameter in model.parameters()]
+        known = {id(tensor) for tensor in [*self._strangers, *inside]}
         if new := list({id(leaf): leaf for leaf in leaves if id(leaf) not in known}.values()):
             self._strangers += new
             shapes = ", ".join(f"{type(t).__name__} {list(t.shape)}" for t in new)
@@ -311,6 +330,8 @@ class Partition:
         unambiguous: bool,
     ) -> bool:
         """Adds the records of other ranks; False if a compiled graph hides them on any rank."""
+        named = list(named)
+        ranks.check({"trainable parameters": ", ".join(named)})
         rows = [*(reach[name] for name in named), seen]
         flags = torch.tensor([[task in row for task in self._tasks] for row in rows])
         ambiguous = torch.tensor([not unambiguous])

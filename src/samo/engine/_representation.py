@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +17,14 @@ from ._finite import Guard
 from ._setting import Setting
 from ._task_gradients import AtParameters, Plan, TaskGradients, dense
 
-At = Callable[[], AbstractContextManager[None]]
-"""Holds the parameters at a point."""
+At = Callable[[Callable[[], Any]], Any]
+"""Calls a function with the parameters at a point."""
+
+
+def here(compute: Callable[[], Any]) -> Any:
+    """Calls a function with the parameters as they are."""
+    return compute()
+
 
 # The cotangents, in numbers, for which tasks are differentiated together although their graphs can
 # be freed only one by one.
@@ -30,7 +37,7 @@ def task_gradients(
     guard: Guard,
     plan: Plan,
     losses: Mapping[str, Tensor],
-    at: At = nullcontext,
+    at: At = here,
 ) -> TaskGradients:
     """Creates the task gradients of a batch; weighted sums are at the parameters.
 
@@ -109,10 +116,10 @@ class AtRepresentation(TaskGradients):
         guard: Guard,
         plan: Plan,
         cut: Cut,
-        at: At = nullcontext,
+        at: At = here,
     ) -> None:
         super().__init__(setting, shares, guard, plan)
-        self._cut, self._at = cut, at
+        self._cut, self._at, self._journal = cut, at, setting.journal
         self._losses: list[Tensor] = []  # if they are needed again
         self._dtype = setting.workspace.gradient_dtype
 
@@ -138,7 +145,7 @@ class AtRepresentation(TaskGradients):
                     receive(task, cut.roots[task], seeds[task])
             above = [task for task in group if task not in cut.roots]
             own = [parameter for task in above for parameter in self._own[task]]
-            with cut.observed(above, receive):
+            with cut.observed(above, receive, self._journal):
                 found = placement.differentiate(
                     [losses[task] for task in above],
                     own,
@@ -172,8 +179,7 @@ class AtRepresentation(TaskGradients):
     def pull_back(self, combined: Vector) -> Vector:
         """Runs one backward pass from z, and sums over the ranks."""
         guard, world = self._guard, self._world
-        with self._at():
-            gradients = self._from_z(guard.scale_(combined).tensors)
+        gradients = self._at(partial(self._from_z, guard.scale_(combined).tensors))
         pairs = zip(self._shared, gradients, strict=True)
         self.reached.update(id(parameter) for parameter, g in pairs if g is not None)
         total = guard.unscale_(self._layout.copy_of(gradients))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Literal, get_args
 
@@ -15,7 +15,7 @@ from torch.distributed import ProcessGroup
 
 from samo.aggregation import Combiner, TorchJDObject, combiner
 from samo.distributed import World, unwrapped, world_of
-from samo.model import Streams, Traced
+from samo.model import Journal, Streams, Traced
 from samo.perturbations import Displacement, Perturbation, RunningMean
 from samo.tensors import Workspace
 
@@ -42,6 +42,8 @@ class Setting:
         traced: The model, with facts about its natural passes.
         workspace: Storage that is reused from step to step.
         level: Where task gradients are compared.
+        journal: What the step in progress has changed.
+        rounded: The radii for which it is known whether rounding takes a part of ε away.
     """
 
     tasks: tuple[str, ...]
@@ -56,12 +58,23 @@ class Setting:
     traced: Traced
     workspace: Workspace
     level: Level
+    journal: Journal
+    rounded: set[float] = field(default_factory=set)
 
     def check(self) -> None:
         """Raises ValueError if the options conflict with each other or with the processes."""
         check_world(self.world, self.combiner, self.ascending)
         check_level(self.level, self.combiner, self.ascending, self.world, decompose=self.decompose)
         check_sharpness(self.combiner, self.perturbation)
+
+    def check_microbatches(self, count: int) -> None:
+        """Raises ValueError if several micro-batches cannot be compared at the representation."""
+        if not self.combiner.weighs_first:
+            raise ValueError(
+                f"losses must be one function for level='representation'; found {count}. "
+                f"The representations of micro-batches cannot be compared without keeping all "
+                f"graphs: use one batch, or level='parameter'."
+            )
 
     def with_rho(self, rho: float) -> Setting:
         """Returns the setting with another radius ρ; raises ValueError if that is invalid."""
@@ -90,6 +103,7 @@ def make_setting(
     sync_perturbation: bool = True,
     gradient_dtype: torch.dtype | None = None,
     level: Level = "parameter",
+    guards: Sequence[nn.Module] = (),
 ) -> Setting:
     """Checks the other options of an engine (see `Engine`), and creates its setting.
 
@@ -128,7 +142,7 @@ def make_setting(
         # Both share the parameters that the optimizer trains.
         learnt = {id(p): p for p in aggregator.parameters()}
         flat = combiner(copy.deepcopy(aggregator, learnt), len(tasks))
-    streams = Streams(int(seed))
+    streams, journal = Streams(int(seed)), Journal()
     world = world_of(model, tasks, process_group, streams, sync_perturbation=sync_perturbation)
     setting = Setting(
         tasks=tasks,
@@ -140,9 +154,10 @@ def make_setting(
         flat_combiner=flat,
         partition=partition,
         world=world,
-        traced=Traced(unwrapped(model)),
+        traced=Traced(unwrapped(model), guards, journal=journal),
         workspace=Workspace(world.placement.global_sum, gradient_dtype),
         level=level,
+        journal=journal,
     )
     setting.check()
     return setting
@@ -152,6 +167,17 @@ def check_model(model: object) -> None:
     """Raises a TypeError for anything but a module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; found {type(model).__name__}.")
+
+
+def checked_guards(guards: Iterable[nn.Module]) -> tuple[nn.Module, ...]:
+    """Returns the modules; raises TypeError for anything else."""
+    found = tuple(guards) if isinstance(guards, Iterable) else (guards,)
+    if isinstance(guards, nn.Module) or not all(isinstance(g, nn.Module) for g in found):
+        raise TypeError(
+            f"guards must be a list of modules outside of the model, such as guards=[teacher]; "
+            f"found {type(guards).__name__} of {[type(guard).__name__ for guard in found]}."
+        )
+    return tuple(unwrapped(guard) for guard in found)
 
 
 def checked_tasks(tasks: Sequence[str]) -> tuple[str, ...]:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
-from itertools import compress
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from samo._errors import NonFiniteError
-from samo.distributed import Placement
 from samo.model import Trace
-from samo.tensors import Layout, shards
+from samo.tensors import Layout
 
-from ._ascent import ascents
+from ._ascent import Ascent, ascents
 from ._batch import Batch, Losses
 from ._finite import Guard, culprit
-from ._natural import NaturalPoint, learn
+from ._natural import NaturalPoint
 from ._representation import task_gradients
 from ._setting import Setting
 from ._task_gradients import AtParameters, Plan, TaskGradients
-from ._update import Part, Undo, Update, combine, compare, known_weights, nothing_shared, tell
+from ._update import Part, Update, combine, compare, known_weights, nothing_shared, tell
+from ._write import overflow, write
 
 Found = dict[str, list[tuple[Tensor, float]]]
 """The losses of micro-batches with their sizes, by task."""
@@ -48,6 +48,8 @@ class Step:
     Attributes:
         sizes: The sizes of this rank's batch by task.
         update: The update, once aggregated.
+        written: The parameters whose ``.grad`` has been written.
+        overflowed: Whether the gradients were not finite, with a grad scaler.
     """
 
     def __init__(
@@ -65,12 +67,12 @@ class Step:
         self._perturbed: Found = {task: [] for task in setting.tasks}
         self._weights: tuple[Tensor, list[Tensor | None]] | None = None
         self._parts: list[Part] = []
-        streams = setting.world.streams
-        self._undo: Undo = [partial(streams.load_state_dict, streams.state_dict())]
         self.sizes: dict[str, float] = {}
         self._gradients: TaskGradients | None = None
         self._natural: AtParameters | None = None
         self.update: Update | None = None
+        self.written: list[Parameter] = []
+        self.overflowed = False
 
     @property
     def losses(self) -> dict[str, Tensor]:
@@ -88,6 +90,17 @@ class Step:
         assert self._gradients is not None
         return self._gradients
 
+    def begin(self) -> None:
+        """Notes what is in use during a step, and what a step that fails must not have taught."""
+        setting, journal = self._setting, self._setting.journal
+        journal.note(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
+        partition, streams = setting.partition, setting.world.streams
+        journal.note(partial(vars(partition).update, dict(vars(partition))))
+        journal.note(partial(streams.load_state_dict, streams.state_dict()))
+        estimator = None if setting.ascending is None else setting.ascending.estimator
+        if estimator is not None and estimator.stateful:
+            journal.note(partial(estimator.load_state_dict, estimator.state_dict()))
+
     def gather(self, traces: ExitStack) -> None:
         """Computes and averages the task gradients; the last graph lives as long as ``traces``."""
         setting, closures = self._setting, self._closures
@@ -102,14 +115,15 @@ class Step:
             trace = traces.enter_context(Trace(setting.traced, replays=replays))
             batch = Batch(closure, sizes, setting, trace)
             # Two matrices alternate, since the sum of the micro-batches before is in the other.
-            use = str(number % 2)
-            with self._blaming(batch):
-                self._evaluate(batch)
-                point, natural = self._differentiate(batch, use)
-                gradients = self._ascend(batch, point, use)
-                self._add(batch, gradients, natural)
-                if number == len(closures) - 1:
-                    self._finish()
+            self._blaming(batch, partial(self._gather, batch, str(number % 2)))
+        self._blaming(batch, self._finish)
+
+    def _gather(self, batch: Batch, use: str) -> None:
+        """Computes the task gradients of a micro-batch."""
+        self._evaluate(batch)
+        point, natural = self._differentiate(batch, use)
+        gradients = self._ascend(batch, point, use)
+        self._add(batch, gradients, natural)
 
     def _evaluate(self, batch: Batch) -> None:
         """Runs the natural pass, and computes the weights of methods that need no gradients."""
@@ -118,7 +132,7 @@ class Step:
             self.sizes[task] = self.sizes.get(task, 0.0) + batch.sizes[task]
         _record(self._losses, batch.agreed.means, batch.agreed.sizes)
         if len(self._closures) == 1 and self._setting.combiner.weighs_first:
-            self._weights = known_weights(self._setting, self._guard, self.losses, self._undo)
+            self._weights = known_weights(self._setting, self._guard, self.losses)
 
     def _differentiate(
         self, batch: Batch, use: str
@@ -148,15 +162,11 @@ class Step:
             point.use_rows(first, shares)
         else:
             point.differentiate_mean()
-        estimator = point.estimator
-        if estimator is not None and estimator.groups_tasks:
-            self._undo.append(partial(estimator.load_state_dict, estimator.state_dict()))
         return point, first if kept else None
 
     def _ascend(self, batch: Batch, point: NaturalPoint | None, use: str) -> TaskGradients:
         """Computes the task gradients at the perturbed points."""
-        setting, guard = self._setting, self._guard
-        shares, world = batch.agreed.shares, setting.world
+        setting, guard, shares = self._setting, self._guard, batch.agreed.shares
         if point is None:
             plan = self._plan(use, "natural gradient", divides=True)
             losses = batch.hand_over()
@@ -167,20 +177,30 @@ class Step:
         plan = self._plan(use, "perturbed gradient", divides=True, remembers=remembers)
         formed: TaskGradients | None = None
         for ascent in ascents(point, batch.tasks):
-            with ascent.displaced():
-                with torch.enable_grad():
-                    found = batch.replay(ascent.group)
-                means = world.ranks.means(ascent.group, found, shares)
-                for task, loss in means.items():
-                    guard.check([task], "perturbed loss", loss)
-                _record(self._perturbed, means, batch.agreed.sizes)
-                if formed is None:
-                    formed = task_gradients(setting, shares, guard, plan, found, ascent.displaced)
-                # The task at fault in a sum can be determined only at the point where it fails.
-                in_sum = len(ascent.group) > 1 and formed.rows is None
-                with self._blaming(batch) if in_sum else nullcontext():
-                    formed.collect(ascent.group, found)
+            formed = ascent.displaced(partial(self._evaluate_at, ascent, batch, plan, formed))
+            ascent.release()
         assert formed is not None
+        return formed
+
+    def _evaluate_at(
+        self, ascent: Ascent, batch: Batch, plan: Plan, formed: TaskGradients | None
+    ) -> TaskGradients:
+        """Adds the gradients of a group of tasks at their perturbed point."""
+        setting, guard, shares = self._setting, self._guard, batch.agreed.shares
+        with torch.enable_grad():
+            found = ascent.replay()
+        means = setting.world.ranks.means(ascent.group, found, shares)
+        for task, loss in means.items():
+            guard.check([task], "perturbed loss", loss)
+        _record(self._perturbed, means, batch.agreed.sizes)
+        if formed is None:
+            formed = task_gradients(setting, shares, guard, plan, found, ascent.displaced)
+        collect = partial(formed.collect, ascent.group, found)
+        # The task at fault in a sum can be determined only at the point where it fails.
+        if len(ascent.group) > 1 and formed.rows is None:
+            self._blaming(batch, collect)
+        else:
+            collect()
         return formed
 
     def _add(self, batch: Batch, gradients: TaskGradients, natural: AtParameters | None) -> None:
@@ -204,10 +224,10 @@ class Step:
     def aggregate(self) -> None:
         """Combines the task gradients into one."""
         setting, guard, gradients = self._setting, self._guard, self.gradients
-        of_method = tell(setting, guard, gradients, self.losses, self._undo)
+        of_method = tell(setting, guard, gradients, self.losses)
         if gradients.rows is not None and setting.combiner.weighs_first:
             # The means over all micro-batches are known only now.
-            self._weights = known_weights(setting, guard, self.losses, self._undo)
+            self._weights = known_weights(setting, guard, self.losses)
             if setting.combiner.weighs_own:
                 gradients.multiply_own(self._weights[0])
         weights, of_weights = self._weights or (None, [])
@@ -239,33 +259,15 @@ class Step:
 
     def write(self) -> None:
         """Adds the gradients to ``.grad``, and passes them to what remembers them."""
-        setting, gradients, update = self._setting, self.gradients, self.update
+        update, gradients = self.update, self.gradients
         assert update is not None
-        partition, placement = setting.partition, setting.world.placement
-        parts = [(partition.shared, update.shared)]
-        parts += [(partition.own[task], vector) for task, vector in gradients.own.items()]
-        parameters = [parameter for part, _ in parts for parameter in part]
-        found = [tensor for _, vector in parts for tensor in vector.tensors]
-        reached = [id(parameter) in gradients.reached for parameter in parameters]
-        learn(setting, self._guard, list(compress(zip(parameters, found, strict=True), reached)))
-        accumulate(parameters, found, reached, placement)
-        setting.combiner.learn(self.losses, self.perturbed, gradients.numbers)
-        if of_method := update.of_method:
-            learnt = setting.combiner.parameters
-            found = [p if g is None else g for p, g in zip(learnt, of_method, strict=True)]
-            accumulate(learnt, found, [g is not None for g in of_method], placement)
-        if gradients.remembered and setting.ascending is not None:
-            names = [partition.names[id(parameter)] for parameter in partition.shared]
-            for task, vector in gradients.remembered.items():
-                whole = map(placement.as_gradient, vector.tensors, partition.shared)
-                estimator = setting.ascending.estimator
-                assert estimator is not None
-                estimator.remember(task, dict(zip(names, whole, strict=True)))
+        self.written = write(self._setting, self._guard, gradients, update)
+        self._setting.combiner.learn(self.losses, self.perturbed, gradients.numbers)
 
-    def undo(self) -> None:
-        """Restores the states of methods, estimator and generators from before the step."""
-        for undo in reversed(self._undo):
-            undo()
+    def overflow(self) -> None:
+        """Sets infinite gradients in place of an update that is not finite."""
+        self.update, self.overflowed = None, True
+        overflow(self._setting)
 
     def _plan(
         self, use: str, stage: str, *, divides: bool = False, remembers: bool = False
@@ -295,11 +297,10 @@ class Step:
             columns=columns,
         )
 
-    @contextmanager
-    def _blaming(self, batch: Batch) -> Iterator[None]:
+    def _blaming(self, batch: Batch, compute: Callable[[], None]) -> None:
         """Names the task at fault if the gradient of a sum is not finite."""
         try:
-            yield
+            compute()
             self._guard.verify()
         except NonFiniteError as error:
             setting = self._setting
@@ -325,23 +326,3 @@ def _means(found: Found) -> dict[str, Tensor]:
             total = sum(size for _, size in its)
             means[task] = torch.stack([loss * (size / total) for loss, size in its]).sum()
     return means
-
-
-def accumulate(
-    parameters: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    reached: Sequence[bool],
-    placement: Placement,
-) -> None:
-    """Adds to ``.grad`` of the reached parameters, as ``Tensor.backward`` does."""
-    sums, terms = [], []
-    for parameter, gradient, here in zip(parameters, gradients, reached, strict=True):
-        if not here:
-            continue
-        if parameter.grad is None:
-            parameter.grad = placement.as_gradient(gradient, parameter)
-        else:
-            sums.append(parameter.grad)
-            terms.append(gradient)
-    if sums:
-        torch._foreach_add_(shards(sums), terms)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,9 +16,6 @@ from samo.tensors import Layout, Matrix, Vector, wide, widest
 from ._finite import Guard
 from ._setting import Setting
 from ._task_gradients import AtParameters, TaskGradients
-
-Undo = list[Callable[[], None]]
-"""Functions that undo a step's changes to methods, estimators and generators."""
 
 
 @dataclass
@@ -53,7 +51,7 @@ class Part:
 
 
 def known_weights(
-    setting: Setting, guard: Guard, losses: Mapping[str, Tensor], undo: Undo
+    setting: Setting, guard: Guard, losses: Mapping[str, Tensor]
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Returns the weights of a method that needs no gradients, and its parameters' gradients."""
     combiner = setting.combiner
@@ -63,10 +61,10 @@ def known_weights(
     if combiner.sized:
         guard.verify()  # a loss that is not finite must not enter the method's state
     values = _stacked(losses)
-    if combiner.weighs_own:
-        undo.append(combiner.bookmark())
-    with setting.world.streams.as_global([values.device]):
-        weights, of_method = combiner.weigh(values, [setting.tasks.index(t) for t in losses])
+    setting.journal.note(combiner.bookmark())
+    present = [setting.tasks.index(task) for task in losses]
+    weigh = partial(combiner.weigh, values, present)
+    weights, of_method = setting.world.streams.as_global([values.device], weigh, setting.journal)
     guard.check(list(losses), "weight", weights.sum())
     return weights, of_method
 
@@ -118,21 +116,14 @@ def combine(
 
 
 def tell(
-    setting: Setting,
-    guard: Guard,
-    gradients: TaskGradients,
-    losses: Mapping[str, Tensor],
-    undo: Undo,
+    setting: Setting, guard: Guard, gradients: TaskGradients, losses: Mapping[str, Tensor]
 ) -> list[Tensor | None]:
     """Passes the losses to methods that need them; returns the methods' parameters' gradients."""
     of_method: list[Tensor | None] = []
     for combiner in (setting.combiner, setting.flat_combiner):
         if combiner is None or combiner.weighs_first:
             continue
-        # With a grad scaler the update may overflow after the method has changed its state. Without
-        # one, the state of methods of whole matrices is not copied: it may be as large as the rows.
-        if guard.factor is not None or (combiner.sees_losses and combiner.gramian_only):
-            undo.append(combiner.bookmark())
+        setting.journal.note(combiner.bookmark())
         if not combiner.sees_losses:
             continue
         factors, its = combiner.tell(_stacked(losses), gradients.numbers)
@@ -157,8 +148,8 @@ def _combined(
         return rows.combine(weights), weights
     assert part.gramian is not None
     devices = [flat.device for flat in rows.flats] if combiner.whole_rows else []
-    with setting.world.streams.as_global(devices):
-        return combiner.combine(rows, part.gramian, gradients.numbers)
+    call = partial(combiner.combine, rows, part.gramian, gradients.numbers)
+    return setting.world.streams.as_global(devices, call, setting.journal)
 
 
 def _stacked(losses: Mapping[str, Tensor]) -> Tensor:

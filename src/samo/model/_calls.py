@@ -4,65 +4,81 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
-from torch.utils.hooks import RemovableHandle
 
 from ._graph import Reached
+from ._journal import During, Journal
 
-Call = tuple[nn.Module, int]
-"""A module, and the number of its earlier calls in the pass."""
-CallNumbers = dict[nn.Module, list[int]]
-"""The indices of calls, in order, by module."""
+Call = tuple[int, int]
+"""The id of a module, and the number of its earlier calls in the pass.
+
+Modules are not keys: their hashes may depend on their state."""
+CallNumbers = dict[int, list[int]]
+"""The indices of calls, in order, by the module's id."""
 
 
-@contextmanager
-def observed(
-    modules: Iterable[nn.Module],
-    enter: Callable[[Call, Call | None], object],
-    leave: Callable[[Call, object], object],
-) -> Iterator[Counter[nn.Module]]:
-    """Reports each call of the modules, with the call that encloses it, and counts the calls.
+class Observer:
+    """Reports each call of modules, with the call that encloses it, and counts the calls.
 
     Args:
         modules: The modules.
         enter: Called with a call and the enclosing call (or None) before the forward pass.
         leave: Called with a call and the module's output after it.
 
-    Yields:
-        The number of calls by module.
+    Attributes:
+        counts: The number of calls by the id of the module.
     """
-    counts: Counter[nn.Module] = Counter()
-    stack: list[Call] = []
-    handles: list[RemovableHandle] = []
 
-    def before(module: nn.Module, _inputs: object) -> None:
+    def __init__(
+        self,
+        modules: Iterable[nn.Module],
+        enter: Callable[[Call, Call | None], object],
+        leave: Callable[[Call, object], object],
+    ) -> None:
+        self.counts: Counter[int] = Counter()
+        self._modules = list(modules)
+        self._enter, self._leave = enter, leave
+        self._stack: list[Call] = []
+        self._hooks = self._before, self._after
+
+    def observing(self, journal: Journal) -> During:
+        """Returns the context in which the modules have hooks."""
+        return journal.during(self._register, self._remove)
+
+    def _register(self) -> None:
+        before, after = self._hooks
+        for module in self._modules:
+            # The outermost hooks, so that random numbers drawn by the user's hooks are included.
+            module.register_forward_pre_hook(before, prepend=True)
+            module.register_forward_hook(after)
+
+    def _remove(self) -> None:
+        """Removes the hooks by themselves: an interrupt may have taken the handle of one."""
+        for module in self._modules:
+            for hooks, hook in zip(
+                (module._forward_pre_hooks, module._forward_hooks), self._hooks, strict=True
+            ):
+                for key in [key for key, found in hooks.items() if found is hook]:
+                    hooks.pop(key, None)
+
+    def _before(self, module: nn.Module, _inputs: object) -> None:
         if torch.compiler.is_compiling():  # the hook must not be compiled
             return
-        call = (module, counts[module])
-        counts[module] += 1
-        enter(call, stack[-1] if stack else None)
-        stack.append(call)
+        key = id(module)
+        call = (key, self.counts[key])
+        self.counts[key] += 1
+        self._enter(call, self._stack[-1] if self._stack else None)
+        self._stack.append(call)
 
-    def after(module: nn.Module, _inputs: object, output: object) -> None:
+    def _after(self, module: nn.Module, _inputs: object, output: object) -> None:
         if torch.compiler.is_compiling():
             return
-        while (call := stack.pop())[0] is not module:
+        while (call := self._stack.pop())[0] != id(module):
             pass  # a call that ended in an exception, which the closure caught
-        leave(call, output)
-
-    try:
-        for module in modules:
-            # The outermost hooks, so that random numbers drawn by the user's hooks are included.
-            handles.append(module.register_forward_pre_hook(before, prepend=True))
-            handles.append(module.register_forward_hook(after))
-        yield counts
-    finally:
-        for handle in handles:
-            handle.remove()
+        self._leave(call, output)
 
 
 def attributed(

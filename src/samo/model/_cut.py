@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
+
+from ._journal import During, Journal
 
 _LEAF = "torch::autograd::AccumulateGrad"
 
@@ -95,11 +96,13 @@ class Cut:
                 found.append(value.to(dtype))
         return found
 
-    @contextmanager
     def observed(
-        self, tasks: Sequence[str], receive: Callable[[str, int, Tensor], object]
-    ) -> Iterator[None]:
-        """Passes on what flows over the edges in backward passes, and stops it there.
+        self,
+        tasks: Sequence[str],
+        receive: Callable[[str, int, Tensor], object],
+        journal: Journal,
+    ) -> During:
+        """Returns a context that passes on, and stops, what flows over the edges backwards.
 
         The shared nodes between two edges, which autograd visits on the way to the second one,
         receive no gradient; for built-in operations, this takes no time.
@@ -108,9 +111,10 @@ class Cut:
             tasks: The tasks whose losses are differentiated.
             receive: Called with the task, the number of the edge, and a term of the gradient of
                 the task's loss there.
+            journal: The journal of the step.
 
-        Yields:
-            Nothing.
+        Returns:
+            The context.
         """
         handles: list[RemovableHandle] = []
 
@@ -125,14 +129,16 @@ class Cut:
 
             return hook
 
-        try:
+        def register() -> None:
             for task in tasks:
                 for node, numbers in self.above.get(task, ()):
                     handles.append(node.register_hook(hook_of(task, numbers)))
-            yield
-        finally:
+
+        def remove() -> None:
             for handle in handles:
                 handle.remove()
+
+        return journal.during(register, remove)
 
 
 def cut_of(losses: Mapping[str, Tensor], shared: Set[int]) -> Cut:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from operator import is_
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.nn import Parameter
 
-from ._calls import Call, CallNumbers, attributed, nodes_of, observed
+from ._calls import Call, CallNumbers, Observer, attributed, nodes_of
+from ._journal import Journal
 from ._random import GlobalGenerator, States, drawn_between, set_states, states_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,23 +35,51 @@ class Conditions:
     devices: list[torch.device]
 
 
+@dataclass(frozen=True)
+class Known:
+    """What was observed in a natural pass.
+
+    Attributes:
+        conditions: The conditions of the pass.
+        drawing: The modules that drew random numbers.
+        drawn: The global generators that were drawn from.
+    """
+
+    conditions: Conditions
+    drawing: list[nn.Module]
+    drawn: set[int]
+
+
 @dataclass
 class Traced:
     """A model, and facts observed in its natural passes.
 
     Attributes:
         model: The model.
-        known: The conditions of the observed pass; None before it.
-        drawing: The modules that drew random numbers.
-        drawn: The global generators that were drawn from.
+        guards: Modules outside of the model that closures evaluate.
+        known: What was observed in a pass; None before it.
         separable: Whether replays may evaluate some tasks only (see `Draws`).
+        journal: What a step has changed.
+        moving: The parameters that natural passes write.
+        displaced: The parameters that were last displaced for replays.
+        differentiates: Whether closures differentiate, so that all evaluations need graphs.
+        in_natural_pass: Whether the natural pass is running.
     """
 
     model: nn.Module
-    known: Conditions | None = None
-    drawing: list[nn.Module] = field(default_factory=list)
-    drawn: set[int] = field(default_factory=set)
+    guards: Sequence[nn.Module] = ()
+    known: Known | None = None
     separable: bool = True
+    journal: Journal = field(default_factory=Journal)
+    moving: list[Parameter] = field(default_factory=list)
+    displaced: Sequence[Parameter] = ()
+    differentiates: bool = False
+    in_natural_pass: bool = False
+
+    @property
+    def models(self) -> list[nn.Module]:
+        """The model and the guarded modules."""
+        return [self.model, *self.guards]
 
 
 class Draws:
@@ -68,6 +101,7 @@ class Draws:
 
     Attributes:
         separable: Whether replays may evaluate some tasks only.
+        probing: Whether the conditions are new, so that all has to be observed.
     """
 
     def __init__(
@@ -77,27 +111,29 @@ class Draws:
         generators: Sequence[GlobalGenerator],
         before: States,
     ) -> None:
-        modules = list(_eager_modules(traced.model))
+        modules = list(_eager_modules(traced.models))
         self._traced = traced
         self._generators = generators
         self._before = before
         self._now = Conditions(modules, [module.training for module in modules], devices)
-        self._probing = traced.known is None or not _same(self._now, traced.known)
+        known = traced.known
+        if known is not None and not _same(self._now, known.conditions):
+            known = None
+        self.probing = known is None
         # The observed modules and generators: all, until it is known which draw.
-        self._watched = modules if self._probing else traced.drawing
-        self._sources = set(before) if self._probing else traced.drawn
+        self._watched = modules if known is None else known.drawing
+        self._sources = set(before) if known is None else known.drawn
         self._states = before
         self._starts: dict[Call, States] = {}
         self._ends: dict[Call, States] = {}
         self._made: dict[Call, list[Node]] = {}
-        self._scattered: set[nn.Module | None] = set()
+        self._scattered: set[int | None] = set()
         self._after: States = {}
         self._drawn: set[int] = set()
         self.separable = traced.separable
 
-    @contextmanager
-    def recorded(self) -> Iterator[None]:
-        """Records what the modules draw."""
+    def recorded(self) -> AbstractContextManager[None]:
+        """Returns the context in which it is recorded what the modules draw."""
 
         def enter(call: Call, inside: Call | None) -> None:
             self._starts[call] = self._attribute(inside)
@@ -107,10 +143,8 @@ class Draws:
             self._made[call] = list(nodes_of(output))
 
         if not self._watched:
-            yield
-            return
-        with observed(self._watched, enter, leave):
-            yield
+            return nullcontext()
+        return Observer(self._watched, enter, leave).observing(self._traced.journal)
 
     def settle(self, after: States, losses: Mapping[str, Tensor]) -> None:
         """Determines what was drawn by which module for which task.
@@ -123,10 +157,11 @@ class Draws:
         self._drawn = drawn_between(self._generators, self._before, after)
         if not self._drawn <= self._sources:
             self._scattered.add(None)
-        self._scattered = {m for m in self._scattered if m is None or any(m.children())}
+        leaves = {id(m) for m in self._watched if next(m.children(), None) is None}
+        self._scattered -= leaves
         drawing = {call[0] for call in self._ends if self._ends[call] is not self._starts[call]}
-        self._drawing = [module for module in self._watched if module in drawing]
-        self._numbers: CallNumbers = {module: [] for module in self._drawing}
+        self._drawing = [module for module in self._watched if id(module) in drawing]
+        self._numbers: CallNumbers = {id(module): [] for module in self._drawing}
         for module, number in sorted(self._made, key=lambda call: call[1]):
             if module in drawing:
                 self._numbers[module].append(number)
@@ -138,13 +173,11 @@ class Draws:
         self._made.clear()  # the nodes would keep the graph alive
         self._after = after
 
-    @contextmanager
-    def repeated(self, tasks: Sequence[str]) -> Iterator[None]:
-        """Sets the generators such that an evaluation of some tasks draws the same numbers."""
+    def repeated(self, evaluate: Callable[[Sequence[str]], T], tasks: Sequence[str]) -> T:
+        """Evaluates some tasks such that they draw the same numbers."""
         set_states(self._generators, self._before, self._drawn)
         if not self._drawn:
-            yield
-            return
+            return evaluate(tasks)
         numbers = self._numbers
         if len(tasks) < len(self._numbers_of):
             parts = [self._numbers_of[task] for task in tasks]
@@ -164,18 +197,20 @@ class Draws:
             if call[0] in self._scattered and (then := repeated(call)) is not None:
                 self._compare(self._ends[then])
 
-        with observed(numbers, enter, leave) as counts:
-            yield
+        observer = Observer(self._drawing, enter, leave)
+        with observer.observing(self._traced.journal):
+            found = evaluate(tasks)
         if None in self._scattered:
             self._compare(self._after)
-        if any(count != len(numbers[module]) for module, count in counts.items()):
+        if any(count != len(numbers[module]) for module, count in observer.counts.items()):
             self.separable = False
+        return found
 
     def learn(self) -> None:
         """Records in `Traced` what the next pass need not find out again."""
         traced = self._traced
-        if self._probing and self._after:
-            traced.known, traced.drawing, traced.drawn = self._now, self._drawing, self._drawn
+        if self.probing and self._after:
+            traced.known = Known(self._now, self._drawing, self._drawn)
         traced.separable = self.separable
 
     def _attribute(self, inside: Call | None, now: States | None = None) -> States:
@@ -198,16 +233,16 @@ def _same(one: Conditions, other: Conditions) -> bool:
     return flags and all(map(is_, one.modules, other.modules))
 
 
-def _eager_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """Yields the modules of a model that can have hooks: not compiled, nor inside compiled ones."""
-    seen: set[nn.Module] = set()
-    stack = [model]
+def _eager_modules(models: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """Yields the modules that can have hooks: not compiled, nor inside compiled ones."""
+    seen: set[int] = set()
+    stack = list(models)
     while stack:
         module = stack.pop()
         compiled = isinstance(module, torch.jit.ScriptModule) or module._compiled_call_impl
-        if module in seen or compiled:
+        if id(module) in seen or compiled:
             continue
-        seen.add(module)
+        seen.add(id(module))
         yield module
         if not isinstance(module, torch._dynamo.OptimizedModule):
             stack.extend(module.children())

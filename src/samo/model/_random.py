@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ._journal import Journal
+
+T = TypeVar("T")
 
 States = dict[int, Any]
 """The states of global generators, by their index in the list."""
@@ -22,8 +25,9 @@ _WORD = 64
 
 @dataclass(frozen=True)
 class GlobalGenerator:
-    """A global generator: reads its state, sets it, and compares two states."""
+    """A global generator: its name, and functions that read, set and compare its state."""
 
+    name: str
     get: Callable[[], Any]
     set: Callable[[Any], object]
     same: Callable[[Any, Any], bool]
@@ -41,11 +45,12 @@ def global_generators(devices: Iterable[torch.device]) -> list[GlobalGenerator]:
     """
     generators = [
         *torch_generators(devices),
-        GlobalGenerator(random.getstate, random.setstate, lambda a, b: bool(a == b)),
+        GlobalGenerator("random", random.getstate, random.setstate, lambda a, b: bool(a == b)),
     ]
     if (numpy := sys.modules.get("numpy")) is not None:
         generators.append(
             GlobalGenerator(
+                "numpy.random",
                 numpy.random.get_state,
                 numpy.random.set_state,
                 # By value, including a cached second normal number.
@@ -80,12 +85,13 @@ def set_states(
         generators[i].set(states[i])
 
 
-_CPU = GlobalGenerator(torch.get_rng_state, torch.set_rng_state, torch.equal)
+_CPU = GlobalGenerator("torch's generator", torch.get_rng_state, torch.set_rng_state, torch.equal)
 
 
 def _on(device: torch.device) -> GlobalGenerator:
     module = torch.get_device_module(device)
     return GlobalGenerator(
+        f"torch's generator on {device}",
         lambda: module.get_rng_state(device),
         lambda state: module.set_rng_state(state, device),
         torch.equal,
@@ -144,20 +150,27 @@ class Streams:
         seed = torch.randint(1 << 62, (), generator=self.on(device)).item()
         return Streams(int(seed) + rank)
 
-    @contextmanager
-    def as_global(self, devices: Iterable[torch.device]) -> Iterator[None]:
-        """Context in which torch's global generators draw from these streams."""
+    def as_global(
+        self, devices: Iterable[torch.device], draw: Callable[[], T], journal: Journal
+    ) -> T:
+        """Calls a function, for which torch's global generators draw from these streams."""
         generators = {torch.device("cpu"): _CPU}
         generators |= {d: _on(d) for d in devices if d.type not in ("cpu", "meta")}
         outside = {device: generator.get() for device, generator in generators.items()}
-        try:
+
+        def take_over() -> None:
             for device, generator in generators.items():
                 generator.set(self.on(device).get_state())
-            yield
-        finally:
+
+        def put_back() -> None:
+            for device, generator in generators.items():
+                generator.set(outside[device])
+
+        with journal.during(take_over, put_back):
+            found = draw()
             for device, generator in generators.items():
                 self.on(device).set_state(generator.get())
-                generator.set(outside[device])
+            return found
 
     def _name(self, device: torch.device) -> str:
         """Returns a name that is the same on all ranks, which may use different devices."""

@@ -42,7 +42,7 @@ class PreviousGradient(LocalGradient):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the recorded gradients by task and parameter."""
-        return {t: {n: g.clone() for n, g in kept.items()} for t, kept in self._gradients.items()}
+        return {task: dict(kept) for task, kept in self._gradients.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores a state from `state_dict`."""

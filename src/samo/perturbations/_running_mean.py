@@ -26,14 +26,21 @@ class RunningMean:
         self.values: dict[str, Tensor] = {}
 
     def learn(self, gradients: Mapping[str, Tensor]) -> None:
-        """Adds the gradients of a step, by the names of the parameters that it reaches."""
+        """Adds the gradients of a step, by the names of the parameters that it reaches.
+
+        The values before are not changed, but replaced, so that an interrupt does no harm.
+        """
+        means: dict[str, Tensor] = {}
         for name, gradient in gradients.items():
             before = self.values.get(name)
-            self.values[name] = (
-                torch.zeros_like(gradient) if before is None else before.to(gradient.device)
+            means[name] = (
+                torch.zeros_like(gradient)
+                if before is None
+                else before.to(gradient.device, copy=True)
             )
-        mean = shards([self.values[name] for name in gradients])
+        mean = shards(list(means.values()))
         torch._foreach_lerp_(mean, shards(list(gradients.values())), 1 - self._beta)
+        self.values = {**self.values, **means}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns a copy of v, by parameter."""
