@@ -40,7 +40,7 @@ class Small(nn.Module):
 
     def losses(self, tasks: Sequence[str]) -> dict[str, Tensor]:
         h = self.trunk(X)
-        found = {}
+        found: dict[Any, Any] = {}
         for task in tasks:
             out = self.heads[task](self.branch(h) if task == "b" else h)
             found[task] = (out - len(found)).square().mean()
@@ -243,10 +243,10 @@ def check(preset: str, name: str, at: int) -> None:
     for mine, its in zip(model.buffers(), other.buffers(), strict=True):
         its.copy_(mine)
     results = []
-    for one, its in ((model, engine), (other, fresh)):
+    for one, made in ((model, engine), (other, fresh)):
         torch.manual_seed(5)
-        result = its.backward(one.losses)
-        results.append([result.losses, result.weights, gradients(one, its), its.state_dict()])
+        result = made.backward(one.losses)
+        results.append([result.losses, result.weights, gradients(one, made), made.state_dict()])
     assert equal(*results), place
 
 
