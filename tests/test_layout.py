@@ -161,5 +161,5 @@ def test_a_step_touches_few_classes_and_files() -> None:
         engine.backward(losses)
     finally:
         sys.setprofile(None)
-    assert len(files) <= 23, sorted(files)
-    assert len(classes) <= 23, sorted(kind.__name__ for kind in classes)
+    assert len(files) <= 32, sorted(files)
+    assert len(classes) <= 32, sorted(kind.__name__ for kind in classes)

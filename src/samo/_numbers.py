@@ -12,7 +12,7 @@ def number(value: object) -> float | None:
         value: A number of Python or numpy, or a tensor of shape ``[]``.
 
     Returns:
-        The number; None for anything else.
+        The number; None for anything else, also for True and False.
 
     Example:
         >>> import torch
@@ -20,4 +20,4 @@ def number(value: object) -> float | None:
         (1.0, 0.5, None)
     """
     item = value.item() if getattr(value, "ndim", None) == 0 else value  # type: ignore[attr-defined]
-    return float(item) if isinstance(item, Real) else None
+    return float(item) if isinstance(item, Real) and not isinstance(item, bool) else None

@@ -18,7 +18,9 @@ from samo import aggregation, benchmarks
 from samo.cli._app import app
 from samo.cli._run_options import RunOptions
 from samo.records import read_json
+from samo.report.page import html_page
 from samo.training import PRESETS, SCHEDULES, plan, train
+from tests.training.inline import InlineWorkers
 
 TOY = "tests.toy:Toy"
 
@@ -206,6 +208,28 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert "Run the same command again to resume" in err
 
 
+def test_compare_tunes_several_learning_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("samo.training._compare.Workers", InlineWorkers)
+    command = ["compare", TOY, "--sharpness", "erm,gsam", "--epochs", "1", "--no-stl"]
+    command += ["--rho", "0.1", "--seeds", "2", "--trial-seeds", "1", "--out", str(tmp_path)]
+    code, out, err = run(*command, "--lr", "1e-6,1e-4", "--extend")
+    assert (code, err) == (0, "")
+    assert "lr: 1e-06, 0.0001, 0.01\n" in out  # the best was at the edge
+    assert "best trials" in out
+    table = (tmp_path / "table.md").read_text()
+    assert "Chosen on validation data, with other seeds: ls/erm (" in table
+    assert "| ls | gsam+ema | 0.1 |" in table
+    page = html_page(tmp_path).html
+    assert "with other seeds" in page
+    assert "gsam+ema" in page
+    assert "not compared" in page  # the trials
+    code, _, err = run(*command, "--lr", "0.1", "--extend")
+    assert code == 2
+    assert "--extend needs several values of --lr" in err
+
+
 def test_failed_runs_are_named_and_the_status_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,10 +238,10 @@ def test_failed_runs_are_named_and_the_status_says_so(
         runs = [
             {"path": c.path, "baseline": c.baseline, "config": c.config.model_dump()} for c in cells
         ]
-        (out / "compare.json").write_text(json.dumps({"runs": runs}))
+        (out / "compare.json").write_text(json.dumps({"runs": runs, "contrasts": []}))
         return {cells[0].path: "it was not to be"}
 
-    monkeypatch.setattr("samo.cli._app.compare", compare)
+    monkeypatch.setattr("samo.cli._compare.compare", compare)
     code, _, err = run("compare", TOY, "--seeds", "1", "--out", str(tmp_path))
     assert code == 1
     assert "samo: stl/sign/seed-0 failed: it was not to be" in err

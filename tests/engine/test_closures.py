@@ -344,7 +344,7 @@ def test_representations_are_unaffected_by_the_check_of_the_graph() -> None:
     found = []
     for level in ("parameter", "representation"):
         model = problem("plain").model
-        engine = samo.ERM(model, TASKS, aggregator="ls", level=level)  # type: ignore[arg-type]
+        engine = samo.ERM(model, TASKS, aggregator="ls", level=level)
         engine.backward(partial(losses, model))
         found.append(gradients(model))
     close(found[0], found[1])

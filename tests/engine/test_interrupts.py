@@ -40,7 +40,7 @@ class Small(nn.Module):
 
     def losses(self, tasks: Sequence[str]) -> dict[str, Tensor]:
         h = self.trunk(X)
-        found = {}
+        found: dict[Any, Any] = {}
         for task in tasks:
             out = self.heads[task](self.branch(h) if task == "b" else h)
             found[task] = (out - len(found)).square().mean()
@@ -243,10 +243,10 @@ def check(preset: str, name: str, at: int) -> None:
     for mine, its in zip(model.buffers(), other.buffers(), strict=True):
         its.copy_(mine)
     results = []
-    for one, its in ((model, engine), (other, fresh)):
+    for one, made in ((model, engine), (other, fresh)):
         torch.manual_seed(5)
-        result = its.backward(one.losses)
-        results.append([result.losses, result.weights, gradients(one, its), its.state_dict()])
+        result = made.backward(one.losses)
+        results.append([result.losses, result.weights, gradients(one, made), made.state_dict()])
     assert equal(*results), place
 
 
@@ -281,12 +281,10 @@ def test_at_lines_that_undo_a_step_which_has_failed(preset):
         torch.manual_seed(4)
         kept, state, grads = fixed(model), engine.state_dict(), gradients(model, engine)
         closure = Closure(model, fails_at=last)
-        with (
-            pytest.raises((StopIteration, KeyboardInterrupt)) as caught,
-            Planted(closure, at) as it,
-        ):
+        with Planted(closure, at) as it:
             closure.planted = it
-            engine.backward(closure)
+            with pytest.raises((StopIteration, KeyboardInterrupt)) as caught:
+                engine.backward(closure)
         assert caught.type is (StopIteration if at is None else KeyboardInterrupt)
         starts.append(closure.failed_at)
         assert equal(fixed(model), kept), it.place

@@ -192,7 +192,10 @@ def test_unknown_fields_are_kept_in_a_configuration_and_ignored_elsewhere() -> N
     [
         ("[", "compare.json cannot be read: "),
         ([], "compare.json cannot be read: it is not a JSON object."),
-        ({}, "compare.json cannot be read: it is not a JSON object with an array of runs."),
+        (
+            {},
+            "compare.json cannot be read: it is not a JSON object with lists of runs.",
+        ),
         ({"runs": [7]}, "Input should be a valid dictionary"),
         (
             {"runs": [{"path": "x", "baseline": 1, "config": config()}]},

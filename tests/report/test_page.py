@@ -248,7 +248,9 @@ def test_a_sweep_before_and_after_its_end(tmp_path: Path) -> None:
         item["config"] = config("ls", "gsam", 0.07, seed)
     pages.write(tmp_path / "compare.json", {"runs": plan})
     found = reader(html_page(tmp_path).html)
-    assert "Chosen on validation data: ls/gsam (2 trials) rho = 0.07." in found.text
+    assert (
+        "Chosen on validation data, with other seeds: ls/gsam (2 trials) rho = 0.07." in found.text
+    )
     assert found.tables["trials-1"][2] == [
         "ls/gsam/trial-001",
         "DIVERGED",

@@ -16,6 +16,7 @@ from samo.benchmarks import Split, TensorBatches
 from samo.records import read_json
 from samo.records.schema import of_weights, weights_of
 from samo.training import Progress, RunError, configured, reported, train, trained
+from samo.training._averaging import recompute_statistics
 from samo.training._run import Run
 from samo.training._seeding import seeded
 from tests import toy
@@ -97,6 +98,25 @@ class _Both(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.net(x, ["sign", "size"])
+
+
+class Frozen(nn.BatchNorm1d):
+    """BatchNorm that stays in eval mode, as in fine-tuning."""
+
+    def train(self, mode: bool = True) -> Frozen:
+        return super().train(mode=False)
+
+
+def test_statistics_of_frozen_layers_are_kept() -> None:
+    net: Any = Normed().model()
+    frozen: Any = Frozen(16)
+    frozen.running_mean += 3.0
+    net.trunk[1] = frozen
+    with seeded(0, 1):
+        batches = Normed().batches("train", ["size"], 8)
+        recompute_statistics(Normed(), net, ["size"], batches, torch.device("cpu"))
+    assert torch.equal(frozen.running_mean, torch.full((16,), 3.0))
+    assert net.heads["size"][1].num_batches_tracked == 5
 
 
 @pytest.mark.parametrize("benchmark", [TOY, NORMED])

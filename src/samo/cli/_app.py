@@ -10,35 +10,28 @@ import typer
 from rich.console import Console
 
 from .. import __version__
-from ..training import LEVELS, PRESETS, compare, configured, plan, train
+from ..training import LEVELS, PRESETS, configured, train
 from ._analyze import analyze_
 from ._bench import bench_
-from ._console import fail, reporting_errors, say, say_levels
+from ._compare import compare_
+from ._console import reporting_errors, say
 from ._data import data
 from ._list import tables
-from ._parse import assignments, names, numbers
+from ._parse import assignments, names
 from ._report import report_
-from ._results import published_delta_m, scores_tables, show_results
+from ._results import published_delta_m, scores_tables
 from ._run_options import (
-    EMA,
-    Baselines,
     BenchmarkName,
-    Contrasts,
     Ema,
-    Jobs,
-    Levels,
     Lr,
-    Methods,
     OptionPairs,
-    Presets,
-    Published,
     RunOptions,
     with_run_options,
 )
 from ._show import show_
 from ._sweep import sweep_
 from ._toy import toy_
-from ._views import CompareView, TrainView
+from ._views import TrainView
 
 app = typer.Typer(
     name="samo",
@@ -135,55 +128,7 @@ def train_(
         say(console, f"written to {out}")
 
 
-@app.command("compare")
-@with_run_options
-def compare_(
-    benchmark: BenchmarkName,
-    out: Annotated[Path, typer.Option(help="Directory of the comparison.")],
-    methods: Methods = "ls",
-    sharpness: Presets = "erm,gsam,samo",
-    rho: Annotated[
-        str | None,
-        typer.Option(help="Radii to choose from on validation data, separated by commas."),
-    ] = None,
-    level: Levels = LEVELS[0],
-    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
-    jobs: Jobs = 1,
-    stl: Baselines = True,
-    published: Published = False,
-    lr: Lr = None,
-    ema: Ema = EMA,
-    contrast: Contrasts = [],  # noqa: B006
-    *,
-    options: RunOptions,
-) -> None:
-    """Train methods with presets over several seeds, and compare them.
-
-    Finished runs are kept; repeat an interrupted command to resume. With several radii, each method
-    and preset is reported at the radius with the best validation score. With --level
-    parameter,representation, methods that compare task gradients are trained at both levels where
-    the preset allows it; the others are at the parameters.
-    """
-    with reporting_errors() as console:
-        cells = plan(
-            benchmark,
-            names(methods),
-            names(sharpness),
-            numbers("--rho", rho),
-            seeds,
-            levels=names(level),
-            stl=stl,
-            lr=lr,
-            ema=ema,
-            **options.settings(benchmark),
-        )
-        say_levels(console, names(level), [cell.config for cell in cells if not cell.baseline])
-        with CompareView(console, len(cells)) as view:
-            failures = compare(cells, out, contrasts=contrast, jobs=jobs, watch=view.watch)
-        show_results(console, out, published=published)
-        fail(failures)
-
-
+app.command("compare")(compare_)
 app.command("sweep")(sweep_)
 app.command("report")(report_)
 app.command("show")(show_)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 from .. import benchmarks
 from ..records.directory import read_contrasts
 from ..records.schema import of_weights, reported, weights_of
+from ..training import Arm, Best
 from ._console import say
 
 # Matplotlib is loaded at the end of a command only: all imports of `report` are in functions.
@@ -79,3 +80,29 @@ def show_results(console: Console, out: Path, *, published: bool) -> None:
     say(console, f"All results on one page: samo report {shlex.quote(str(out))}")
     tables = ", ".join(str(out / name) for name in ("table.csv", "table.md", "differences.csv"))
     say(console, f"Tables: {tables}")
+
+
+def best_table(arms: Sequence[Arm], best: Sequence[Best]) -> RichTable:
+    """Creates the table of the best trials of a search."""
+    from ..report.tables import Cell, Table, cell, rich
+
+    def value(one: Best, name: str) -> Cell:
+        found = one.params.get(name)
+        text = cell(found, ".4g" if isinstance(found, float) else "").text
+        return Cell(f"{text} (edge)" if name in one.edges else text, found)
+
+    chosen = list(dict.fromkeys(name for arm in arms for name in arm.space))
+    rows = []
+    for one in best:
+        failed = f", {one.failed} failed" if one.failed else ""
+        rows.append(
+            [
+                *map(Cell, one.names),
+                Cell(f"{one.trials}{failed}", one.trials),
+                cell(one.score, ".4g"),
+                *(value(one, name) for name in chosen),
+            ]
+        )
+    heads = ["method", "sharpness", "trials", "score"]
+    heads += [name.removeprefix("sharpness_options.") for name in chosen]
+    return rich(Table("best trials, by their score on validation data", heads, rows))

@@ -8,13 +8,11 @@ from typing import Annotated
 import typer
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.table import Table as RichTable
 
-from ..records.schema import preset_at
-from ..training import LEVELS, SweepPlan, SweepResult, compare, finals, plan_sweep, sweep
+from ..training import LEVELS, SweepPlan, compare, finals, plan_sweep, sweep
 from ._console import fail, reporting_errors, say, say_levels
 from ._parse import names, ranges
-from ._results import show_results
+from ._results import best_table, show_results
 from ._run_options import (
     EMA,
     Baselines,
@@ -91,7 +89,7 @@ def sweep_(
             result = sweep(
                 plan, out, storage=storage, jobs=jobs, seed=search_seed, watch=view.watch
             )
-        console.print(_table(plan, result))
+        console.print(best_table(plan.arms, result.best))
         say(console, f"All trials: {out / 'trials.csv'}")
         if result.going_on:
             say(
@@ -121,26 +119,3 @@ def _announce(console: Console, plan: SweepPlan) -> None:
     for arm in plan.arms:
         if not arm.free:
             say(console, f"{arm.name} has nothing to search: one trial.")
-
-
-def _table(plan: SweepPlan, result: SweepResult) -> RichTable:
-    # Matplotlib is loaded at the end only.
-    from ..report.tables import Cell, Table, cell, rich
-
-    chosen = list(dict.fromkeys(name for arm in plan.arms for name in arm.space))
-    rows = []
-    for best in result.best:
-        failed = f", {best.failed} failed" if best.failed else ""
-        values = [best.params.get(name) for name in chosen]
-        rows.append(
-            [
-                Cell(best.arm.method),
-                Cell(preset_at(best.arm.sharpness, best.arm.level)),
-                Cell(f"{best.trials}{failed}", best.trials),
-                cell(best.score, ".4g"),
-                *(cell(value, ".4g" if isinstance(value, float) else "") for value in values),
-            ]
-        )
-    heads = ["method", "sharpness", "trials", "score"]
-    heads += [name.removeprefix("sharpness_options.") for name in chosen]
-    return rich(Table("best trials, by their score on validation data", heads, rows))

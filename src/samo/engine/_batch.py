@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -216,6 +217,7 @@ def confined(
             with journal.during(on, off):
                 return closure(tasks)
 
+        evaluate.__wrapped__ = closure  # type: ignore[attr-defined]
         return evaluate
 
     return [inside(closure) for closure in closures], journal.during(off, on)
@@ -255,7 +257,15 @@ def evaluated(
         ValueError: If it returns unknown tasks, not all requested tasks, or a loss that is not a
             scalar or has no graph.
     """
-    answer = closure(list(wanted))
+    try:
+        answer = closure(list(wanted))
+    except TypeError as error:
+        if _takes_tasks(closure):
+            raise
+        raise TypeError(
+            "losses must be a function with one argument, the names of the requested tasks: "
+            "def losses(tasks)."
+        ) from error
     if not isinstance(answer, Mapping):
         raise TypeError(
             f"The losses closure must return a mapping of task names to losses; "
@@ -305,6 +315,17 @@ def sizes_of(
             sizes[task] = value
         found.append(sizes)
     return found
+
+
+def _takes_tasks(closure: Losses) -> bool:
+    """Whether a function can be called with one argument, as far as its signature tells."""
+    try:
+        inspect.signature(closure).bind([])
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        pass
+    return True
 
 
 def _check(task: str, loss: object) -> None:

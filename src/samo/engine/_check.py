@@ -93,7 +93,8 @@ def _twice(setting: Setting, traced: Traced, closure: Losses) -> ClosureReport:
     with Trace(traced) as trace:
         first = {task: loss.item() for task, loss in trace.natural(first_time).items()}
         with trace.away(()):
-            for wanted in (list(first), *([task] for task in first)):
+            alone = [[task] for task in first] if len(first) > 1 else []
+            for wanted in (list(first), *alone):
                 second = trace.replay(ask, wanted)
                 if len(wanted) < len(first) and not trace.separable:
                     break  # a step asks for all tasks then

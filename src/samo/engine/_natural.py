@@ -36,14 +36,14 @@ def ahead(setting: Setting) -> AbstractContextManager[None]:
         return nullcontext()
     known = {
         name: parameter
-        for name, parameter in setting.traced.model.named_parameters()
-        if parameter.requires_grad and name in mean.values
+        for name, parameter in setting.partition.trainable().items()
+        if name in mean.values
     }
     parameters, masks = perturbation.selected(known.items())
     value_of = {id(parameter): mean.values[name] for name, parameter in known.items()}
     layout = workspace.layout("ahead", parameters)
-    direction = workspace.vector("direction ahead", layout)
-    direction.copy_([value_of[id(parameter)] for parameter in parameters]).hadamard_(masks)
+    direction = layout.copy_of([value_of[id(parameter)] for parameter in parameters])
+    direction.hadamard_(masks)
     point = point_of(parameters, workspace.vector("values ahead", layout))
     _, factor = perturbation.to_radius_(direction, point.values, perturbation.rho)
     torch.clear_autocast_cache()  # it may have copies of the parameters

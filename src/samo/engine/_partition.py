@@ -96,7 +96,7 @@ class Partition:
         claims = self._claims.owners(self._model)
         owners = {
             name: self._owner(name, self._reach.get(name, set()), claims)
-            for name in self._trainable()
+            for name in self.trainable()
         }
 
         def of(part: str | None) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ class Partition:
 
     def knows(self, tasks: Iterable[str]) -> bool:
         """Whether the parameters of these tasks are known."""
-        return self.seen.issuperset(tasks) and self._knows(self._trainable())
+        return self.seen.issuperset(tasks) and self._knows(self.trainable())
 
     def settles(self, structure: Sequence[nn.Module | Parameter], tasks: Iterable[str]) -> bool:
         """Whether all is assigned, in a model of this structure (see `ModelState`), for tasks."""
@@ -123,7 +123,7 @@ class Partition:
 
     def is_news(self, losses: Mapping[str, Tensor], placement: Placement) -> bool:
         """Whether the graphs of the losses may change the partition."""
-        trainable = self._trainable()
+        trainable = self.trainable()
         assigned = [*self.shared, *chain.from_iterable(self.own.values())]
         expected = {*map(id, assigned), *(id(self._known[name]) for name in self._unreached)}
         if not (self.seen.issuperset(losses) and self._knows(trainable)):
@@ -152,7 +152,7 @@ class Partition:
             PartitionError: If the graph is ambiguous, contradicts the declarations, or leaves no
                 parameter to train or to share.
         """
-        named = self._trainable()
+        named = self.trainable()
         claims = self._claims.owners(self._model)
         # For parameters that are new or were frozen, it is unknown which other tasks reach them.
         seen = set(losses) | (self.seen if self._knows(named) else set())
@@ -212,7 +212,7 @@ class Partition:
         self.shared, self.own = [], {task: [] for task in self._tasks}
         self.names, self._settled, self._unreached = {}, [], set()
 
-    def _trainable(self) -> dict[str, Parameter]:
+    def trainable(self) -> dict[str, Parameter]:
         """Returns the parameters that are not frozen, by name."""
         every = {**dict(self._model.named_parameters()), **self._claims.outside}
         return {name: parameter for name, parameter in every.items() if parameter.requires_grad}

@@ -68,6 +68,7 @@ def displaced(journal: Journal, *moves: Moves) -> AbstractContextManager[None]:
     def move() -> None:
         for tensors, directions, factor in ways:
             torch._foreach_add_(tensors, directions, alpha=factor)
+        ways.clear()  # a direction that nobody else needs makes room
 
     return journal.during(move, partial(_restore, points))
 

@@ -184,7 +184,10 @@ def checked_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
     """Returns the names of the tasks; raises ValueError if they are not distinct names."""
     names = tuple(tasks) if isinstance(tasks, Iterable) else ()
     if isinstance(tasks, str) or not names or not all(isinstance(t, str) and t for t in names):
-        raise ValueError(f"tasks must be a list of at least one task name; found {tasks!r}.")
+        raise ValueError(
+            f"tasks must be a list of at least one task name, a string that is not empty; found "
+            f"{tasks!r}."
+        )
     if repeated := sorted({task for task in names if names.count(task) > 1}):
         raise ValueError(f"tasks must be distinct; repeated: {repeated}.")
     return names

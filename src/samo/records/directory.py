@@ -185,7 +185,7 @@ def _listed(file: Path, key: str) -> list[Any]:
 
 def _of_type(kind: type[T], value: Any, file: Path) -> T:
     if not isinstance(value, kind):
-        wanted = "object" if kind is dict else "object with arrays of runs and contrasts"
+        wanted = "object" if kind is dict else "object with lists of runs"
         raise RunError(f"{file} cannot be read: it is not a JSON {wanted}.")
     return value
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ._errors import RunError
 from .directory import RunDirectory
 from .foreign import UnusableError, parse, plain, read_text
-from .schema import Config, Epoch, M, Planned, Results, sides, validated
+from .schema import Config, Epoch, M, Planned, Results, sides, validated, weights_of
 
 State = Literal["finished", "failed", "unfinished", "missing", "unreadable"]
 
@@ -42,6 +42,7 @@ class FoundRun:
         directory: Its directory, for reading.
         config: Its configuration.
         baseline: Whether it is a single-task baseline.
+        weights: The weights that it is reported for.
         state: Its state.
         results: Content of ``results.json``, if it is finished.
         log: The epochs logged so far, if it is not.
@@ -52,6 +53,7 @@ class FoundRun:
     directory: Path
     config: dict[str, Any]
     baseline: bool
+    weights: tuple[str, ...]
     state: State
     results: dict[str, Any] | None = None
     log: tuple[dict[str, Any], ...] = ()
@@ -171,7 +173,7 @@ def _planned(directory: Path, found: Findings) -> Iterator[FoundRun]:
             continue
         if there not in seen:
             seen.add(there)
-            yield _run(there, planned.config.model_dump(), planned.baseline, found)
+            yield _run(there, planned, found)
 
 
 def _contrasts(named: list[Any], file: Path, found: Findings) -> Iterator[str]:
@@ -212,18 +214,21 @@ def _alone(directory: Path, found: Findings) -> FoundRun | None:
                 content = found.json(directory / file)
                 config = _checked(Config, content if key is None else content[key])
                 alone = config.tasks is not None and len(config.tasks) == 1
-                return _run(directory, config.model_dump(), alone, found)
+                return _run(directory, Planned(path="", baseline=alone, config=config), found)
         except (UnusableError, LookupError, TypeError) as error:
             reasons.append(f"{file}: {error}")
     found.left_out(directory, "; ".join(reasons) or "it has no configuration")
     return None
 
 
-def _run(path: Path, config: dict[str, Any], baseline: bool, found: Findings) -> FoundRun:
+def _run(path: Path, planned: Planned, found: Findings) -> FoundRun:
     """Determines the state of a run."""
+    config = planned.config.model_dump()
+    scored = weights_of(config)
+    weights = tuple(name for name in planned.weights or scored if name in scored)
 
     def run(state: State, **more: Any) -> FoundRun:
-        return FoundRun(found.shown(path), path, config, baseline, state, **more)
+        return FoundRun(found.shown(path), path, config, planned.baseline, weights, state, **more)
 
     directory = RunDirectory(path)
     if not path.is_dir() or not (directory.begun or directory.error_file.exists()):

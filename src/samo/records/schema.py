@@ -13,7 +13,7 @@ Each object, and each line of the log, also has a ``checksum``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -73,11 +73,15 @@ class Config(Model):
 
 
 class Planned(Model):
-    """A run of a comparison: its directory, relative to the comparison's, and configuration."""
+    """A run of a comparison: its directory, relative to the comparison's, and configuration.
+
+    `weights` are those that it is reported for; all that it scores if None.
+    """
 
     path: StrictStr
     baseline: StrictBool
     config: Config
+    weights: list[Literal["raw", "ema"]] | None = None
 
 
 class Evaluated(Model):

@@ -2,6 +2,7 @@
 
 from ..records import RunError
 from ..records.schema import reported
+from ._chosen import Best, finals
 from ._compare import compare
 from ._config import LEVELS, RunConfig, configured
 from ._evaluate import to_device
@@ -10,10 +11,11 @@ from ._presets import PRESETS, Preset, complete_preset, perturbation
 from ._run import Progress, Watch
 from ._schedule import SCHEDULES, Schedule
 from ._space import Arm
-from ._sweep import Best, SweepResult, finals, sweep
+from ._sweep import SweepResult, sweep
 from ._sweep_plan import SweepPlan, plan_sweep
 from ._train import train
 from ._trained import Trained, trained
+from ._tuning import Tuning, extended, plan_tuning, tune
 from ._workers import Event
 
 __all__ = [
@@ -32,17 +34,21 @@ __all__ = [
     "SweepPlan",
     "SweepResult",
     "Trained",
+    "Tuning",
     "Watch",
     "compare",
     "configured",
+    "extended",
     "finals",
     "perturbation",
     "plan",
     "plan_sweep",
+    "plan_tuning",
     "complete_preset",
     "reported",
     "sweep",
     "to_device",
     "train",
     "trained",
+    "tune",
 ]

@@ -57,9 +57,16 @@ def recompute_statistics(
     Those of the raw weights do not fit averaged weights (Izmailov et al., arXiv 1803.05407,
     Algorithm 1). Costs a forward pass of the batches; nothing if the model has no BatchNorm layers.
     """
+    kinds = nn.modules.batchnorm._BatchNorm
+    layers = [module for module in model.modules() if isinstance(module, kinds)]
+    before = [{name: b.clone() for name, b in layer.named_buffers()} for layer in layers]
     # update_bn takes the first element of a tuple for the model's input.
     inputs = ((to_device(batch, device),) for batch in batches)
     update_bn(inputs, _OfBatches(benchmark, model, tasks))
+    for layer, buffers in zip(layers, before, strict=True):
+        # update_bn has reset layers that it does not reach: frozen ones, and those of other tasks.
+        if layer.num_batches_tracked == 0:
+            layer.load_state_dict(buffers, strict=False)
 
 
 class _OfBatches(nn.Module):

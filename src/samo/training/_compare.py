@@ -20,7 +20,7 @@ def compare(
     jobs: int = 1,
     watch: Callable[[Event], None] | None = None,
 ) -> dict[str, str]:
-    """Trains the runs of a comparison that are not finished yet.
+    """Trains the runs of a comparison that are not finished yet, and records which it has.
 
     A failed run does not stop the others. After an interruption, call it again to continue.
 
@@ -40,11 +40,23 @@ def compare(
     """
     check_contrasts(contrasts, cells)
     out = Path(out)
-    directories = {cell.path: RunDirectory(out / cell.path) for cell in cells}
-    for cell in cells:
-        directories[cell.path].check(cell.config.plain())
+    _check(cells, out)
     out.mkdir(parents=True, exist_ok=True)
     write_plan(out, [_planned(cell) for cell in cells], contrasts)
+    return run_cells(cells, out, jobs=jobs, watch=watch)
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    out: Path,
+    *,
+    jobs: int = 1,
+    watch: Callable[[Event], None] | None = None,
+) -> dict[str, str]:
+    """Trains the runs that are not finished yet; arguments and result are those of `compare`."""
+    _check(cells, out)
+    out.mkdir(parents=True, exist_ok=True)
+    directories = {cell.path: RunDirectory(out / cell.path) for cell in cells}
     failures: dict[str, str] = {}
     todo = []
     for cell in cells:
@@ -65,6 +77,13 @@ def compare(
     return failures
 
 
+def _check(cells: Sequence[Cell], out: Path) -> None:
+    for cell in cells:
+        RunDirectory(out / cell.path).check(cell.config.plain())
+
+
 def _planned(cell: Cell) -> Planned:
     fields = {"path": cell.path, "baseline": cell.baseline, "config": cell.config.plain()}
+    if cell.weights is not None:
+        fields["weights"] = list(cell.weights)
     return validated(Planned, fields)

@@ -20,6 +20,9 @@ from ._errors import as_run_error
 from ._presets import PRESETS, complete_preset
 from ._run import make_engine
 
+FIRST_TUNING_SEED = 1000
+"""Trials have the seeds from here on, and comparisons those below, so that no run has both uses."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -29,11 +32,13 @@ class Cell:
         path: Its directory, relative to the comparison's.
         config: Its configuration.
         baseline: Whether it is a single-task baseline.
+        weights: The weights that it is reported for; all that it scores if None.
     """
 
     path: str
     config: RunConfig
     baseline: bool = False
+    weights: tuple[str, ...] | None = None
 
 
 def plan(
@@ -90,9 +95,11 @@ def plan(
 
 
 def check_seeds(seeds: int) -> None:
-    """Raises a RunError if there are no seeds."""
+    """Raises a RunError if there are no seeds, or more than precede those of tuning."""
     if seeds < 1:
         raise RunError(f"seeds must be at least 1; found {seeds}.")
+    if seeds > FIRST_TUNING_SEED:
+        raise RunError(f"seeds must be at most {FIRST_TUNING_SEED}; found {seeds}.")
 
 
 def benchmark_of(common: Mapping[str, Any]) -> benchmarks.Benchmark:
@@ -151,8 +158,9 @@ def choose_arms(
 def check_contrasts(contrasts: Sequence[str], cells: Sequence[Cell]) -> None:
     """Raises RunError if a contrast is malformed, or names an arm that no run has."""
     arms: dict[str, None] = {}
-    for config in (cell.config for cell in cells if not cell.baseline):
-        for weights in weights_of(config.plain()):
+    for cell in (cell for cell in cells if not cell.baseline):
+        config = cell.config
+        for weights in cell.weights or weights_of(config.plain()):
             preset = preset_at(config.sharpness, config.level, weights)
             arms |= dict.fromkeys((preset, f"{config.method}/{preset}"))
     for contrast in contrasts:

@@ -205,9 +205,15 @@ class Arm:
         """Returns the directory of a trial, relative to the sweep's."""
         return f"{self.name}/trial-{slot:03d}"
 
-    def cell(self, slot: int, params: Mapping[str, Any], seed: int) -> Cell:
-        """Creates a run of a trial."""
-        return Cell(f"{self.trial(slot)}/seed-{seed}", self.config(params, seed))
+    def cell(
+        self,
+        trial: str,
+        params: Mapping[str, Any],
+        seed: int,
+        weights: tuple[str, ...] | None = None,
+    ) -> Cell:
+        """Creates a run of a trial, given its directory."""
+        return Cell(f"{trial}/seed-{seed}", self.config(params, seed), weights=weights)
 
 
 def applies(name: str, method: str, sharpness: str) -> bool:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shutil
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..records import write_json, write_text
+from ..records import write_json
 from ..records.directory import RunDirectory
-from ..records.schema import reported
-from ._plan import Cell, baselines, check_seeds
+from ._chosen import Best, scores_of, tuning_seeds, write_search
+from ._plan import Cell
 from ._space import Arm
 from ._studies import Claim, Studies
 from ._sweep_plan import SweepPlan
@@ -23,32 +21,11 @@ from ._workers import Event, Source, Workers
 
 
 @dataclass(frozen=True)
-class Best:
-    """The best trial of an arm.
-
-    Attributes:
-        arm: The method and preset.
-        slot: The number of the trial, from 0.
-        score: Its score on validation data.
-        params: The chosen values.
-        trials: The number of trials of the arm so far.
-        failed: The number of trials that diverged or failed.
-    """
-
-    arm: Arm
-    slot: int
-    score: float
-    params: Mapping[str, Any]
-    trials: int
-    failed: int
-
-
-@dataclass(frozen=True)
 class SweepResult:
     """Result of a sweep so far.
 
     Attributes:
-        best: The best trial of each arm that has one.
+        best: The best trial of each arm that has one, for each kind of weights.
         going_on: The number of trials that other processes are still running.
         failures: The reason for each diverged or failed trial, by its path.
     """
@@ -69,8 +46,10 @@ def sweep(
 ) -> SweepResult:
     """Searches, or continues a search that was interrupted or that other processes share.
 
-    Trials are drawn by Optuna's TPE. Each is one run per seed, below `out`; its score is the mean
-    validation score of the reported epochs. Test data is not used. Any number of processes may work
+    Trials are drawn by Optuna's TPE. Each is one run per seed, below `out`, with seeds that the
+    comparison does not use; its score is the mean validation score of the reported epochs. With
+    averaged weights, each kind of weights has its own score and best trial, and the draws follow
+    the better score. Test data is not used. Any number of processes may work
     on the same sweep; if one dies, another one takes over its trial.
 
     Args:
@@ -140,7 +119,8 @@ class _Search:
             self._studies.beat(claim)
 
     def _cells(self, arm: Arm, slot: int, params: Mapping[str, Any]) -> list[Cell]:
-        return [arm.cell(slot, params, seed) for seed in range(self._plan.trial_seeds)]
+        seeds = tuning_seeds(self._plan.trial_seeds)
+        return [arm.cell(arm.trial(slot), params, seed) for seed in seeds]
 
     def _trial(self, claim: Claim) -> Source:
         scores = []
@@ -152,8 +132,10 @@ class _Search:
                 failure = event.failure or "no results were written"
                 self._studies.finish(claim, None, failure, event.diverged)
                 return
-            scores.append(reported(results)["score"])
-        self._studies.finish(claim, statistics.fmean(scores), None, diverged=False)
+            scores.append(scores_of(results))
+        means = {name: statistics.fmean(found[name] for found in scores) for name in scores[0]}
+        claim.note("scores", means)
+        self._studies.finish(claim, max(means.values()), None, diverged=False)
 
     def _repeat(self, claim: Claim, cell: Cell) -> None:
         """Copies the results of an earlier trial with the same settings, if there is one."""
@@ -172,62 +154,33 @@ def _result(studies: Studies, plan: SweepPlan) -> SweepResult:
     failures = {}
     for arm in plan.arms:
         slots = studies.slots(arm)
-        scores = {slot: t.value for slot, t in slots.items() if t.value is not None}
+        scores = {slot: t.user_attrs["scores"] for slot, t in slots.items() if t.value is not None}
         failed = {slot: t.user_attrs.get("failure") for slot, t in slots.items()}
         failed = {slot: why for slot, why in failed.items() if slot not in scores and why}
         failures.update({arm.trial(slot): str(why) for slot, why in failed.items()})
-        if scores:
-            slot = min(scores, key=lambda s: (-scores[s], s))
-            params = slots[slot].params
-            best.append(Best(arm, slot, scores[slot], params, len(slots), len(failed)))
+        for weights in next(iter(scores.values()), ()):
+            slot = min(scores, key=lambda s: (-scores[s][weights], s))
+            score, params = scores[slot][weights], slots[slot].params
+            counts = len(slots), len(failed)
+            best.append(Best(arm, weights, arm.trial(slot), score, params, *counts))
     return SweepResult(tuple(best), studies.going_on(), failures)
 
 
 def _write(studies: Studies, plan: SweepPlan, result: SweepResult, out: Path) -> None:
-    """Writes the best trials (``best.json``) and all trials (``trials.csv``)."""
-    chosen = {
-        best.arm.name: {
-            "trial": best.arm.trial(best.slot),
-            "trials": best.trials,
-            "score": best.score,
-            "params": dict(best.params),
-        }
-        for best in result.best
-    }
-    write_json(out / "best.json", chosen)
-    names = list(dict.fromkeys(name for arm in plan.arms for name in arm.space))
-    lines: list[Sequence[object]] = [["trial", "state", "score", *names, "failure"]]
+    """Writes the best trials and all trials."""
+    settings = list(dict.fromkeys(name for arm in plan.arms for name in arm.space))
+    trials = []
     for arm in plan.arms:
         for slot, trial in sorted(studies.slots(arm).items()):
-            state = "DIVERGED" if trial.state.name == "PRUNED" else trial.state.name
-            params = [trial.params.get(name) for name in names]
-            failure = trial.user_attrs.get("failure")
-            lines.append([arm.trial(slot), state, trial.value, *params, failure])
-
-    text = io.StringIO()
-    csv.writer(text).writerows(lines)
-    write_text(out / "trials.csv", text.getvalue())
-
-
-def finals(plan: SweepPlan, best: Sequence[Best], seeds: int, *, stl: bool = True) -> list[Cell]:
-    """Lists the runs that compare the chosen settings over several seeds.
-
-    Args:
-        plan: The search.
-        best: The best trial of each arm.
-        seeds: The number of seeds, from 0. Runs of the trial itself are reused.
-        stl: Whether to train single-task baselines, with the settings that all arms share and the
-            sweep does not search.
-
-    Returns:
-        The runs, for `compare`.
-
-    Raises:
-        RunError: If there are no seeds.
-    """
-    check_seeds(seeds)
-    common = plan.arms[0].common
-    single = [cell for seed in range(seeds) for cell in baselines(common, plan.tasks, seed)]
-    return (single if stl else []) + [
-        b.arm.cell(b.slot, b.params, seed) for b in best for seed in range(seeds)
-    ]
+            scores = trial.user_attrs.get("scores", {}) if trial.value is not None else {}
+            trials.append(
+                {
+                    **trial.params,
+                    "trial": arm.trial(slot),
+                    "state": "DIVERGED" if trial.state.name == "PRUNED" else trial.state.name,
+                    "score": scores.get("raw"),
+                    "score+ema": scores.get("ema"),
+                    "failure": trial.user_attrs.get("failure"),
+                }
+            )
+    write_search(out, result.best, settings, trials)

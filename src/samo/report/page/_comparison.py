@@ -9,7 +9,7 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from ...records.scan import Findings, FoundRun
-from ...records.schema import preset_at, weights_of
+from ...records.schema import preset_at
 from ..figures import conflict_map, course, delta_m, intervals, learning_curves, rho_grid, run_costs
 from ..summary import Column, Row, Summary
 from ..tables import (
@@ -142,7 +142,7 @@ def _count(group: Group, row: Row) -> Cell:
     arm = [
         run
         for run in group.runs
-        if row.weights in weights_of(run.config)
+        if row.weights in run.weights
         and run.baseline == row.baseline
         and (run.baseline or _names(run, row.weights) == row.names)
     ]

@@ -65,7 +65,7 @@ class Group:
             if reason:
                 self.left_out.append((run, reason))
             results = None if reason else run.results
-            fitting.append(Entry(run.config, run.baseline, results))
+            fitting.append(Entry(run.config, run.baseline, results, run.weights))
         summary = summarize(
             fitting, published=published, remarks=self.remarks, named=self.contrasts
         )

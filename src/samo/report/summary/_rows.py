@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from ...records.schema import of_weights, preset_at, weights_of
 
@@ -62,20 +62,22 @@ class Entry:
         config: Its configuration.
         baseline: Whether it is a single-task baseline.
         results: The content of its ``results.json``; None if it is not finished.
-        weights: The weights that the results are of.
+        weights: The weights that it is reported for; all that it scores if None.
     """
 
     config: Mapping[str, Any]
     baseline: bool
     results: Mapping[str, Any] | None
-    weights: str = "raw"
+    weights: Sequence[str] | None = None
 
-    def scored(self) -> list[Self]:
-        """Divides the run into one for each kind of weights that it scores."""
-        return [
-            replace(self, results=self.results and of_weights(self.results, name), weights=name)
-            for name in weights_of(self.config)
-        ]
+    def by_weights(self) -> dict[str, Entry]:
+        """Divides the run into one for each kind of weights that it is reported for."""
+        return {
+            name: Entry(
+                self.config, self.baseline, self.results and of_weights(self.results, name), [name]
+            )
+            for name in self.weights or weights_of(self.config)
+        }
 
 
 @dataclass(frozen=True)

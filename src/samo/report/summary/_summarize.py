@@ -36,7 +36,12 @@ def read(out: Path | str) -> list[Entry]:
     """
     out = Path(out)
     return [
-        Entry(run.config.model_dump(), run.baseline, RunDirectory(out / run.path).results())
+        Entry(
+            run.config.model_dump(),
+            run.baseline,
+            RunDirectory(out / run.path).results(),
+            run.weights,
+        )
         for run in read_plan(out)
     ]
 
@@ -52,11 +57,19 @@ def format_choices(best: Mapping[str, Any]) -> str:
     arms = []
     for arm, chosen in best.items():
         params = ", ".join(
-            f"{name.removeprefix('sharpness_options.')} = {_short(value)}"
-            for name, value in chosen["params"].items()
+            f"{_short_name(name)} = {_short(value)}" for name, value in chosen["params"].items()
         )
         arms.append(f"{arm} ({chosen['trials']} trials) {params or 'no settings'}")
-    return f"Chosen on validation data: {'; '.join(arms)}."
+    text = f"Chosen on validation data, with other seeds: {'; '.join(arms)}."
+    at_edge = {arm: found for arm, chosen in best.items() if (found := chosen.get("edges"))}
+    if at_edge:
+        names = "; ".join(f"{_short_name(', '.join(found))} of {a}" for a, found in at_edge.items())
+        text += f" At the edge of the values tried, so that a better one may lie beyond: {names}."
+    return text
+
+
+def _short_name(text: str) -> str:
+    return text.replace("sharpness_options.", "")
 
 
 def _short(value: object) -> str:
@@ -91,15 +104,15 @@ def summarize(
     Raises:
         RunError: If a contrast is malformed.
     """
-    entries = [scored for entry in entries for scored in entry.scored()]
+    divided = [pair for entry in entries for pair in entry.by_weights().items()]
     baselines: defaultdict[str, list[Entry]] = defaultdict(list)
     arms: defaultdict[Arm, dict[float | None, list[Entry]]] = defaultdict(dict)
-    for entry in entries:
+    for weights, entry in divided:
         if entry.baseline:
-            baselines[entry.weights].append(entry)
+            baselines[weights].append(entry)
         else:
             method, preset, level = map(entry.config.__getitem__, ("method", "sharpness", "level"))
-            by_rho = arms[method, preset, level, entry.weights]
+            by_rho = arms[method, preset, level, weights]
             by_rho.setdefault(entry.config["rho"], []).append(entry)
     columns = _columns(entries)
     rows = [_baseline_row(weights, runs, columns) for weights, runs in baselines.items()]
