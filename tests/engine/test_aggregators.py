@@ -320,7 +320,9 @@ def test_epochs_and_steps_concern_some_methods_only(name):
     """`optimizer_stepped` and `epoch_ended` work for all; it is told where the first matters."""
     model = Quadratics()
     method = aggregation.create(name, K, **OPTIONS.get(name, {}))
-    engine: Any = samo.ERM(model, TASKS, aggregator=method)
+    sharpness = aggregation.describe(name).needs == "sharpness"
+    perturbation = samo.Perturbation(0.05, rho_own=0, alpha=1) if sharpness else None
+    engine: Any = samo.Engine(model, TASKS, aggregator=method, perturbation=perturbation)
     assert engine.needs_losses_after_step == (name == "famo")
     engine.epoch_ended()
     engine.optimizer_stepped(model.losses(TASKS))  # before any step there is nothing to learn

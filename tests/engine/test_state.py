@@ -29,6 +29,7 @@ PERTURBATIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "random": (samo.SAMO, {"local": samo.RandomDirection()}),
     "previous": (samo.SAMO, {"local": samo.PreviousGradient()}),
     "decomposed": (samo.SAMO, {"local": samo.PreviousGradient(), "decompose": True}),
+    "shared only": (samo.GSAM, {"rho_own": 0.0}),
 }
 OPTIONS = {"constant": {"weights": [1.0, 2.0, 3.0]}}
 
@@ -93,7 +94,10 @@ STATEFUL = [name for name in aggregation.available() if aggregation.describe(nam
 STATEFUL += ["uw", "imtl-l", "rlw", "pcgrad", "graddrop"]
 CASES = [(p, "pcgrad") for p in PERTURBATIONS] + [("erm", "ls"), ("samo", "ls")]
 CASES += [("samo", a) for a in ("uw", "famo", "dwa", "gradvac", "graddrop")]
-CASES += [("decomposed", name) for name in STATEFUL]
+CASES += [
+    ("shared only" if aggregation.describe(name).needs == "sharpness" else "decomposed", name)
+    for name in STATEFUL
+]
 
 
 @pytest.mark.parametrize(("perturbation", "aggregator"), dict.fromkeys(CASES))

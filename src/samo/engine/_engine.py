@@ -293,7 +293,6 @@ class Engine:
         except NonFiniteError:
             if grad_scaler is None or not grad_scaler.is_enabled():
                 raise
-            journal.undo()
             step.overflow()
             return step
         journal.note(partial(setattr, self, "_sizes", self._sizes))

@@ -22,7 +22,7 @@ from ._representation import task_gradients
 from ._setting import Setting
 from ._task_gradients import AtParameters, Plan, TaskGradients
 from ._update import Part, Update, combine, compare, known_weights, nothing_shared, tell
-from ._write import overflow, write
+from ._write import overflow, trainable, write
 
 Found = dict[str, list[tuple[Tensor, float]]]
 """The losses of micro-batches with their sizes, by task."""
@@ -265,9 +265,12 @@ class Step:
         self._setting.combiner.learn(self.losses, self.perturbed, gradients.numbers)
 
     def overflow(self) -> None:
-        """Sets infinite gradients in place of an update that is not finite."""
+        """Undoes the step, and sets infinite gradients in place of those that are not finite."""
+        setting = self._setting
+        parameters = trainable(setting)  # as the step has found them
+        setting.journal.undo()
         self.update, self.overflowed = None, True
-        overflow(self._setting)
+        overflow(setting, parameters)
 
     def _plan(
         self, use: str, stage: str, *, divides: bool = False, remembers: bool = False

@@ -91,13 +91,18 @@ def accumulate(setting: Setting, pairs: Pairs) -> None:
         torch._foreach_add_(live, terms)
 
 
-def overflow(setting: Setting) -> None:
+def overflow(setting: Setting, parameters: Sequence[Parameter]) -> None:
     """Sets infinite gradients, so that the grad scaler detects the overflow."""
+    _replace(
+        setting, [(parameter, torch.full_like(parameter, torch.inf)) for parameter in parameters]
+    )
+
+
+def trainable(setting: Setting) -> list[Parameter]:
+    """Returns the parameters that a step gives a gradient to."""
     partition = setting.partition
     parameters = [*partition.shared, *(p for own in partition.own.values() for p in own)]
-    parameters += setting.combiner.parameters
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    _replace(setting, [(p, torch.full_like(p, torch.inf)) for p in trainable])
+    return [p for p in [*parameters, *setting.combiner.parameters] if p.requires_grad]
 
 
 def call_hooks(journal: Journal, parameters: Sequence[Parameter]) -> None:
