@@ -41,7 +41,7 @@ def test_list_names_everything() -> None:
 
 def test_list_methods_says_what_each_needs() -> None:
     _, out, _ = run("list", "methods")
-    (line,) = [line for line in out.splitlines() if " fairgrad " in line]
+    (line,) = [line for line in out.splitlines() if "│ fairgrad " in line]
     assert "gramian" in line
     assert "alpha=2.0" in line
     assert "Ban and Ji 2024" in line

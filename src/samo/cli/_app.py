@@ -16,7 +16,7 @@ from ._bench import bench_
 from ._compare import compare_
 from ._console import reporting_errors, say
 from ._data import data
-from ._list import tables
+from ._list import NOTES, tables
 from ._parse import assignments, names
 from ._report import report_
 from ._results import published_delta_m, scores_tables
@@ -76,6 +76,8 @@ def list_(
     console = Console()
     for table in tables(None if what is None else what.value):
         console.print(table)
+    if what is not None and (note := NOTES.get(what.value)):
+        console.print(note)
 
 
 @app.command("train")

@@ -15,11 +15,13 @@ from ..aggregation import Method
 from ..training import PRESETS, SCHEDULES
 
 _ABOUT = "description"
-_LEVELS = (
-    "level: where task gradients can be compared. At the representation (--level representation), "
-    "fairgrad was as accurate as at the parameters or better on three benchmarks, with one "
-    "backward pass for all tasks; mgda and upgrad lost accuracy in regression (docs/results.md)."
-)
+NOTES = {
+    "methods": "level: where task gradients can be compared. At the representation "
+    "(--level representation), fairgrad was as accurate as at the parameters or better on three "
+    "benchmarks, with one backward pass for all tasks; mgda and upgrad lost accuracy in "
+    "regression (docs/results.md)."
+}
+"""What to say below a table."""
 
 
 def tables(what: str | None) -> list[Table]:
@@ -77,11 +79,7 @@ def _methods(*, short: bool) -> Table:
                 "options": _defaults(method.defaults),
                 "source": "; ".join(map(source, method.references)) or "–",
             }
-    if short:
-        return _table("methods (details: samo list methods)", rows)
-    table = _table("methods", rows)
-    table.caption, table.caption_justify = _LEVELS, "left"
-    return table
+    return _table("methods (details: samo list methods)" if short else "methods", rows)
 
 
 def _presets(*, short: bool) -> Table:
