@@ -159,6 +159,7 @@ class AtRepresentation(TaskGradients):
                 cut.above.pop(task, None)
                 if not placement.whole and task in above:
                     self._losses.append(loss)
+                del loss  # and its graph
         self._set_group([task for task in tasks if task not in self.sizes], [], [])
         self.rows = self._stacked(like, terms)
 
