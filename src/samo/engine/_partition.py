@@ -286,7 +286,7 @@ class Partition:
             shapes = ", ".join(f"{type(t).__name__} {list(t.shape)}" for t in new)
             warnings.warn(
                 f"The losses depend on tensors that require gradients and are not in the model, "
-                f"so they get none: {shapes}. If they are to be trained, declare them, as "
+                f"so they get none: {shapes}. To train them, declare them, as "
                 f"torch.nn.Parameter, in own= or shared=. Inputs need no declaration.",
                 stacklevel=2,
             )

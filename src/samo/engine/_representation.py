@@ -60,7 +60,7 @@ def task_gradients(
 
 
 def _representation(setting: Setting, losses: Mapping[str, Tensor]) -> Cut | None:
-    """Finds the cut; None if the parameters are to be compared (see `StepResult.level`)."""
+    """Finds the cut; None if gradients must be compared at the parameters."""
     partition, placement, ranks = setting.partition, setting.world.placement, setting.world.ranks
     cut = cut_of(losses, placement.leaves(partition.shared))
     leaves = cut.leaves
